@@ -1,0 +1,38 @@
+# make quickstart: set up and train a real model.   make test: set up, lint, type-check, test.
+# PIP_ARGS is passed to pip, for example to take another build of torch:
+#   make quickstart PIP_ARGS="--index-url <index of a CPU build>"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test
+.DELETE_ON_ERROR:
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python main.py fit --config configs/classification/digits_vim.yaml
+	@echo
+	@echo "Next:"
+	@echo "  $(BIN)/python main.py test --config configs/classification/digits_vim.yaml"
+	@echo "  $(BIN)/python main.py fit --config configs/language_modeling/pydoc_mamba.yaml"
+	@echo "  $(BIN)/python main.py compare --config configs/compare/first.yaml"
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "not slow" tests/kernels_interpreted

@@ -1,0 +1,1 @@
+"""Train and compare Mamba-family backbones on several tasks."""

@@ -1,0 +1,38 @@
+"""Backbones: networks from images or sequences to features, at their published sizes and at any other."""
+
+from mambarium.backbones.contract import (
+    Backbone,
+    FeatureInfo,
+    SequenceBackbone,
+    SequenceOutput,
+    State,
+    VisionBackbone,
+    VisionFeatures,
+    detach_state,
+    map_state,
+    reorder_state,
+)
+from mambarium.backbones.layers.initialization import initialize
+from mambarium.backbones.mamba import Mamba
+from mambarium.backbones.mambaout import MambaOut
+from mambarium.backbones.variants import from_variant, list_variants
+from mambarium.backbones.vim import Vim
+
+__all__ = [
+    "Backbone",
+    "FeatureInfo",
+    "Mamba",
+    "MambaOut",
+    "SequenceBackbone",
+    "SequenceOutput",
+    "State",
+    "Vim",
+    "VisionBackbone",
+    "VisionFeatures",
+    "detach_state",
+    "from_variant",
+    "initialize",
+    "list_variants",
+    "map_state",
+    "reorder_state",
+]

@@ -1,0 +1,166 @@
+"""What a backbone takes and returns, for sequences and for images.
+
+A task holds a backbone only through these classes, so any backbone that keeps the contract serves every task
+of its kind, one written outside this package included.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+State: TypeAlias = "Tensor | list[State] | dict[str, State]"
+"""The memory of a sequence backbone: a plain tree of lists and dicts, its leaves tensors (batch, ...)."""
+
+
+class Backbone(nn.Module, ABC):
+    """A network from input to features, without any knowledge of the task that uses them."""
+
+    @abstractmethod
+    def depth_of(self, parameter_name: str) -> int:
+        """How deep a parameter sits: 0 for the input embedding or stem, `max_depth` for the last layer.
+
+        Args:
+            parameter_name: A name from `named_parameters()` of this backbone.
+        """
+
+    @property
+    def max_depth(self) -> int:
+        """The largest value of `depth_of` over all parameters."""
+        return max(self.depth_of(name) for name, _ in self.named_parameters())
+
+
+class SequenceOutput(NamedTuple):
+    """What a sequence backbone returns.
+
+    Attributes:
+        features: (batch, length, width).
+        state: The memory after the last position, or None if the call was made without one.
+        auxiliary_losses: Scalar losses by name, to be added to the task's loss in training (such as the
+            balance of experts).
+    """
+
+    features: Tensor
+    state: State | None
+    auxiliary_losses: dict[str, Tensor]
+
+
+class SequenceBackbone(Backbone):
+    """A causal network on sequences of vectors.
+
+    One pass over a sequence, any split of it into chunks that hand on the state, and one position at a time
+    give the same features in evaluation. Embedding and vocabulary head belong to the task.
+
+    Attributes:
+        width: Size of the input and output vectors.
+        constant_state: Whether the state keeps its size however long the sequence grows.
+    """
+
+    width: int
+    constant_state: bool
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: State | None = None, *, document_ids: Tensor | None = None) -> SequenceOutput:
+        """Features of every position.
+
+        Args:
+            x: (batch, length, width), length at least 1.
+            state: Memory of what came before, from `initial_state` or from an earlier call; None starts
+                afresh and returns no state, which saves the work of keeping one.
+            document_ids: (batch, length) integers, equal within a document; nothing flows from one document
+                to the next. When used with a state, use it in every call of the sequence.
+        """
+
+    @abstractmethod
+    def initial_state(
+        self,
+        batch_size: int,
+        *,
+        max_length: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """The memory before the first position.
+
+        Args:
+            batch_size: Number of sequences.
+            max_length: Longest sequence that will be read, for backbones whose state grows.
+            device: Where the state lives; the parameters' device if None.
+            dtype: Type of the state's floating-point tensors; the parameters' type if None.
+        """
+
+
+class FeatureInfo(NamedTuple):
+    """Channels and stride, in input pixels, of one feature map."""
+
+    channels: int
+    stride: int
+
+
+class VisionFeatures(NamedTuple):
+    """What a vision backbone returns.
+
+    Attributes:
+        maps: Feature maps from fine to coarse, map i of shape
+            (batch, channels_i, ceil(height / stride_i), ceil(width / stride_i)).
+        class_token: (batch, channels) of a backbone that has such a token, otherwise None.
+        auxiliary_losses: Scalar losses by name, to be added to the task's loss in training.
+    """
+
+    maps: list[Tensor]
+    class_token: Tensor | None
+    auxiliary_losses: dict[str, Tensor]
+
+
+class VisionBackbone(Backbone):
+    """A network from images to a list of feature maps.
+
+    Attributes:
+        feature_info: Channels and stride of each map that `forward` returns.
+        size_divisibility: Height and width of an image must be multiples of this; tasks pad.
+    """
+
+    feature_info: tuple[FeatureInfo, ...]
+    size_divisibility: int
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> VisionFeatures:
+        """Feature maps of images (batch, 3, height, width).
+
+        Raises:
+            InputError: If height or width is not a multiple of `size_divisibility`, or too small.
+        """
+
+    @abstractmethod
+    def stages(self) -> list[list[str]]:
+        """Parameter names from input to output, stem and stages in order: the units that a task can freeze.
+
+        Every parameter belongs to exactly one stage.
+        """
+
+    @abstractmethod
+    def classifier(self, num_classes: int) -> nn.Module:
+        """A new classification tail and head as published: VisionFeatures to logits (batch, num_classes)."""
+
+
+def map_state(state: State, function: Callable[[Tensor], Tensor]) -> State:
+    """Apply a function to every tensor of a state and return the new tree."""
+    if isinstance(state, Tensor):
+        return function(state)
+    if isinstance(state, dict):
+        return {key: map_state(value, function) for key, value in state.items()}
+    return [map_state(value, function) for value in state]
+
+
+def reorder_state(state: State, order: Tensor) -> State:
+    """Pick the sequences `order` (new_batch,) of a state: for beam search, or to repeat a prompt."""
+    return map_state(state, lambda tensor: tensor.index_select(0, order))
+
+
+def detach_state(state: State) -> State:
+    """Cut a state from the graph that computed it, for truncated back-propagation."""
+    return map_state(state, lambda tensor: tensor.detach())

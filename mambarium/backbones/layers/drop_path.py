@@ -1,0 +1,37 @@
+"""Stochastic depth."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch for whole samples in training and scale the kept ones by 1 / (1 - rate).
+
+    "Deep Networks with Stochastic Depth" (Huang et al. 2016), per sample.
+
+    Args:
+        rate: Probability that a sample's branch is dropped, in [0, 1).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop rows of `x` (batch, ...)."""
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.rate
+        mask = torch.empty(x.shape[:1] + (1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)
+        return x * mask.bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        """The rate, for `print`."""
+        return f"rate={self.rate:g}"
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """The linear rule: rates from 0 at the first of `depth` branches to `last` at the last one."""
+    return [last * i / max(depth - 1, 1) for i in range(depth)]

@@ -1,0 +1,34 @@
+"""Initialisation of a model that was built without memory.
+
+Every module here follows one rule: `reset_parameters` draws the parameters that the module owns itself, or
+draws again those of its children, and the constructor ends with it. Children are built in the order in which
+they are registered, so walking the tree from the leaves up draws the same random numbers in the same order as
+building it.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def initialize(module: nn.Module) -> None:
+    """Initialise all parameters of a module as its constructor does, children before parents.
+
+    For models built under `torch.device("meta")` and given memory by `to_empty`: with the same seed the
+    result equals the directly constructed model.
+
+    Args:
+        module: A module whose parts with parameters all have a `reset_parameters` method.
+
+    Raises:
+        TypeError: If a part has parameters and no `reset_parameters`.
+    """
+    for child in module.children():
+        initialize(child)
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+    elif any(True for _ in module.parameters(recurse=False)):
+        raise TypeError(
+            f"{type(module).__name__} has parameters and no reset_parameters(), so it cannot be initialised"
+        )

@@ -1,0 +1,125 @@
+"""The selective state-space model with its short convolution: the part that Mamba and Vim share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mambarium.backbones.layers.documents import Boundaries
+from mambarium.kernels import causal_conv1d, selective_scan
+
+DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+class SelectiveSSM(nn.Module):
+    """Causal convolution, selection of delta, B and C from the input, scan, skip and gate.
+
+    Section 3 of "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (Gu and Dao 2023), as in
+    the official `mamba_simple.py`:
+
+        x = silu(conv(x)),  delta_low, B, C = x_proj(x),  delta = softplus(dt_proj(delta_low))
+        h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,  y_t = (C_t h_t + D x_t) silu(z_t)
+
+    Args:
+        d_inner: Number of channels, each with its own state.
+        d_state: Size of one channel's state.
+        d_conv: Width of the causal convolution.
+        dt_rank: Rank of the projection to delta.
+    """
+
+    def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int) -> None:
+        super().__init__()
+        self.d_inner, self.d_state, self.d_conv, self.dt_rank = d_inner, d_state, d_conv, dt_rank
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner)
+        self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.empty(d_inner, d_state, dtype=torch.float32))
+        self.D = nn.Parameter(torch.empty(d_inner, dtype=torch.float32))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A = -(1..d_state) (S4D-real), D = 1, and softplus(delta bias) log-uniform in [0.001, 0.1]."""
+        bound = self.dt_rank**-0.5
+        self.dt_proj.weight.uniform_(-bound, bound)
+        log_delta = torch.empty_like(self.dt_proj.bias).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))
+        delta = log_delta.exp_().clamp_(min=DELTA_FLOOR)
+        self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # inverse of softplus
+        self.A_log.copy_(torch.arange(1, self.d_state + 1, device=self.A_log.device).log())
+        self.D.fill_(1.0)
+
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Zeros: the last inputs of the convolution, and the scan's state, which is always float32."""
+        return {
+            "convolution": torch.zeros(batch_size, self.d_inner, self.d_conv - 1, device=device, dtype=dtype),
+            "scan": torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=torch.float32),
+        }
+
+    def forward(
+        self,
+        x: Tensor,
+        z: Tensor,
+        state: dict[str, Tensor] | None = None,
+        boundaries: Boundaries | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Run over a chunk.
+
+        Args:
+            x: (batch, length, d_inner) input.
+            z: (batch, length, d_inner) gate.
+            state: Memory of what came before, convolution (batch, d_inner, d_conv - 1) and scan
+                (batch, d_inner, d_state); None starts afresh.
+            boundaries: Document boundaries of the chunk.
+
+        Returns:
+            (batch, length, d_inner) and the new state, None if there was none.
+        """
+        history, scan_state = (None, None) if state is None else (state["convolution"], state["scan"])
+        segment, reset = (None, None) if boundaries is None else (boundaries.segment, boundaries.reset)
+        if history is not None and reset is not None:
+            history = history.masked_fill(reset[:, :1, None], 0.0)
+
+        # Transposed views (batch, d_inner, length) of channel-last memory: nothing is copied.
+        convolved, history = _with_state(
+            causal_conv1d(
+                x.transpose(1, 2),
+                self.conv1d.weight.squeeze(1),
+                self.conv1d.bias,
+                seq_idx=segment,
+                initial_states=history,
+                return_final_states=state is not None,
+                activation="silu",
+            )
+        )
+        selected = self.x_proj(convolved.transpose(1, 2))  # (batch, length, dt_rank + 2 * d_state)
+        delta_low, B, C = selected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = F.linear(delta_low, self.dt_proj.weight)  # the scan adds the bias
+        y, scan_state = _with_state(
+            selective_scan(
+                convolved,
+                delta.transpose(1, 2),
+                -torch.exp(self.A_log.float()),
+                B.transpose(1, 2),
+                C.transpose(1, 2),
+                self.D,
+                z.transpose(1, 2),
+                self.dt_proj.bias,
+                delta_softplus=True,
+                return_last_state=state is not None,
+                initial_state=scan_state,
+                reset=reset,
+            )
+        )
+        if state is None or history is None or scan_state is None:
+            return y.transpose(1, 2), None
+        return y.transpose(1, 2), {
+            "convolution": history.to(state["convolution"].dtype),
+            "scan": scan_state,
+        }
+
+
+def _with_state(result: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    return result if isinstance(result, tuple) else (result, None)

@@ -1,0 +1,21 @@
+"""Names in the checkpoints of `hustvl/Vim` (the entry `model` of the file)."""
+
+from __future__ import annotations
+
+_BACKWARD_SCAN = {"A_log": "A_b_log", "D": "D_b"}
+
+
+def backbone_key(name: str) -> str:
+    """The published key of a parameter of our `Vim`."""
+    if ".backward_ssm." in name:
+        mixer, parameter = name.split(".backward_ssm.")
+        if parameter in _BACKWARD_SCAN:
+            return f"{mixer}.{_BACKWARD_SCAN[parameter]}"
+        layer, kind = parameter.split(".")
+        return f"{mixer}.{layer}_b.{kind}"
+    return name.replace(".forward_ssm.", ".")
+
+
+def classifier_key(name: str) -> str:
+    """The published key of a parameter of our `VimClassifier`."""
+    return name

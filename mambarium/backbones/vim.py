@@ -1,0 +1,293 @@
+"""Vim (Vision Mamba): bidirectional Mamba blocks on image patches.
+
+"Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model" (Zhu et al.
+2024, arXiv 2401.09417), as in the official `hustvl/Vim` (`models_mamba.py`, block type "v2").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
+from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
+from mambarium.backbones.layers.selective_ssm import SelectiveSSM
+from mambarium.errors import InputError
+
+
+class Vim(VisionBackbone):
+    """Vision Mamba, from images to one map of patch features and the class token.
+
+    The features are the residual sum before the final norm, which belongs to `classifier`. Patches that
+    overlap (stride below patch_size) are not padded, as in the published stride-8 models: the map then has
+    (height - patch_size) / stride + 1 rows instead of the contract's height / stride.
+
+    Args:
+        image_size: Height and width of the images for which positions are learned; for others they are
+            interpolated.
+        patch_size: Height and width of a patch.
+        stride: Distance of patches, a divisor of patch_size; patch_size if None.
+        width: Size of a patch's vector.
+        depth: Number of blocks.
+        d_state: Size of one channel's state.
+        d_conv: Width of the causal convolutions.
+        expand: Inner channels per channel of the width.
+        dt_rank: Rank of the projection to the time step; "auto" is ceil(width / 16).
+        class_token: Put a class token in the middle of the patches; without it classification averages them.
+        drop_path: Probability of dropping the last block for a sample in training; linearly less before.
+        dropout: Share of the embedded patches' values set to zero in training.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        patch_size: int = 4,
+        stride: int | None = None,
+        width: int = 128,
+        depth: int = 6,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        class_token: bool = True,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.stride = patch_size if stride is None else stride
+        if not 1 <= self.stride <= patch_size or patch_size % self.stride:
+            raise InputError(f"Vim's stride {self.stride} must divide its patch_size {patch_size}")
+        self.width = width
+        self.size_divisibility = self.stride
+        self.feature_info = (FeatureInfo(width, self.stride),)
+        self.grid_size = self._grid(image_size, image_size)
+        num_patches = self.grid_size[0] * self.grid_size[1]
+
+        self.patch_embed = PatchEmbedding(patch_size, self.stride, width)
+        self.layers = nn.ModuleList(
+            VimBlock(width, depth, d_state, d_conv, expand, dt_rank, rate) for rate in drop_path_rates(drop_path, depth)
+        )
+        self.pos_embed = nn.Parameter(torch.empty(1, num_patches + int(class_token), width))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Positions and class token from a truncated normal distribution."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def forward(self, images: Tensor) -> VisionFeatures:
+        """Features of images (batch, 3, height, width).
+
+        Raises:
+            InputError: If height or width is not a multiple of the stride or smaller than a patch.
+        """
+        rows, columns = self._grid(images.shape[-2], images.shape[-1])
+        x = self.patch_embed(images)  # (batch, rows * columns, width)
+        middle = x.shape[1] // 2
+        if self.cls_token is not None:
+            token = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
+            x = torch.cat([x[:, :middle], token, x[:, middle:]], dim=1)
+        residual = self.dropout(x + self._positions(rows, columns)).float()
+        for layer in self.layers:
+            residual = layer(residual)
+
+        class_token = None
+        if self.cls_token is not None:
+            class_token = residual[:, middle]
+            residual = torch.cat([residual[:, :middle], residual[:, middle + 1 :]], dim=1)
+        feature_map = residual.transpose(1, 2).unflatten(2, (rows, columns))  # (batch, width, rows, columns)
+        return VisionFeatures([feature_map], class_token, {})
+
+    def classifier(self, num_classes: int) -> VimClassifier:
+        """Final norm and linear head on the class token, or on the patches' mean without one."""
+        return VimClassifier(self.width, num_classes)
+
+    def stages(self) -> list[list[str]]:
+        """The embedding of patches and positions, then one stage per block."""
+        stages: list[list[str]] = [[] for _ in range(len(self.layers) + 1)]
+        for name, _ in self.named_parameters():
+            stages[self.depth_of(name)].append(name)
+        return stages
+
+    def depth_of(self, parameter_name: str) -> int:
+        """0 for the embedding, then 1 for the first block to `depth` for the last."""
+        parts = parameter_name.split(".")
+        return int(parts[1]) + 1 if parts[0] == "layers" else 0
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        if min(height, width) < self.patch_size or height % self.stride or width % self.stride:
+            raise InputError(
+                f"Vim with patch_size {self.patch_size} and stride {self.stride} takes height and width that "
+                f"are multiples of {self.stride} and at least {self.patch_size}, got {height}x{width}"
+            )
+        return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        """The learned positions (1, tokens, width), interpolated for another grid than theirs."""
+        if (rows, columns) == self.grid_size:
+            return self.pos_embed
+        middle = self.grid_size[0] * self.grid_size[1] // 2
+        patches: Tensor = self.pos_embed
+        token: Tensor | None = None
+        if self.cls_token is not None:
+            token = patches[:, middle : middle + 1]
+            patches = torch.cat([patches[:, :middle], patches[:, middle + 1 :]], dim=1)
+        grid = patches.transpose(1, 2).unflatten(2, self.grid_size)
+        grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+        patches = grid.flatten(2).transpose(1, 2)
+        if token is None:
+            return patches
+        middle = rows * columns // 2
+        return torch.cat([patches[:, :middle], token, patches[:, middle:]], dim=1)
+
+
+class PatchEmbedding(nn.Module):
+    """Linear projection of patches.
+
+    Args:
+        patch_size: Height and width of a patch.
+        stride: Distance of patches.
+        width: Size of a patch's vector.
+    """
+
+    def __init__(self, patch_size: int, stride: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=stride)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """LeCun normal weight (truncated), zero bias."""
+        fan_in = self.proj.weight[0].numel()
+        # The standard deviation of a normal distribution that is cut at two standard deviations.
+        std = fan_in**-0.5 / 0.87962566103423978
+        nn.init.trunc_normal_(self.proj.weight, std=std, a=-2 * std, b=2 * std)
+        if self.proj.bias is not None:
+            nn.init.zeros_(self.proj.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) to (batch, patches, width), row by row."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class VimBlock(nn.Module):
+    """Pre-norm residual block: residual + mixer(norm(residual)), the residual in float32.
+
+    Args:
+        width: Size of the vectors.
+        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
+        d_state: Size of one channel's state.
+        d_conv: Width of the causal convolutions.
+        expand: Inner channels per channel of the width.
+        dt_rank: Rank of the projection to the time step.
+        drop_path: Probability of dropping the block for a sample in training.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_layers: int,
+        d_state: int,
+        d_conv: int,
+        expand: int,
+        dt_rank: int | Literal["auto"],
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.mixer = BidirectionalMixer(width, num_layers, d_state, d_conv, expand, dt_rank)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, residual: Tensor) -> Tensor:
+        """(batch, tokens, width) to the same."""
+        return residual + self.drop_path(self.mixer(self.norm(residual.to(self.norm.weight.dtype))))
+
+
+class BidirectionalMixer(nn.Module):
+    """Algorithm 1 of the paper: one selective SSM reads the tokens forwards, one backwards.
+
+    Both share the projection before them and, on their mean, the one after them.
+
+    Args: as `VimBlock`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_layers: int,
+        d_state: int,
+        d_conv: int,
+        expand: int,
+        dt_rank: int | Literal["auto"],
+    ) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        d_inner = expand * width
+        rank = math.ceil(width / 16) if dt_rank == "auto" else dt_rank
+        self.in_proj = nn.Linear(width, 2 * d_inner, bias=False)
+        self.forward_ssm = SelectiveSSM(d_inner, d_state, d_conv, rank)
+        self.backward_ssm = SelectiveSSM(d_inner, d_state, d_conv, rank)
+        self.out_proj = nn.Linear(d_inner, width, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Scale the output projection by depth.
+
+        The backward direction's time steps start at softplus(0), as in the official code.
+        """
+        nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
+        self.out_proj.weight.div_(math.sqrt(self.num_layers))
+        nn.init.zeros_(self.backward_ssm.dt_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, width) to the same."""
+        xz = self.in_proj(x)  # (batch, tokens, 2 * d_inner)
+        forwards, _ = self.forward_ssm(*xz.chunk(2, dim=-1))
+        backwards, _ = self.backward_ssm(*xz.flip(1).chunk(2, dim=-1))
+        return self.out_proj((forwards + backwards.flip(1)) * 0.5)
+
+
+class VimClassifier(nn.Module):
+    """Final norm and linear head.
+
+    Args:
+        width: Channels of the features.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm_f = nn.RMSNorm(width, eps=1e-5)
+        self.head = nn.Linear(width, num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Truncated normal weight, zero bias."""
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, features: VisionFeatures) -> Tensor:
+        """Vim's features to logits (batch, num_classes)."""
+        if features.class_token is not None:
+            return self.head(self.norm_f(features.class_token.to(self.norm_f.weight.dtype)))
+        tokens = features.maps[0].flatten(2).transpose(1, 2)  # (batch, tokens, width)
+        return self.head(self.norm_f(tokens.to(self.norm_f.weight.dtype)).mean(dim=1))
+
+
+# Table 1 of the paper and the official factories, with the drop path of their training scripts.
+VARIANTS: dict[str, Callable[[], Vim]] = {
+    "vim_tiny": partial(Vim, image_size=224, patch_size=16, width=192, depth=24),
+    "vim_tiny_stride8": partial(Vim, image_size=224, patch_size=16, stride=8, width=192, depth=24),
+    "vim_small": partial(Vim, image_size=224, patch_size=16, width=384, depth=24, drop_path=0.05),
+    "vim_base": partial(Vim, image_size=224, patch_size=16, width=768, depth=24, drop_path=0.1),
+}

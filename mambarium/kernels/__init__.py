@@ -1,0 +1,10 @@
+"""Tensor operations of state space models, each with a plain reference and fast backends.
+
+They know nothing of modules, tasks or files, and import with torch and numpy alone.
+"""
+
+from mambarium.kernels.conv.causal_conv1d import causal_conv1d
+from mambarium.kernels.scan.selective_scan import selective_scan
+from mambarium.kernels.warmup import warm_up
+
+__all__ = ["causal_conv1d", "selective_scan", "warm_up"]

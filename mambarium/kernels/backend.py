@@ -1,0 +1,87 @@
+"""The one place where the backend of an operation is chosen."""
+
+import importlib
+import importlib.util
+import os
+from types import ModuleType
+from typing import Literal, get_args
+
+import torch
+
+Backend = Literal["triton", "cpu", "reference"]
+
+ENVIRONMENT_VARIABLE = "MAMBARIUM_BACKEND"
+
+_MODULES = {"triton": "triton_backend", "cpu": "cpu"}
+_PACKAGES = {"triton": "triton", "cpu": "numba"}
+
+
+def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
+    """Chooses the backend that serves an operation on a tensor.
+
+    An explicit request is obeyed. Without one the environment variable MAMBARIUM_BACKEND decides, and without
+    that the tensor: float64 goes to the reference, whose purpose it is, CUDA tensors go to Triton, CPU
+    tensors to the numba kernels. Tensors without data (device "meta") need shapes only; they are given to
+    "cpu".
+
+    Args:
+        requested: the caller's choice, or None.
+        tensor: the operation's main input.
+
+    Returns:
+        The backend's name.
+
+    Raises:
+        ValueError: the name is unknown, or the backend can't serve the tensor's device or dtype.
+    """
+    device = tensor.device.type
+    name = requested or os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if name is None:
+        if tensor.dtype == torch.float64:
+            return "reference"
+        if device == "cuda":
+            return "triton"
+        if device in ("cpu", "meta"):
+            return "cpu"
+        raise ValueError(f"no fast backend for device {device!r}: expected cuda or cpu, or backend='reference'")
+    if name not in get_args(Backend):
+        source = "backend" if requested else ENVIRONMENT_VARIABLE
+        raise ValueError(f"{source}: expected one of {', '.join(get_args(Backend))}; found {name!r}")
+    if name != "reference":
+        if tensor.dtype == torch.float64:
+            raise ValueError(
+                f"backend {name!r} serves no float64: expected float32, bfloat16 or float16 "
+                "inputs, or backend='reference'"
+            )
+        if name == "cpu" and device not in ("cpu", "meta"):
+            raise ValueError(f"backend 'cpu': expected tensors on the cpu; found {device!r}")
+        if name == "triton" and device not in ("cuda", "meta") and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError(
+                f"backend 'triton': expected tensors on cuda; found {device!r} (only Triton's "
+                "interpreter, TRITON_INTERPRET=1, takes cpu tensors)"
+            )
+    return name  # type: ignore[return-value]
+
+
+def load_backend(operation: str, name: str, shapes_only: bool = False) -> ModuleType:
+    """Imports the module of a fast backend.
+
+    Args:
+        operation: the folder of the operation, "scan" or "conv".
+        name: "triton" or "cpu".
+        shapes_only: the module is asked for shapes, for which it needs no package.
+
+    Returns:
+        The module, which has the functions of the operation's backend interface.
+
+    Raises:
+        RuntimeError: the package that the backend needs is not installed.
+    """
+    package = _PACKAGES[name]
+    if not shapes_only and importlib.util.find_spec(package) is None:
+        raise RuntimeError(
+            f"backend {name!r} needs the package {package}, which is not installed: `pip install {package}`, "
+            "or ask for the slow plain PyTorch code with backend='reference' or "
+            f"{ENVIRONMENT_VARIABLE}=reference"
+        )
+    return importlib.import_module(f"mambarium.kernels.{operation}.{_MODULES[name]}")

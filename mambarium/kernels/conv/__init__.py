@@ -1,0 +1,1 @@
+"""Causal depthwise convolution: the operation, its plain reference and its fast backends."""

@@ -1,0 +1,171 @@
+"""The public causal convolution: checks, choice of the backend, canonical layout, final states."""
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from mambarium.kernels.arguments import HALF_OR_FLOAT, check_device, check_dtype, check_shape
+from mambarium.kernels.backend import Backend, choose_backend
+from mambarium.kernels.conv.reference import causal_conv1d_reference
+from mambarium.kernels.conv.registration import causal_conv1d_forward
+
+
+@overload
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    seq_idx: Tensor | None = ...,
+    initial_states: Tensor | None = ...,
+    return_final_states: Literal[False] = ...,
+    activation: Literal["silu", "swish"] | None = ...,
+    *,
+    backend: Backend | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    seq_idx: Tensor | None = ...,
+    initial_states: Tensor | None = ...,
+    *,
+    return_final_states: Literal[True],
+    activation: Literal["silu", "swish"] | None = ...,
+    backend: Backend | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    seq_idx: Tensor | None = ...,
+    initial_states: Tensor | None = ...,
+    return_final_states: bool = ...,
+    activation: Literal["silu", "swish"] | None = ...,
+    *,
+    backend: Backend | None = ...,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    activation: Literal["silu", "swish"] | None = None,
+    *,
+    backend: Backend | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Causal depthwise convolution along the last axis, with optional silu.
+
+    out[t] = activation(bias + sum over k of weight[k] * x[t - (width - 1) + k]). The arguments are those of
+    the causal-conv1d package's `causal_conv1d_fn`. Strides are free; channel-last memory (stride 1 along
+    dim) is read without copies. Computed in float32 (float64 by the reference), deterministic run to run.
+    Under `torch.utils.flop_counter` the forward counts 2 * batch * length * dim * width, the backward twice
+    that. The backends are described in `conv/interface.py`.
+
+    Args:
+        x: (batch, dim, length).
+        weight: (dim, width), width 2 to 4; any width with the reference.
+        bias: (dim,), or None.
+        seq_idx: document of each position, (batch, length) integers; taps from another document than the
+            position's own count as zero. None: one document.
+        initial_states: the inputs before position 0, oldest first, (batch, dim, width - 1); they belong to
+            the document of position 0. None: zeros.
+        return_final_states: whether the last width - 1 inputs (initial states included, if x is shorter) are
+            returned too, to be the next chunk's initial states.
+        activation: None, or "silu", also called "swish".
+        backend: "triton", "cpu" or "reference"; None chooses by MAMBARIUM_BACKEND, else by the tensors.
+
+    Returns:
+        out (batch, dim, length) of x's dtype and memory layout, or (out, final_states) with final_states
+        (batch, dim, width - 1) of x's dtype, where entries of another document than the last position's are
+        zero. Both are differentiable.
+
+    Raises:
+        ValueError: an argument's shape, dtype or device does not fit, or the backend does not serve it.
+        RuntimeError: the backend's package is not installed.
+    """
+    name = choose_backend(backend, x)
+    _check_arguments(x, weight, bias, seq_idx, initial_states, activation, name)
+    silu = activation is not None
+    if initial_states is not None:
+        initial_states = initial_states.to(x.dtype)
+    if name == "reference":
+        out = causal_conv1d_reference(x, weight, bias, seq_idx, initial_states, silu)
+    else:
+        out = causal_conv1d_forward(
+            x.transpose(1, 2),
+            weight.float(),
+            None if bias is None else bias.float(),
+            None if seq_idx is None else seq_idx.to(torch.int32),
+            None if initial_states is None else initial_states.transpose(1, 2),
+            silu,
+            name,
+        ).transpose(1, 2)
+    if return_final_states:
+        return out, _final_states(x, weight.shape[1], seq_idx, initial_states)
+    return out
+
+
+def _final_states(x: Tensor, width: int, seq_idx: Tensor | None, initial_states: Tensor | None) -> Tensor:
+    batch, dim, length = x.shape
+    count = width - 1
+    missing = max(count - length, 0)
+    states = x[..., length - (count - missing) :]
+    if missing:
+        earlier = x.new_zeros(batch, dim, missing)
+        if initial_states is not None:
+            earlier = initial_states[..., count - missing :]
+        states = torch.cat([earlier, states], dim=-1)
+    if seq_idx is not None:
+        documents = torch.cat([seq_idx[:, :1].expand(batch, missing), seq_idx[:, length - (count - missing) :]], 1)
+        same = documents == seq_idx[:, -1:]  # (batch, width - 1)
+        return torch.where(same[:, None], states, torch.zeros_like(states))
+    return states.clone()
+
+
+def _check_arguments(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    activation: str | None,
+    backend: Backend,
+) -> None:
+    if x.dim() != 3 or x.shape[2] < 1:
+        raise ValueError(f"x: expected shape (batch, dim, length) with a position; found {tuple(x.shape)}")
+    batch, dim, length = x.shape
+    if weight.dim() != 2 or weight.shape[0] != dim or weight.shape[1] < 1:
+        raise ValueError(f"weight: expected shape (dim, width) with dim = {dim}; found {tuple(weight.shape)}")
+    width = weight.shape[1]
+    if backend != "reference":
+        if not 2 <= width <= 4:
+            raise ValueError(
+                f"weight: backend {backend!r} expects a width of 2 to 4; found {width}, which only "
+                "backend='reference' serves"
+            )
+        check_dtype("x", x, HALF_OR_FLOAT)
+    if activation not in (None, "silu", "swish"):
+        raise ValueError(f"activation: expected None, 'silu' or 'swish'; found {activation!r}")
+    check_device("weight", weight, x.device)
+    optional = (
+        ("bias", bias, (dim,), "(dim,)"),
+        ("seq_idx", seq_idx, (batch, length), "(batch, length)"),
+        ("initial_states", initial_states, (batch, dim, width - 1), "(batch, dim, width - 1)"),
+    )
+    for name, value, shape, meaning in optional:
+        if value is not None:
+            check_shape(name, value, shape, meaning)
+            check_device(name, value, x.device)
+    if seq_idx is not None:
+        check_dtype("seq_idx", seq_idx, (torch.int32, torch.int64, torch.int16, torch.uint8, torch.int8))

@@ -1,0 +1,119 @@
+"""The CPU backend of the causal convolution: what the numba kernels need around them.
+
+Implements `ConvBackend`. float32 memory whose channels are adjacent is read in place; other inputs are
+converted to it first.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mambarium.kernels.layout import LANES, float_rows, laid_out_as, ordered_sum, pack_channels, unpack_channels
+from mambarium.kernels.numba_runtime import import_kernels, run_kernel
+
+_PARTS = 32
+_TAPS = 4
+_KERNELS = "mambarium.kernels.conv.cpu_kernels"
+
+
+def conv_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    silu: bool,
+) -> Tensor:
+    """See `ConvBackend.conv_forward`."""
+    kernels = import_kernels(_KERNELS)
+    inputs, _kept = _inputs(kernels, x, weight, bias, seq_idx, initial_states, silu)
+    out = torch.empty(x.shape, dtype=torch.float32)
+    run_kernel(kernels, "forward", inputs, out.data_ptr(), scratch_bytes=0)
+    return laid_out_as(out, x)
+
+
+def conv_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """See `ConvBackend.conv_backward`."""
+    kernels = import_kernels(_KERNELS)
+    inputs, _kept = _inputs(kernels, x, weight, bias, seq_idx, initial_states, silu)
+    batch, _, dim = x.shape
+    width = weight.shape[1]
+    batch_parts = min(batch, _PARTS)
+    grad_out = float_rows(grad_out)
+    grad_x = torch.empty(x.shape, dtype=torch.float32)
+    grad_states = None if initial_states is None else torch.empty(initial_states.shape, dtype=torch.float32)
+    blocks = -(-dim // LANES)
+    grad_weights = torch.zeros((batch_parts, blocks, _TAPS + 1, LANES))
+    gradients = kernels.Gradients(
+        batch_parts=batch_parts,
+        out=grad_out.data_ptr(),
+        out_batch=4 * grad_out.stride(0),
+        out_time=4 * grad_out.stride(1),
+        x=grad_x.data_ptr(),
+        states=0 if grad_states is None else grad_states.data_ptr(),
+        weights=grad_weights.data_ptr(),
+    )
+    run_kernel(kernels, "backward", inputs, gradients, scratch_bytes=0)
+    per_channel = unpack_channels(ordered_sum(grad_weights), dim)  # (dim, 5)
+    return (
+        laid_out_as(grad_x, x),
+        laid_out_as(per_channel[:, :width].flip(1), weight),
+        None if bias is None else laid_out_as(per_channel[:, _TAPS].contiguous(), bias),
+        None if initial_states is None or grad_states is None else laid_out_as(grad_states, initial_states),
+    )
+
+
+def _inputs(
+    kernels: Any,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    silu: bool,
+) -> tuple[Any, list[Tensor]]:
+    """The kernels' `Inputs`, and the tensors whose memory they point to, to be kept alive."""
+    batch, length, dim = x.shape
+    width = weight.shape[1]
+    x = float_rows(x)
+    taps = torch.zeros(dim, _TAPS + 1)
+    taps[:, :width] = weight.flip(1)
+    if bias is not None:
+        taps[:, _TAPS] = bias
+    weights = pack_channels(taps)  # (blocks, 5, 16)
+    kept = [x, weights]
+    states_fields = {"states": 0, "states_batch": 0, "states_time": 0}
+    if initial_states is not None:
+        states = float_rows(initial_states)
+        states_fields = {
+            "states": states.data_ptr(),
+            "states_batch": 4 * states.stride(0),
+            "states_time": 4 * states.stride(1),
+        }
+        kept.append(states)
+    if seq_idx is not None:
+        seq_idx = seq_idx.contiguous()
+        kept.append(seq_idx)
+    inputs = kernels.Inputs(
+        batch=batch,
+        length=length,
+        dim=dim,
+        width=width,
+        silu=int(silu),
+        x=x.data_ptr(),
+        x_batch=4 * x.stride(0),
+        x_time=4 * x.stride(1),
+        weights=weights.data_ptr(),
+        seq_idx=0 if seq_idx is None else seq_idx.data_ptr(),
+        **states_fields,
+    )
+    return inputs, kept

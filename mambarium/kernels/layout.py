@@ -1,0 +1,52 @@
+"""Memory layouts that the CPU backends hand to their kernels and back."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LANES = 16
+
+
+def float_rows(x: Tensor) -> Tensor:
+    """x as float32 with adjacent elements along the last axis; not copied where it is so already."""
+    x = x.float()
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def pack_channels(x: Tensor, groups: int = 1) -> Tensor:
+    """Cuts the channels of each group into blocks of 16, padded with zeros.
+
+    Args:
+        x: (..., dim, n).
+        groups: number of groups that dim consists of.
+
+    Returns:
+        (..., blocks, n, 16) contiguous, always a copy.
+    """
+    x = x.unflatten(-2, (groups, -1))  # (..., groups, group_dim, n)
+    x = F.pad(x, (0, 0, 0, -x.shape[-2] % LANES))
+    x = x.unflatten(-2, (-1, LANES)).flatten(-4, -3)  # (..., blocks, 16, n)
+    return x.transpose(-1, -2).clone(memory_format=torch.contiguous_format)
+
+
+def unpack_channels(x: Tensor, dim: int, groups: int = 1) -> Tensor:
+    """Undoes `pack_channels`: (..., blocks, n, 16) to (..., dim, n), contiguous, never a view of x."""
+    x = x.transpose(-1, -2).unflatten(-3, (groups, -1)).flatten(-3, -2)  # (..., groups, padded, n)
+    return x[..., : dim // groups, :].flatten(-3, -2).clone(memory_format=torch.contiguous_format)
+
+
+def ordered_sum(parts: Tensor) -> Tensor:
+    """Sum over the first axis, in an order that does not depend on the number of threads."""
+    while parts.shape[0] > 1:
+        half = parts.shape[0] // 2
+        pairs = parts[:half] + parts[half : 2 * half]
+        parts = torch.cat([pairs, parts[2 * half :]]) if parts.shape[0] % 2 else pairs
+    return parts[0]
+
+
+def laid_out_as(x: Tensor, like: Tensor) -> Tensor:
+    """x with the dtype of `like` and the strides that `torch.empty_like(like)` has."""
+    result = torch.empty_like(like)
+    if x.dtype == result.dtype and x.stride() == result.stride():
+        return x
+    return result.copy_(x)

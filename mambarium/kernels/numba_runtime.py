@@ -1,0 +1,121 @@
+"""How compiled CPU kernels are cached, announced and run."""
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+_log = logging.getLogger("mambarium")
+_calls = threading.Lock()
+_announced = False
+_folders: dict[str, Path] = {}
+
+
+def import_kernels(name: str) -> ModuleType:
+    """Imports a module of numba kernels so that its compiled code is cached in the user's cache folder.
+
+    The folder's name holds a hash of the kernels' sources, numba's version and the processor, so that no
+    stale code is ever run: numba itself watches the file of the entry point only.
+
+    Args:
+        name: full name of the module, such as "mambarium.kernels.scan.cpu_kernels".
+
+    Returns:
+        The module.
+    """
+    if name not in _folders:
+        with _calls:
+            folder = _cache_folder(name)
+            with _numba_cache(folder):
+                importlib.import_module(name)
+            _folders[name] = folder
+    return importlib.import_module(name)
+
+
+def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: int) -> None:
+    """Runs a kernel on as many threads as torch uses, one kernel at a time.
+
+    Args:
+        module: a module from `import_kernels`.
+        kernel: the name of an entry point, whose last argument is the address of the threads' scratch memory.
+        arguments: its other arguments.
+        scratch_bytes: scratch memory per thread.
+    """
+    import numba
+
+    function = getattr(module, kernel)
+    with _calls:
+        if not function.signatures:
+            _announce(module, kernel)
+        before = numba.get_num_threads()
+        config: Any = numba.config
+        threads = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+        scratch = torch.empty(threads * scratch_bytes, dtype=torch.uint8)
+        numba.set_num_threads(threads)
+        try:
+            function(*arguments, scratch.data_ptr())
+        finally:
+            numba.set_num_threads(before)
+    if numba.threading_layer() == "workqueue":
+        _warn_about_threads()
+
+
+def _announce(module: ModuleType, kernel: str) -> None:
+    """Says that compilation starts, once, if the cache lacks the kernel."""
+    global _announced
+    file = module.__name__.rpartition(".")[2]
+    if _announced or any(_folders[module.__name__].rglob(f"{file}.{kernel}-*.nbc")):
+        return
+    _announced = True
+    _log.warning("compiling the CPU kernels, once per machine (about 20 s) ...")
+
+
+@functools.cache
+def _warn_about_threads() -> None:
+    _log.warning("the CPU kernels run on numba's slow thread pool: install libgomp (OpenMP) or the package tbb")
+
+
+@contextlib.contextmanager
+def _numba_cache(folder: Path) -> Iterator[None]:
+    import numba
+
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(folder)
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
+def _cache_folder(name: str) -> Path:
+    import llvmlite.binding as llvm
+    import numba
+
+    root = Path(__file__).parent
+    operation = root / name.split(".")[2]
+    digest = hashlib.sha256()
+    for source in (root / "simd.py", root / "layout.py", *sorted(operation.glob("cpu*.py"))):
+        digest.update(source.read_bytes())
+    digest.update(f"{numba.__version__} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}".encode())
+    key = digest.hexdigest()[:16]
+    try:
+        base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(base) / "mambarium" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder is known
+        folder = Path(tempfile.mkdtemp(prefix="mambarium-"))
+        _log.warning("no compiled CPU kernels can be kept: %s; using %s for this run", error, folder)
+        return folder

@@ -1,0 +1,1 @@
+"""Selective scan: the operation, its plain reference and its fast backends."""

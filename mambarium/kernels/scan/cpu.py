@@ -1,0 +1,197 @@
+"""The CPU backend of the selective scan: what the numba kernels need around them.
+
+Implements `ScanBackend`. float32 memory whose channels are adjacent is read in place; other inputs are
+converted to it first.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mambarium.kernels.layout import (
+    LANES,
+    float_rows,
+    laid_out_as,
+    ordered_sum,
+    pack_channels,
+    unpack_channels,
+)
+from mambarium.kernels.numba_runtime import import_kernels, run_kernel
+
+# Steps between two checkpoints; the kernels work tile by tile too.
+TILE = 32
+_PARTS = 32
+_LOG2_E = 1.4426950408889634
+_KERNELS = "mambarium.kernels.scan.cpu_kernels"
+
+
+def checkpoint_shape(batch: int, length: int, dim: int, d_state: int, groups: int) -> tuple[int, ...]:
+    """Shape of the checkpoints: the states at the start of every tile, by blocks of 16 channels."""
+    blocks = groups * ((dim // groups + LANES - 1) // LANES)
+    return batch, (length + TILE - 1) // TILE, blocks, d_state, LANES
+
+
+def scan_forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    delta_softplus: bool,
+    save_for_backward: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `ScanBackend.scan_forward`."""
+    kernels = import_kernels(_KERNELS)
+    batch, length, dim = u.shape
+    d_state, groups = A.shape[1], B.shape[2]
+    shape = checkpoint_shape(batch, length, dim, d_state, groups) if save_for_backward else (0,)
+    checkpoints = torch.empty(shape, dtype=torch.float32)
+    out = torch.empty((batch, length, dim), dtype=torch.float32)
+    if initial_state is None:
+        initial_state = torch.zeros((batch, dim, d_state))
+    states = pack_channels(initial_state, groups)  # (batch, blocks, d_state, 16)
+    inputs, _kept = _inputs(kernels, u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints)
+    run_kernel(
+        kernels,
+        "forward",
+        inputs,
+        out.data_ptr(),
+        states.data_ptr(),
+        scratch_bytes=kernels.FORWARD_SCRATCH_BYTES,
+    )
+    return laid_out_as(out, u), unpack_channels(states, dim, groups), checkpoints
+
+
+def scan_backward(
+    grad_out: Tensor,
+    grad_last_state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    delta_softplus: bool,
+    checkpoints: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """See `ScanBackend.scan_backward`."""
+    kernels = import_kernels(_KERNELS)
+    batch, length, dim = u.shape
+    d_state, groups = A.shape[1], B.shape[2]
+    inputs, _kept = _inputs(kernels, u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints)
+    batch_parts = min(batch, _PARTS)
+    channel_parts = min(inputs.blocks_per_group, -(-_PARTS // (batch_parts * groups)))
+    grad_out = float_rows(grad_out)
+    states = pack_channels(grad_last_state.float(), groups)
+    plain_A = pack_channels(A, groups)
+    grad_u = torch.empty((batch, length, dim), dtype=torch.float32)
+    grad_delta = torch.empty((batch, length, dim), dtype=torch.float32)
+    grad_z = None if z is None else torch.empty((batch, length, dim), dtype=torch.float32)
+    grad_B = torch.empty((channel_parts, batch, length, groups, d_state), dtype=torch.float32)
+    grad_C = torch.empty((channel_parts, batch, length, groups, d_state), dtype=torch.float32)
+    grad_A = torch.zeros((batch_parts, inputs.blocks, d_state, LANES))
+    grad_D = torch.zeros((batch_parts, inputs.blocks, 1, LANES))
+    grad_bias = torch.zeros((batch_parts, inputs.blocks, 1, LANES))
+    gradients = kernels.Gradients(
+        batch_parts=batch_parts,
+        channel_parts=channel_parts,
+        out=grad_out.data_ptr(),
+        out_batch=4 * grad_out.stride(0),
+        out_time=4 * grad_out.stride(1),
+        A=plain_A.data_ptr(),
+        u=grad_u.data_ptr(),
+        delta=grad_delta.data_ptr(),
+        z=0 if grad_z is None else grad_z.data_ptr(),
+        B=grad_B.data_ptr(),
+        C=grad_C.data_ptr(),
+        grad_A=grad_A.data_ptr(),
+        grad_skip=grad_D.data_ptr(),
+        grad_bias=grad_bias.data_ptr(),
+        state=states.data_ptr(),
+    )
+    run_kernel(kernels, "backward", inputs, gradients, scratch_bytes=kernels.BACKWARD_SCRATCH_BYTES)
+    return (
+        laid_out_as(grad_u, u),
+        laid_out_as(grad_delta, delta),
+        laid_out_as(unpack_channels(ordered_sum(grad_A), dim, groups), A),
+        laid_out_as(ordered_sum(grad_B), B),
+        laid_out_as(ordered_sum(grad_C), C),
+        None if D is None else laid_out_as(unpack_channels(ordered_sum(grad_D), dim, groups).squeeze(-1), D),
+        None if z is None or grad_z is None else laid_out_as(grad_z, z),
+        None
+        if delta_bias is None
+        else laid_out_as(unpack_channels(ordered_sum(grad_bias), dim, groups).squeeze(-1), delta_bias),
+        None if initial_state is None else laid_out_as(unpack_channels(states, dim, groups), initial_state),
+    )
+
+
+def _inputs(
+    kernels: Any,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    reset: Tensor | None,
+    delta_softplus: bool,
+    checkpoints: Tensor,
+) -> tuple[Any, list[Tensor]]:
+    """The kernels' `Inputs`, and the tensors whose memory they point to, to be kept alive."""
+    batch, length, dim = u.shape
+    groups = B.shape[2]
+    zeros = torch.zeros(dim)
+    u, delta, B, C = (float_rows(x) for x in (u, delta, B, C))
+    coefficients = pack_channels(A * _LOG2_E, groups)  # (blocks, d_state, 16)
+    skip, bias = (pack_channels((zeros if x is None else x)[:, None], groups) for x in (D, delta_bias))
+    kept = [u, delta, B, C, coefficients, skip, bias]
+    z_fields = {"z": 0, "z_batch": 0, "z_time": 0}
+    if z is not None:
+        z = float_rows(z)
+        z_fields = {"z": z.data_ptr(), "z_batch": 4 * z.stride(0), "z_time": 4 * z.stride(1)}
+        kept.append(z)
+    if reset is not None:
+        reset = reset.contiguous()
+        kept.append(reset)
+    inputs = kernels.Inputs(
+        batch=batch,
+        length=length,
+        d_state=A.shape[1],
+        group_dim=dim // groups,
+        blocks=coefficients.shape[0],
+        blocks_per_group=coefficients.shape[0] // groups,
+        delta_softplus=int(delta_softplus),
+        u=u.data_ptr(),
+        u_batch=4 * u.stride(0),
+        u_time=4 * u.stride(1),
+        delta=delta.data_ptr(),
+        delta_batch=4 * delta.stride(0),
+        delta_time=4 * delta.stride(1),
+        **z_fields,
+        B=B.data_ptr(),
+        B_batch=4 * B.stride(0),
+        B_time=4 * B.stride(1),
+        B_group=4 * B.stride(2),
+        C=C.data_ptr(),
+        C_batch=4 * C.stride(0),
+        C_time=4 * C.stride(1),
+        C_group=4 * C.stride(2),
+        coefficients=coefficients.data_ptr(),
+        skip=skip.data_ptr(),
+        bias=bias.data_ptr(),
+        reset=0 if reset is None else reset.data_ptr(),
+        checkpoints=checkpoints.data_ptr() if checkpoints.numel() else 0,
+    )
+    return inputs, kept

@@ -1,0 +1,238 @@
+"""The public selective scan: checks, choice of the backend, canonical layout."""
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from mambarium.kernels.arguments import HALF_OR_FLOAT, check_device, check_dtype, check_shape
+from mambarium.kernels.backend import Backend, choose_backend
+from mambarium.kernels.scan.reference import selective_scan_reference
+from mambarium.kernels.scan.registration import selective_scan_forward
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = ...,
+    z: Tensor | None = ...,
+    delta_bias: Tensor | None = ...,
+    delta_softplus: bool = ...,
+    return_last_state: Literal[False] = ...,
+    *,
+    initial_state: Tensor | None = ...,
+    reset: Tensor | None = ...,
+    backend: Backend | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = ...,
+    z: Tensor | None = ...,
+    delta_bias: Tensor | None = ...,
+    delta_softplus: bool = ...,
+    *,
+    return_last_state: Literal[True],
+    initial_state: Tensor | None = ...,
+    reset: Tensor | None = ...,
+    backend: Backend | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = ...,
+    z: Tensor | None = ...,
+    delta_bias: Tensor | None = ...,
+    delta_softplus: bool = ...,
+    return_last_state: bool = ...,
+    *,
+    initial_state: Tensor | None = ...,
+    reset: Tensor | None = ...,
+    backend: Backend | None = ...,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+    backend: Backend | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Selective scan (S6) of Mamba (Gu and Dao, 2023, arXiv 2312.00752, algorithm 2).
+
+    With step s = softplus(delta + delta_bias), for each channel and state
+
+        h[t] = exp(s[t] * A) * h[t - 1] + s[t] * B[t] * u[t]
+        y[t] = sum over states of h[t] * C[t] + D * u[t],        out = y * silu(z)
+
+    The arguments are those of mamba_ssm's `selective_scan_fn`, and more. Strides are free; memory that is
+    channel-last (stride 1 along dim) is read without copies. Computed in float32 whatever the inputs' dtypes
+    (under autocast too), deterministic run to run. float64 is served by the reference, as are complex A and
+    constant B and C. Under `torch.utils.flop_counter` the forward counts 9 * batch * length * dim *
+    d_state, plus batch * length * dim each for D and z, and the backward twice that.
+
+    Args:
+        u: input, (batch, dim, length).
+        delta: step before bias and softplus, (batch, dim, length).
+        A: (dim, d_state). Complex: reference backend only.
+        B: (batch, d_state, length) or (batch, groups, d_state, length); dim must be a multiple of groups, and
+            channel c belongs to group c // (dim // groups). Constant (dim, d_state): reference backend only.
+        C: as B.
+        D: skip weight, (dim,).
+        z: gate, (batch, dim, length).
+        delta_bias: (dim,).
+        delta_softplus: whether the step is softplus of delta + delta_bias, or the sum itself.
+        return_last_state: whether the state after the last position is returned too.
+        initial_state: the state before the first position, (batch, dim, d_state); zeros if None.
+        reset: (batch, length) bool; the state is set to zero before each position where it is true (document
+            boundaries).
+        backend: "triton", "cpu" or "reference"; None chooses by MAMBARIUM_BACKEND, else by the tensors.
+
+    Returns:
+        out (batch, dim, length) of u's dtype and memory layout, or (out, last_state) with last_state
+        (batch, dim, d_state) float32 (reference: of the dtype it computes in). Both are differentiable, once;
+        through the reference any number of times.
+
+    Raises:
+        ValueError: an argument's shape, dtype or device does not fit, or the backend does not serve it.
+        RuntimeError: the backend's package is not installed.
+    """
+    name = choose_backend(backend, u)
+    _check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, name)
+    if name == "reference":
+        out, last_state = selective_scan_reference(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reset
+        )
+        return (out, last_state) if return_last_state else out
+
+    inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    out, last_state, _ = selective_scan_forward(
+        u.transpose(1, 2),
+        delta.transpose(1, 2),
+        A.float(),
+        _channel_last_groups(B),
+        _channel_last_groups(C),
+        None if D is None else D.float(),
+        None if z is None else z.transpose(1, 2),
+        None if delta_bias is None else delta_bias.float(),
+        None if initial_state is None else initial_state.float(),
+        reset,
+        delta_softplus,
+        needs_gradient,
+        name,
+    )
+    out = out.transpose(1, 2)
+    return (out, last_state) if return_last_state else out
+
+
+def _channel_last_groups(B: Tensor) -> Tensor:
+    """Views B as (batch, length, groups, d_state)."""
+    return B.transpose(1, 2).unsqueeze(2) if B.dim() == 3 else B.permute(0, 3, 1, 2)
+
+
+def _check_arguments(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    backend: Backend,
+) -> None:
+    if u.dim() != 3:
+        raise ValueError(f"u: expected shape (batch, dim, length); found {tuple(u.shape)}")
+    batch, dim, length = u.shape
+    if length < 1:
+        raise ValueError(f"u: expected at least one position; found shape {tuple(u.shape)}")
+    if A.dim() != 2 or A.shape[0] != dim or A.shape[1] < 1:
+        raise ValueError(f"A: expected shape (dim, d_state) with dim = {dim}; found {tuple(A.shape)}")
+    d_state = A.shape[1]
+    if backend != "reference" and A.is_complex():
+        raise ValueError(
+            f"A: backend {backend!r} expects real numbers; found {A.dtype}, which only backend='reference' serves"
+        )
+    for name, tensor in (("B", B), ("C", C)):
+        _check_matrix(name, tensor, batch, dim, length, A, backend)
+    if backend != "reference":
+        groups = [1 if tensor.dim() == 3 else tensor.shape[1] for tensor in (B, C)]
+        if groups[0] != groups[1]:
+            raise ValueError(f"C: expected as many groups as B has, {groups[0]}; found {groups[1]}")
+
+    check_shape("delta", delta, (batch, dim, length), "(batch, dim, length)")
+    optional = (
+        ("D", D, (dim,), "(dim,)"),
+        ("z", z, (batch, dim, length), "(batch, dim, length)"),
+        ("delta_bias", delta_bias, (dim,), "(dim,)"),
+        ("initial_state", initial_state, (batch, dim, d_state), "(batch, dim, d_state)"),
+        ("reset", reset, (batch, length), "(batch, length)"),
+    )
+    for name, value, shape, meaning in optional:
+        if value is not None:
+            check_shape(name, value, shape, meaning)
+            check_device(name, value, u.device)
+    for name, tensor in (("delta", delta), ("A", A), ("B", B), ("C", C)):
+        check_device(name, tensor, u.device)
+    if reset is not None:
+        check_dtype("reset", reset, (torch.bool,))
+    if backend != "reference":
+        for name, value in (("u", u), ("delta", delta), ("B", B), ("C", C), ("z", z)):
+            if value is not None:
+                check_dtype(name, value, HALF_OR_FLOAT)
+
+
+def _check_matrix(name: str, B: Tensor, batch: int, dim: int, length: int, A: Tensor, backend: Backend) -> None:
+    d_state = A.shape[1]
+    if B.dim() == 2:
+        check_shape(name, B, (dim, d_state), "(dim, d_state)")
+        if backend != "reference":
+            raise ValueError(
+                f"{name}: backend {backend!r} expects (batch, d_state, length) or (batch, groups, "
+                f"d_state, length); found the constant (dim, d_state) = {tuple(B.shape)}, which only "
+                "backend='reference' serves"
+            )
+        return
+    if A.is_complex() and not B.is_complex():
+        length = 2 * length
+    if B.dim() == 3:
+        check_shape(name, B, (batch, d_state, length), "(batch, d_state, length)")
+        return
+    if B.dim() != 4:
+        raise ValueError(
+            f"{name}: expected shape (batch, d_state, length) or (batch, groups, d_state, length); "
+            f"found {tuple(B.shape)}"
+        )
+    groups = B.shape[1]
+    check_shape(name, B, (batch, groups, d_state, length), "(batch, groups, d_state, length)")
+    if groups < 1 or dim % groups:
+        raise ValueError(f"{name}: expected groups that divide dim = {dim}; found {groups} groups")

@@ -1,0 +1,28 @@
+"""Compilation of the CPU kernels ahead of their first use."""
+
+import time
+
+import torch
+
+
+def warm_up(backward: bool = True) -> float:
+    """Compiles the CPU kernels, or loads them from the cache, so that it does not fall into a training step.
+
+    Args:
+        backward: whether the kernels of the backward are wanted too.
+
+    Returns:
+        The seconds it took.
+
+    Raises:
+        RuntimeError: numba is not installed.
+    """
+    from mambarium.kernels import causal_conv1d, selective_scan
+
+    start = time.perf_counter()
+    u = torch.zeros(1, 1, 1, requires_grad=backward)
+    out = selective_scan(u, u, torch.zeros(1, 1), u, u, backend="cpu")
+    out = out + causal_conv1d(u, torch.zeros(1, 2), backend="cpu")
+    if backward:
+        out.sum().backward()
+    return time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""Everything around a task: command line, data, exact resume, comparing."""

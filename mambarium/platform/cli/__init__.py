@@ -1,0 +1,5 @@
+"""The command line."""
+
+from mambarium.platform.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,86 @@
+"""Which checkpoint validate, test and predict use, and whether it fits the configured model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from mambarium.errors import InputError
+from mambarium.platform.resume.checkpoint_io import AtomicCheckpointIO
+from mambarium.platform.run_folder import RunFolder, config_differences
+
+
+def choose_checkpoint(choice: str | None, folder: RunFolder) -> Path:
+    """The checkpoint file of a `--ckpt_path` value.
+
+    Args:
+        choice: `last`, `best`, a file, or None for `last`.
+        folder: The run's folder.
+
+    Raises:
+        InputError: If there is no such checkpoint.
+    """
+    if choice in (None, "last"):
+        path = folder.last_checkpoint
+    elif choice == "best":
+        path = folder.best_checkpoint
+    else:
+        path = Path(str(choice))
+        if not path.is_file():
+            raise InputError(f"--ckpt_path {choice}: no such file; give last, best or a checkpoint's path")
+        return path
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; run fit first, or give --name or --ckpt_path")
+    return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, verified.
+
+    Raises:
+        InputError: If the file is damaged or no checkpoint.
+    """
+    return AtomicCheckpointIO().load_checkpoint(path)
+
+
+def check_fit(checkpoint: dict[str, Any], model: nn.Module, path: Path) -> None:
+    """Refuse a checkpoint of another model.
+
+    Raises:
+        InputError: With the first parameter that differs.
+    """
+    stored, expected = checkpoint.get("state_dict"), model.state_dict()
+    if stored is None:
+        raise InputError(f"{path} has no 'state_dict': it is not a Lightning checkpoint")
+    for key, tensor in expected.items():
+        if key not in stored:
+            raise InputError(f"{path} is of another model: it lacks '{key}'; use the configuration it was trained with")
+        if stored[key].shape != tensor.shape:
+            raise InputError(
+                f"{path} is of another model: '{key}' has shape {tuple(stored[key].shape)}, the configured model's "
+                f"{tuple(tensor.shape)}; use the configuration it was trained with"
+            )
+    for key in stored:
+        if key not in expected:
+            raise InputError(
+                f"{path} is of another model: it also has '{key}'; use the configuration it was trained with"
+            )
+
+
+def checkpoint_differences(checkpoint: dict[str, Any], config: dict[str, Any], section: str | None = None) -> list[str]:
+    """Where a checkpoint's configuration differs from the one in use, as `key: checkpoint's -> in use`.
+
+    Args:
+        checkpoint: The checkpoint; one without a configuration differs nowhere.
+        config: The configuration in use.
+        section: Compare this section only.
+    """
+    if "run_config" not in checkpoint:
+        return []
+    stored = yaml.safe_load(checkpoint["run_config"])
+    if section is not None:
+        stored, config = {section: stored.get(section)}, {section: config.get(section)}
+    return config_differences(stored, config)

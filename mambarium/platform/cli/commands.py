@@ -1,0 +1,117 @@
+"""The table of commands, and how a command's end becomes an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from mambarium.errors import InputError
+
+
+class Command(NamedTuple):
+    """A command: what it does, in a few words, and the function that runs it with the arguments after its name."""
+
+    summary: str
+    run: Callable[[list[str]], int]
+
+
+def run_training_command(name: str) -> Callable[[list[str]], int]:
+    """The runner of one of Lightning's verbs."""
+
+    def run(arguments: list[str]) -> int:
+        from mambarium.platform.cli.training import run_verb
+
+        return run_verb(name, arguments)
+
+    return run
+
+
+def run_compare(arguments: list[str]) -> int:
+    """The runner of `compare`."""
+    from mambarium.platform.cli.composition import paired
+    from mambarium.platform.cli.function import run_function
+    from mambarium.platform.cli.shipped import find_config
+    from mambarium.platform.compare.command import compare
+
+    found = [
+        (option, str(find_config(value)) if option in ("--config", "-c") and value else value)
+        for option, value in paired(arguments)
+    ]
+    return run_function(compare, [option if value is None else f"{option}={value}" for option, value in found])
+
+
+COMMANDS = {
+    "fit": Command("train a model, or go on with an interrupted run", run_training_command("fit")),
+    "validate": Command("evaluate a run's checkpoint on the validation data", run_training_command("validate")),
+    "test": Command("evaluate a run's checkpoint on the test data", run_training_command("test")),
+    "predict": Command("continue a text, or name the classes of a folder of images", run_training_command("predict")),
+    "compare": Command("train tasks across backbones and seeds, and tabulate", run_compare),
+}
+
+USAGE = f"""usage: mambarium COMMAND [options]     (or: python main.py COMMAND [options])
+
+Train and compare Mamba-family backbones on several tasks.
+
+commands:
+{chr(10).join(f"  {name:10} {command.summary}" for name, command in COMMANDS.items())}
+
+  mambarium COMMAND --help             the command's options
+  mambarium fit --model.help CLASS     the options of a task; likewise --data.help, --model.backbone.help
+  mambarium --version
+
+examples:
+  mambarium fit --config configs/classification/digits_vim.yaml
+  mambarium test --config configs/classification/digits_vim.yaml
+  mambarium compare --config configs/compare/first.yaml
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Command and options; those of the process if None.
+
+    Returns:
+        0 if it ended well, 1 after an unexpected error, 2 after bad input, 130 and 143 if Ctrl-C or SIGTERM stopped it.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("mambarium"))
+        return 0
+    debug = "--debug" in given
+    try:
+        return find_command(given[0]).run([argument for argument in given[1:] if argument != "--debug"])
+    except InputError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def find_command(name: str) -> Command:
+    """The command of a name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise InputError(
+            f"no command '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(COMMANDS)}")
+        )
+    return COMMANDS[name]

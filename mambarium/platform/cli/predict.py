@@ -1,0 +1,120 @@
+"""`predict`: continuations of a prompt, or the classes of a folder of images as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+
+from mambarium.errors import InputError
+from mambarium.platform.data.image_files import find_images
+from mambarium.platform.data.images import ClassificationImages
+from mambarium.platform.data.module import ExactDataModule
+from mambarium.platform.data.text import Text
+from mambarium.tasks.classification import ImageClassification
+from mambarium.tasks.language_modeling import LanguageModeling
+
+CLASSES_PER_IMAGE = 5
+
+PREDICT_OPTIONS = ("prompt", "max_new_tokens", "temperature", "top_k", "top_p", "samples", "images", "output")
+"""The options that `add_predict_arguments` adds."""
+
+
+def add_predict_arguments(parser: LightningArgumentParser) -> None:
+    """Add the options of `predict`."""
+    parser.add_argument("--prompt", type=str | None, default=None, help="Text to continue (language modelling).")
+    parser.add_argument("--max_new_tokens", type=int, default=256, help="Tokens to add to the prompt.")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="Divides the logits; 0 takes the likeliest token."
+    )
+    parser.add_argument("--top_k", type=int | None, default=None, help="Draw from the k likeliest tokens only.")
+    parser.add_argument(
+        "--top_p", type=float | None, default=None, help="Draw from the likeliest tokens of this total."
+    )
+    parser.add_argument("--samples", type=int, default=1, help="Number of continuations.")
+    parser.add_argument("--images", type=Path | None, default=None, help="Folder of images (classification).")
+    parser.add_argument(
+        "--output",
+        type=Path | None,
+        default=None,
+        help="CSV file to write; <run folder>/predictions.csv if not given.",
+    )
+
+
+def predict(model: LightningModule, datamodule: ExactDataModule, trainer: Trainer, options: Any, output: Path) -> None:
+    """Predict with a model whose weights are loaded.
+
+    Args:
+        model: The task.
+        datamodule: The data module that the task was trained with.
+        trainer: Runs the prediction on images.
+        options: The parsed options of `predict`.
+        output: Where a CSV file goes if the options don't say.
+
+    Raises:
+        InputError: If the option for the task's input is missing.
+    """
+    if isinstance(model, LanguageModeling) and isinstance(datamodule, Text):
+        if options.prompt is None:
+            raise InputError("predict continues a text: give --prompt TEXT")
+        print_continuations(model, datamodule, options)
+    elif isinstance(model, ImageClassification) and isinstance(datamodule, ClassificationImages):
+        if options.images is None:
+            raise InputError("predict names the classes of images: give --images FOLDER")
+        write_classes(model, datamodule, trainer, options.images, options.output or output)
+    else:
+        raise InputError(f"predict knows no input for {type(model).__name__} with {type(datamodule).__name__}")
+
+
+def print_continuations(model: LanguageModeling, datamodule: Text, options: Any) -> None:
+    """Print each continuation of the prompt, the prompt included."""
+    prompt = torch.tensor([datamodule.encode(options.prompt)], device=model.device)  # (1, length)
+    generator = torch.Generator(model.device).manual_seed(options.seed_everything)
+    for index in range(options.samples):
+        if options.samples > 1:
+            print(f"--- {index + 1}")
+        tokens = model.generate(
+            prompt, options.max_new_tokens, options.temperature, options.top_k, options.top_p, generator
+        )
+        print(datamodule.decode(tokens[0].tolist()))
+
+
+def write_classes(
+    model: ImageClassification, datamodule: ClassificationImages, trainer: Trainer, images: Path, output: Path
+) -> None:
+    """Write one row per image: its path, its likeliest class and the five likeliest with their probabilities.
+
+    Raises:
+        InputError: If the output file exists.
+    """
+    if output.exists():
+        raise InputError(f"{output} exists: give another file with --output, or remove it")
+    datamodule.predict_path = str(images)
+    paths = find_images(images)
+    names = datamodule.class_names
+    shown = min(CLASSES_PER_IMAGE, len(names))
+    header = [
+        "path",
+        "class",
+        *(f"{kind}_{rank + 1}" for rank in range(shown) for kind in ("class", "probability")),
+    ]
+    batches: Any = trainer.predict(model, datamodule=datamodule)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("x", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        remaining = iter(paths)
+        for probabilities in batches:
+            likeliest = probabilities.topk(shown, dim=1)  # (batch, shown)
+            for values, classes in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
+                ranked = [
+                    cell
+                    for value, number in zip(values, classes, strict=True)
+                    for cell in (names[number], f"{value:.6f}")
+                ]
+                writer.writerow([next(remaining), names[classes[0]], *ranked])
+    print(f"classes of {len(paths)} images: {output}")

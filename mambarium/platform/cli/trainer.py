@@ -1,0 +1,114 @@
+"""The Lightning Trainer of a command, from the user's `trainer` section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+
+from mambarium.errors import InputError
+from mambarium.platform.cli.progress import Progress
+from mambarium.platform.data.module import ExactDataModule
+from mambarium.platform.resume.checkpoint_io import AtomicCheckpointIO
+from mambarium.platform.resume.position import Position
+from mambarium.platform.resume.settings import exact_callbacks, exact_loggers, exact_trainer_settings
+from mambarium.platform.run_folder import RunFolder
+from mambarium.tasks.objective import PrimaryMetric
+
+
+class RunConfig(Callback):
+    """Keeps the run's configuration in every checkpoint, as YAML text under `run_config`."""
+
+    def __init__(self, config: str) -> None:
+        self.config = config
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run_config"] = self.config
+
+
+def fit_trainer(
+    options: dict[str, Any],
+    folder: RunFolder,
+    data: ExactDataModule,
+    seed: int,
+    primary_metric: PrimaryMetric,
+    config: str,
+) -> Trainer:
+    """The Trainer of `fit`: exactly resumable, with our loggers beside the user's.
+
+    Args:
+        options: The `trainer` section, instantiated.
+        folder: The run's folder.
+        data: The run's data.
+        seed: The run's seed.
+        primary_metric: The task's, for `best.ckpt`.
+        config: The resolved configuration as YAML.
+
+    Raises:
+        InputError: If an option has no meaning in an exactly resumable run, or the run's length isn't given once.
+    """
+    check_length(options, data)
+    callbacks = exact_callbacks(folder.checkpoints, seed, primary_metric, options["val_check_interval"])
+    position = callbacks[0]
+    assert isinstance(position, Position)
+    callbacks += [RunConfig(config), *(options["callbacks"] or [])]
+    if options["enable_progress_bar"] is not False:
+        callbacks.append(Progress())
+    settings = exact_trainer_settings(options)
+    settings["callbacks"] = callbacks
+    settings["logger"] = [*exact_loggers(folder.path, position), *user_loggers(options["logger"])]
+    return make_trainer(settings)
+
+
+def evaluation_trainer(options: dict[str, Any], seed: int, devices: int | None = None) -> Trainer:
+    """The Trainer of `validate`, `test` and `predict`: no loggers, no checkpoints.
+
+    Args:
+        options: The `trainer` section, instantiated.
+        seed: The run's seed.
+        devices: Number of devices instead of the section's.
+    """
+    settings = exact_trainer_settings(options)
+    settings.update(
+        callbacks=[Position(seed), *(options["callbacks"] or [])],
+        logger=False,
+        enable_progress_bar=False,
+        max_steps=-1,
+        accumulate_grad_batches=1,
+    )
+    if devices is not None:
+        settings.update(devices=devices, num_nodes=1, strategy="auto")
+    return make_trainer(settings)
+
+
+def make_trainer(settings: dict[str, Any]) -> Trainer:
+    """A Trainer with our checkpoint files; a summary of the model only if it was asked for."""
+    settings["plugins"] = [*as_list(settings["plugins"]), AtomicCheckpointIO()]
+    settings["enable_model_summary"] = bool(settings["enable_model_summary"])
+    return Trainer(**settings)
+
+
+def check_length(options: dict[str, Any], data: ExactDataModule) -> None:
+    """Refuse a run whose length is given twice or not at all.
+
+    Raises:
+        InputError: In those cases.
+    """
+    steps = options["max_steps"] is not None and options["max_steps"] > 0
+    if data.passes is None and not steps:
+        raise InputError("the length of the run is not given: set data.passes or trainer.max_steps")
+    if data.passes is not None and steps:
+        raise InputError("the length of the run is given twice, by data.passes and trainer.max_steps: set one to null")
+
+
+def user_loggers(option: Any) -> list[Logger]:
+    """Loggers that the user configured beside ours."""
+    return [] if option in (None, True, False) else as_list(option)
+
+
+def as_list(value: Any) -> list:
+    """A value, several or none as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

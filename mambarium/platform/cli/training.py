@@ -1,0 +1,286 @@
+"""fit, validate, test, predict: Lightning's command line with named, exactly resumable runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import mambarium.backbones
+import mambarium.platform.data
+import mambarium.tasks  # noqa: F401  (imported so that YAML can name their classes by short names)
+from mambarium.errors import InputError
+from mambarium.kernels import warm_up
+from mambarium.platform.cli.checkpoint_choice import (
+    check_fit,
+    checkpoint_differences,
+    choose_checkpoint,
+    load_checkpoint,
+)
+from mambarium.platform.cli.composition import compose
+from mambarium.platform.cli.description import (
+    describe_end,
+    describe_start,
+    metrics_of,
+    number_of_parameters,
+    train_seconds,
+)
+from mambarium.platform.cli.parser import StrictParser
+from mambarium.platform.cli.predict import PREDICT_OPTIONS, add_predict_arguments, predict
+from mambarium.platform.cli.quiet import quiet_lightning
+from mambarium.platform.cli.trainer import evaluation_trainer, fit_trainer
+from mambarium.platform.data.module import ExactDataModule
+from mambarium.platform.resume.settings import exact_trainer_settings
+from mambarium.platform.resume.signals import Interrupted
+from mambarium.platform.run_folder import Decision, ResumePolicy, RunFolder, Status, Step, write_atomically
+from mambarium.tasks.task import Task
+
+COMMAND_KEYS = ("config", "name", "runs_dir", "resume", "ckpt_path", *PREDICT_OPTIONS)
+"""Options of a command that are no part of a run's configuration."""
+
+
+def run_verb(verb: str, arguments: list[str]) -> int:
+    """Run one of Lightning's verbs with our defaults.
+
+    Args:
+        verb: fit, validate, test or predict.
+        arguments: The options after it.
+
+    Returns:
+        The exit code.
+    """
+    quiet_lightning()
+    composition = compose(arguments)
+    try:
+        cli = TrainingCLI([verb, *composition.arguments], composition.files)
+    except MisconfigurationException as error:
+        raise InputError(" ".join(str(error).split())) from error
+    return cli.exit_code
+
+
+class TrainingCLI(LightningCLI):
+    """Parses a configuration, decides by the run's folder what is to be done, and does it.
+
+    Args:
+        arguments: Verb and composed options.
+        config_files: The configuration files that the options came from, for the run's name.
+    """
+
+    trainer: Trainer
+    model: Task
+    datamodule: ExactDataModule
+
+    def __init__(self, arguments: list[str], config_files: list[Path]) -> None:
+        self.exit_code = 0
+        self.compilation_seconds = 0.0
+        self.config_files = config_files
+        super().__init__(
+            model_class=Task,
+            datamodule_class=LightningDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_class=StrictParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=arguments,
+            auto_configure_optimizers=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs, and which arguments of the Trainer's methods are not options."""
+        given = {"model", "datamodule", "weights_only"}
+        return {
+            "fit": {*given, "train_dataloaders", "val_dataloaders"},
+            "validate": {*given, "dataloaders", "verbose"},
+            "test": {*given, "dataloaders", "verbose"},
+            "predict": {*given, "dataloaders", "return_predictions"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="Name of the run; that of the config file if not given.",
+        )
+        parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="Where the folders of runs lie.")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--resume",
+                type=ResumePolicy,
+                default="auto",
+                help="auto starts a run or goes on with an unfinished one, must only goes on, never only starts.",
+            )
+        if subcommand == "predict":
+            add_predict_arguments(parser)
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """A checkpoint never changes the configuration; `choose_checkpoint` says where the two differ."""
+
+    @property
+    def options(self) -> Any:
+        """The parsed options of the verb."""
+        return self.config[self.subcommand]
+
+    def resolved_config(self) -> dict[str, Any]:
+        """The configuration with every default, as plain data that `--config` can read again."""
+        parser = self._parser(self.subcommand)
+        config = yaml.safe_load(parser.dump(self.options, skip_unset=False, format="yaml"))
+        return {key: value for key, value in config.items() if key not in COMMAND_KEYS}
+
+    def run_name(self) -> str:
+        """The run's name: as given, or from the config file; a run's own `config.yaml` stands for that run."""
+        if self.options.name:
+            return self.options.name
+        if not self.config_files:
+            raise InputError("give --config FILE, or --name for a run that is configured by options alone")
+        path = self.config_files[0]
+        return path.resolve().parent.name if path.name == "config.yaml" else path.stem
+
+    @property
+    def is_first_process(self) -> bool:
+        """Whether this process is the one that writes: Lightning starts the others with these variables."""
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand == "fit":
+            exact_trainer_settings(vars(self.options.trainer))
+        self.run_config = self.resolved_config()
+        self.folder = RunFolder(Path(self.options.runs_dir) / self.run_name())
+
+    def instantiate_classes(self) -> None:
+        self.decision = Decision(Step.START, None)
+        if self.subcommand == "fit":
+            self.decision = self._decide()
+            if self.decision.step is Step.NOTHING:
+                return
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if cause := input_error_behind(error):
+                raise cause from None
+            raise
+
+    def _decide(self) -> Decision:
+        if not self.is_first_process:
+            return self.folder.follow()
+        decision = self.folder.decide(self.run_config, self.options.resume)
+        given = self.options.ckpt_path
+        if given is None:
+            return decision
+        if decision.step is not Step.START:
+            raise InputError(f"{self.folder.path} goes on from its own checkpoint: leave --ckpt_path away")
+        path = choose_checkpoint(str(given), self.folder)
+        if differences := checkpoint_differences(load_checkpoint(path), self.run_config):
+            raise InputError(f"{path} was trained with another configuration ({'; '.join(differences)})")
+        return Decision(Step.START, path)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = dict(self._get(self.config_init, "trainer"))
+        seed = self.options.seed_everything
+        if self.subcommand == "fit":
+            config = yaml.safe_dump(self.run_config, sort_keys=False)
+            return fit_trainer(options, self.folder, self.datamodule, seed, self.model.primary_metric, config)
+        return evaluation_trainer(options, seed, devices=1 if self.subcommand == "predict" else None)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        {"fit": self._fit, "validate": self._evaluate, "test": self._evaluate, "predict": self._predict}[subcommand]()
+
+    def _fit(self) -> None:
+        if self.decision.step is Step.NOTHING:
+            print(f"{self.folder.path}: finished already; use another --name to train again")
+            return
+        if not self.is_first_process:
+            self._train()
+            return
+        description = describe_start(self.folder, self.decision, self.trainer, self.model, self.datamodule)
+        self.folder.lock()
+        if self._decide() != self.decision:
+            raise InputError(f"{self.folder.path}: another process has just trained this run; run the command again")
+        self.folder.begin(self.run_config, self.decision)
+        print(description, flush=True)
+        status: Status = "failed"
+        values: dict[str, Any] = {}
+        try:
+            self._train()
+            status = "interrupted" if self.exit_code else "finished"
+            values = {"step": self.trainer.global_step, "metrics": metrics_of(self.trainer)}
+        finally:
+            self.folder.end(status, train_seconds(self.trainer), parameters=number_of_parameters(self.model), **values)
+            self.folder.unlock()
+        if status == "finished":
+            describe_end(self.folder, self.model, self.datamodule, self.compilation_seconds)
+
+    def _train(self) -> None:
+        if self.trainer.strategy.root_device.type == "cpu":
+            self.compilation_seconds = warm_up()
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.decision.checkpoint)
+        except Interrupted as interruption:
+            if self.is_first_process:
+                print(interruption)
+            self.exit_code = interruption.exit_code
+
+    def _evaluate(self) -> None:
+        path = self._load_weights()
+        started = time.monotonic()
+        run = self.trainer.test if self.subcommand == "test" else self.trainer.validate
+        run(self.model, datamodule=self.datamodule, verbose=False)
+        if not self.trainer.is_global_zero:
+            return
+        prefix = "test/" if self.subcommand == "test" else "val/"
+        metrics = {name.removeprefix(prefix): value for name, value in metrics_of(self.trainer).items()}
+        suffix = "" if path == self.folder.last_checkpoint else f"-{path.stem}"
+        result = self.folder.path / f"{self.subcommand}{suffix}.json"
+        content = {
+            "metrics": metrics,
+            "primary_metric": self.model.primary_metric._asdict(),
+            "checkpoint": str(path),
+            "parameters": number_of_parameters(self.model),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        write_atomically(result, json.dumps(content, indent=2) + "\n")
+        print(f"{self.subcommand} of {path}:")
+        for name, value in metrics.items():
+            print(f"  {name:16} {value:.4f}")
+        print(f"written to {result}")
+
+    def _predict(self) -> None:
+        self._load_weights()
+        predict(self.model, self.datamodule, self.trainer, self.options, self.folder.path / "predictions.csv")
+
+    def _load_weights(self) -> Path:
+        """Load the chosen checkpoint's weights; the configuration in use stays the user's."""
+        path = choose_checkpoint(self.options.ckpt_path, self.folder)
+        checkpoint = load_checkpoint(path)
+        check_fit(checkpoint, self.model, path)
+        for difference in checkpoint_differences(checkpoint, self.run_config, section="model"):
+            print(f"note: {path} was trained with another {difference}; the second value is used")
+        self.model.load_state_dict(checkpoint["state_dict"])
+        return path
+
+
+def input_error_behind(error: BaseException) -> InputError | None:
+    """The `InputError` of a constructor, which jsonargparse wraps in a message about types; None if it was another."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, InputError):
+        seen = seen.__cause__ or seen.__context__
+    return seen

@@ -1,0 +1,173 @@
+"""Labelled images of data sets that the `datasets` library opens by name."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torchvision.transforms.v2 import Transform
+
+from mambarium.errors import InputError
+from mambarium.platform.data.decoding import decode_image, read_image
+from mambarium.platform.data.hub import load_rows, require_column
+from mambarium.platform.data.image_sources import ImageSplits, divided
+from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD, ClassificationImages
+from mambarium.platform.data.sample_error import SampleError
+
+
+class HubImages(ClassificationImages):
+    """Images of a data set by its name on the Hugging Face hub, or of local files likewise.
+
+    Local files: `name: imagefolder` with `data_dir`, `name: parquet` with `data_files`. A split may be a
+    slice, such as `train[:8000]`. Images of any mode and format that Pillow reads are brought to RGB.
+
+    Args:
+        name: The data set's name, for instance `uoft-cs/cifar10`, or a builder of the library, or a folder.
+        image_size: Height and width of the images that the model sees.
+        config: Which configuration of the data set, if it has several.
+        data_dir: Folder of the files, for a builder.
+        data_files: Files or patterns, alone or by split.
+        train_split: The split to train on.
+        val_split: The split to validate on; None: `val_fraction` of each class of the training split is held
+            out (chosen by a hash of the row number), or the test split serves if `val_fraction` is 0.
+        test_split: The split to test on; None: the validation images.
+        val_fraction: Part of each class to hold out where there is no validation split.
+        image_column: Column of the images.
+        label_column: Column of the classes: class labels, whole numbers or names.
+        train_transforms: torchvision v2 transforms of training images, which see uint8 tensors (3, height,
+            width); None: shorter side to `image_size`, random crop, random horizontal flip.
+        eval_transforms: torchvision v2 transforms of validation, test and prediction images; None: shorter
+            side to `image_size`, centre crop.
+        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
+        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        InputError: If the data set, a split or a column does not exist, or labels are missing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int = 224,
+        config: str | None = None,
+        data_dir: str | None = None,
+        data_files: str | list[str] | dict[str, str | list[str]] | None = None,
+        train_split: str = "train",
+        val_split: str | None = None,
+        test_split: str | None = None,
+        val_fraction: float = 0.1,
+        image_column: str = "image",
+        label_column: str = "label",
+        train_transforms: list[Transform] | None = None,
+        eval_transforms: list[Transform] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        cache: bool | None = None,
+        batch_size: int = 64,
+        passes: float | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self._image_column = image_column
+        self._label_column = label_column
+        self._val_fraction = val_fraction
+        self._rows = {}
+        for part, split in (("train", train_split), ("val", val_split), ("test", test_split)):
+            if split is not None:
+                where = f"data set {name!r}, split {split!r}"
+                rows = load_rows(name, config, split, data_dir, data_files)
+                require_column(rows, image_column, "image_column", where)
+                require_column(rows, label_column, "label_column", where)
+                self._rows[part] = (rows, where)
+        super().__init__(
+            class_names=_class_names(self._rows["train"][0], label_column, self._rows["train"][1]),
+            image_size=image_size,
+            train_transforms=train_transforms,
+            eval_transforms=eval_transforms,
+            mean=mean,
+            std=std,
+            cache=cache,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
+        )
+
+    @cached_property
+    def splits(self) -> ImageSplits:
+        """The images of the three splits, or what stands in for a missing one."""
+        sources = {
+            part: _RowImages(rows, self._image_column, self._label_column, self.class_names, where)
+            for part, (rows, where) in self._rows.items()
+        }
+        return divided(sources["train"], sources.get("val"), sources.get("test"), self._val_fraction)
+
+
+class _RowImages:
+    """The images of one split."""
+
+    labels: list[int]
+
+    def __init__(self, rows: Any, image_column: str, label_column: str, class_names: list[str], where: str) -> None:
+        import datasets
+
+        try:
+            # Undecoded, so that a broken image is reported by its row.
+            self._rows = rows.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+        except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's errors derive from these
+            raise InputError(
+                f"{where}: column {image_column!r} holds {rows.features[image_column]}, not images: set "
+                "data.image_column"
+            ) from error
+        self._image_column = image_column
+        self._where = where
+        self.labels = _labels(rows, label_column, class_names, where)
+
+    def read(self, index: int) -> Tensor:
+        stored = self._rows[index][self._image_column]
+        if stored is None:
+            raise SampleError(f"{self.name(index)}: has no image; filter such rows out of the data set")
+        if stored["bytes"] is not None:
+            return decode_image(stored["bytes"], self.name(index))
+        return read_image(Path(stored["path"]))
+
+    def name(self, index: int) -> str:
+        return f"{self._where}, row {index}"
+
+    def key(self, index: int) -> str:
+        return str(index)
+
+
+def _class_names(rows: Any, column: str, where: str) -> list[str]:
+    import datasets
+
+    feature = rows.features[column]
+    if isinstance(feature, datasets.ClassLabel) and feature.names:
+        return list(feature.names)
+    values = rows.unique(column)
+    if all(isinstance(value, str) for value in values):
+        return sorted(values)
+    if all(isinstance(value, int) for value in values) and min(values) >= 0:
+        return [str(label) for label in range(max(values) + 1)]
+    raise InputError(
+        f"{where}: column {column!r} holds {feature} with such values as {values[0]!r}, not classes: set "
+        "data.label_column"
+    )
+
+
+def _labels(rows: Any, column: str, class_names: list[str], where: str) -> list[int]:
+    values = rows[column][:]
+    numbers = {name: number for number, name in enumerate(class_names)}
+    labels = [numbers.get(value, -1) if isinstance(value, str) else value for value in values]
+    for row, label in enumerate(labels):
+        if label is None or not 0 <= label < len(class_names):
+            raise InputError(
+                f"{where}, row {row}: {values[row]!r} in column {column!r} is none of the "
+                f"{len(class_names)} classes of the training split"
+            )
+    return labels

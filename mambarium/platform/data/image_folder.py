@@ -1,0 +1,134 @@
+"""Images in folders named after their classes."""
+
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.transforms.v2 import Transform
+
+from mambarium.errors import InputError
+from mambarium.platform.data.decoding import read_image
+from mambarium.platform.data.image_files import find_images
+from mambarium.platform.data.image_sources import ImageSplits, divided
+from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD, ClassificationImages
+
+VALIDATION_FOLDERS = ("val", "validation", "valid")
+"""Names that the folder of validation images may have."""
+
+
+class ImageFolder(ClassificationImages):
+    """Images of a folder with sub-folders `train`, `val` and `test`, each with one sub-folder per class.
+
+    Without `train`, `val` and `test` the class folders lie in `path` itself and are all training images.
+    Without `val`, a fixed `val_fraction` of each class is held out of the training images (chosen by a hash
+    of the file names); with `val_fraction` 0 the test images serve for validation too. Without `test`, the
+    validation images are the test images. Images of any mode and format that Pillow reads are brought to RGB.
+
+    Args:
+        path: The folder.
+        image_size: Height and width of the images that the model sees.
+        val_fraction: Part of each class to hold out where there is no `val` folder.
+        train_transforms: torchvision v2 transforms of training images, which see uint8 tensors (3, height,
+            width); None: shorter side to `image_size`, random crop, random horizontal flip.
+        eval_transforms: torchvision v2 transforms of validation, test and prediction images; None: shorter
+            side to `image_size`, centre crop.
+        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
+        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        InputError: If a folder is missing or empty, or a class has no training images.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image_size: int = 224,
+        val_fraction: float = 0.1,
+        train_transforms: list[Transform] | None = None,
+        eval_transforms: list[Transform] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        cache: bool | None = None,
+        batch_size: int = 64,
+        passes: float | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self._folders = _find_split_folders(Path(path).expanduser())
+        super().__init__(
+            class_names=_class_names(self._folders["train"]),
+            image_size=image_size,
+            train_transforms=train_transforms,
+            eval_transforms=eval_transforms,
+            mean=mean,
+            std=std,
+            cache=cache,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        self._val_fraction = val_fraction
+
+    @cached_property
+    def splits(self) -> ImageSplits:
+        """The images of the three folders, or what stands in for a missing one."""
+        sources = {split: _FolderImages(folder, self.class_names) for split, folder in self._folders.items()}
+        return divided(sources["train"], sources.get("val"), sources.get("test"), self._val_fraction)
+
+
+class _FolderImages:
+    """The images of one split's class folders."""
+
+    labels: list[int]
+
+    def __init__(self, folder: Path, class_names: list[str]) -> None:
+        unknown = set(_class_names(folder)) - set(class_names)
+        if unknown:
+            raise InputError(
+                f"{folder / min(unknown)}: no training folder has this class name; the classes are "
+                f"{', '.join(class_names)}"
+            )
+        self._folder = folder
+        self._files: list[str] = []
+        self.labels = []
+        for label, class_name in enumerate(class_names):
+            if (folder / class_name).is_dir():
+                files = find_images(folder / class_name)
+                self._files += [str(file.relative_to(folder)) for file in files]
+                self.labels += [label] * len(files)
+
+    def read(self, index: int) -> Tensor:
+        return read_image(self._folder / self._files[index])
+
+    def name(self, index: int) -> str:
+        return str(self._folder / self._files[index])
+
+    def key(self, index: int) -> str:
+        return self._files[index]
+
+
+def _find_split_folders(path: Path) -> dict[str, Path]:
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder of images (data.path)")
+    folders = {name: path / name for name in ("train", "test") if (path / name).is_dir()}
+    validation = [name for name in VALIDATION_FOLDERS if (path / name).is_dir()]
+    if validation:
+        folders["val"] = path / validation[0]
+    if not folders:
+        return {"train": path}
+    if "train" not in folders:
+        raise InputError(f"{path}: has a folder {min(folders)} but no folder train")
+    return folders
+
+
+def _class_names(folder: Path) -> list[str]:
+    names = sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+    if not names:
+        raise InputError(f"{folder}: no class folders in it: put the images of each class in a folder of its name")
+    return names

@@ -1,0 +1,163 @@
+"""What all data modules share: exact order, exact coverage, length of a run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import lightning
+from torch.utils.data import DataLoader
+
+from mambarium.errors import InputError
+
+if TYPE_CHECKING:
+    from mambarium.platform.data.order import EvaluationBatches, TrainingBatches
+
+
+class Samples(Protocol):
+    """A map-style data set whose sample is a pure function of its key (and of the seed it was built with)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """Returns sample `key[1]` as it looks in pass `key[0]`."""
+        ...
+
+
+class ExactDataModule(ABC, lightning.LightningDataModule):
+    """A data module whose batches are a function of (seed, finished batches) alone.
+
+    Batches are global: with several processes each takes its share of the same batches that one process would
+    see. Evaluation sees each sample exactly once over all processes.
+
+    A subclass defines `training_samples`, `validation_samples` and `test_samples`, and `collate`.
+
+    Args:
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        InputError: If a number is out of range.
+    """
+
+    def __init__(self, batch_size: int, passes: float | None = None, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"data.batch_size is {batch_size}: give 1 or more")
+        if passes is not None and not passes > 0:
+            raise InputError(f"data.passes is {passes}: give a number above 0")
+        if num_workers < 0:
+            raise InputError(f"data.num_workers is {num_workers}: give 0 or more")
+        self.batch_size = batch_size
+        self.passes = passes
+        self.num_workers = num_workers
+        self.seed = seed
+
+    @abstractmethod
+    def training_samples(self) -> Samples:
+        """Returns the data set trained on; called often, so made once."""
+
+    @abstractmethod
+    def validation_samples(self) -> Samples:
+        """Returns the data set validated on."""
+
+    @abstractmethod
+    def test_samples(self) -> Samples:
+        """Returns the data set tested on."""
+
+    @property
+    @abstractmethod
+    def collate(self) -> Callable[[list[Any]], Any]:
+        """What makes a batch of a list of samples; must be picklable."""
+
+    def reference_figures(self) -> dict[str, float]:
+        """Returns figures that simple methods reach on the evaluation data, by name, computed on the spot."""
+        return {}
+
+    @property
+    def batches_per_pass(self) -> int:
+        """Whole global batches in one pass through the training data."""
+        num_samples = len(self.training_samples())
+        if num_samples < self.batch_size:
+            raise InputError(
+                f"data.batch_size is {self.batch_size} but there are only {num_samples} training samples: "
+                "lower data.batch_size"
+            )
+        return num_samples // self.batch_size
+
+    @property
+    def total_batches(self) -> int:
+        """Global batches of the whole run, from `passes` or else from the trainer's `max_steps`.
+
+        Raises:
+            InputError: If neither says how long the run is.
+        """
+        if self.passes is not None:
+            return max(1, round(self.passes * self.batches_per_pass))
+        if self.trainer is None or self.trainer.max_steps < 1:
+            raise InputError("the length of the run is not given: set data.passes or trainer.max_steps")
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Returns a loader over the whole run that starts at the trainer's position."""
+        # Imported late: the position's module imports from this package, which imports this module.
+        from mambarium.platform.data.order import TrainingBatches
+        from mambarium.platform.resume.position import Position
+
+        if self.trainer is None:
+            raise InputError("a training loader belongs to a run: pass the data module to a Trainer")
+        batches = TrainingBatches(
+            num_samples=len(self.training_samples()),
+            batch_size=self.batch_size,
+            total_batches=self.total_batches,
+            seed=self.seed,
+            position=Position.of(self.trainer),
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        return self._loader(self.training_samples(), batches)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Returns a loader that sees each validation sample once."""
+        return self._evaluation_loader(self.validation_samples())
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Returns a loader that sees each test sample once."""
+        return self._evaluation_loader(self.test_samples())
+
+    def _evaluation_loader(self, samples: Samples) -> DataLoader[Any]:
+        from mambarium.platform.data.order import EvaluationBatches
+
+        batches = EvaluationBatches(
+            num_samples=len(samples),
+            batch_size=self.batch_size,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        return self._loader(samples, batches)
+
+    def _loader(self, samples: Samples, batches: "TrainingBatches | EvaluationBatches") -> DataLoader[Any]:
+        from mambarium.platform.resume.signals import shield_worker
+
+        return DataLoader(
+            samples,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=shield_worker if self.num_workers else None,
+            pin_memory=self._on_cuda,
+        )
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

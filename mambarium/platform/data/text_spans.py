@@ -1,0 +1,178 @@
+"""Parts of text files: found, cut in two, hashed and read piece by piece."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+from mambarium.errors import InputError
+
+PIECE_BYTES = 2**20
+"""About how much of a file is read at once."""
+
+
+class TextSpan(NamedTuple):
+    """Bytes `start` to `stop` (exclusive) of a file."""
+
+    path: Path
+    start: int
+    stop: int
+
+
+def find_text(patterns: str | Sequence[str]) -> list[TextSpan]:
+    """Finds text files.
+
+    Args:
+        patterns: Files, glob patterns (`**` goes through folders) or folders, which stand for all `.txt`
+            files in them.
+
+    Returns:
+        The whole files, in the given order, those of a pattern or folder in the order of their names.
+
+    Raises:
+        InputError: If one of them gives no file, or a file cannot be read.
+    """
+    spans = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            files = sorted(path.rglob("*.txt"))
+            if not files:
+                raise InputError(
+                    f"{path}: no .txt files in this folder; name others by a pattern, such as {path}/**/*.md"
+                )
+        elif path.exists():
+            files = [path]
+        else:
+            files = [Path(found) for found in sorted(glob.glob(str(path), recursive=True))]
+        if not files:
+            raise InputError(f"{path}: no such text file, and no file matches it as a pattern")
+        for file in files:
+            if file.is_file():
+                spans.append(TextSpan(file, 0, _size(file)))
+    if not sum(span.stop for span in spans):
+        raise InputError(f"{patterns}: there is no text in it")
+    return spans
+
+
+def cut(spans: Sequence[TextSpan], fraction: float) -> tuple[list[TextSpan], list[TextSpan]]:
+    """Cuts off the end of a text, never inside a UTF-8 character.
+
+    Args:
+        spans: The text.
+        fraction: Which part of its bytes to cut off.
+
+    Returns:
+        What stays and what was cut off.
+    """
+    position = int(sum(span.stop - span.start for span in spans) * (1 - fraction))
+    kept, cut_off = [], []
+    for span in spans:
+        size = span.stop - span.start
+        if position >= size:
+            kept.append(span)
+        elif position <= 0:
+            cut_off.append(span)
+        else:
+            middle = _start_of_character(span, span.start + position)
+            kept.append(span._replace(stop=middle))
+            cut_off.append(span._replace(start=middle))
+        position -= size
+    return kept, cut_off
+
+
+def content_key(spans: Sequence[TextSpan]) -> str:
+    """Returns a hash of the bytes and of where one file ends and the next begins."""
+    digest = blake2b(digest_size=16)
+    for span in spans:
+        digest.update((span.stop - span.start).to_bytes(8, "little"))
+        for piece in _blocks(span):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def pieces(spans: Sequence[TextSpan]) -> Iterator[tuple[bytes, str]]:
+    """Reads a text in pieces that end with a line if they can, and never inside a UTF-8 character.
+
+    Args:
+        spans: The text.
+
+    Yields:
+        A piece and the name of its file.
+
+    Raises:
+        InputError: If a file cannot be read.
+    """
+    for span in spans:
+        rest = b""
+        for block in _blocks(span):
+            block = rest + block
+            end = block.rfind(b"\n") + 1 or _end_of_character(block)
+            rest = block[end:]
+            if end:
+                yield block[:end], str(span.path)
+        if rest:
+            yield rest, str(span.path)
+
+
+def first_bytes(spans: Sequence[TextSpan], limit: int) -> bytes:
+    """Returns the first bytes of a text, at most `limit`."""
+    parts: list[bytes] = []
+    for span in spans:
+        for block in _blocks(span):
+            if limit <= 0:
+                return b"".join(parts)
+            parts.append(block[:limit])
+            limit -= len(block)
+    return b"".join(parts)
+
+
+def _blocks(span: TextSpan) -> Iterator[bytes]:
+    try:
+        with open(span.path, "rb") as file:
+            file.seek(span.start)
+            left = span.stop - span.start
+            while left:
+                block = file.read(min(PIECE_BYTES, left))
+                if not block:
+                    raise InputError(f"{span.path}: became shorter while it was read: start again")
+                left -= len(block)
+                yield block
+    except OSError as error:
+        raise _unreadable(span.path, error) from error
+
+
+def _size(path: Path) -> int:
+    try:
+        with open(path, "rb") as file:
+            return file.seek(0, 2)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be read as text ({error.strerror})")
+
+
+def _is_continuation(byte: int) -> bool:
+    return byte & 0xC0 == 0x80
+
+
+def _start_of_character(span: TextSpan, position: int) -> int:
+    """Moves a position forward to where a UTF-8 character starts; by three bytes at most."""
+    ahead = first_bytes([span._replace(start=position)], 3)
+    continuation = 0
+    while continuation < len(ahead) and _is_continuation(ahead[continuation]):
+        continuation += 1
+    return position + continuation
+
+
+def _end_of_character(block: bytes) -> int:
+    """Where the last whole UTF-8 character of a block ends; the block's end if it is not UTF-8."""
+    for back in range(1, min(4, len(block)) + 1):
+        byte = block[-back]
+        if not _is_continuation(byte):
+            length = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(block) if length <= back else len(block) - back
+    return len(block)

@@ -1,0 +1,217 @@
+"""When a run's checkpoints are written, what for, and how a run stops."""
+
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from mambarium.errors import InputError
+from mambarium.platform.resume.agreement import Agreement
+from mambarium.platform.resume.checkpoint_io import duplicate_atomically, remove_stale_temporaries
+from mambarium.platform.resume.csv_logger import MetricsFile
+from mambarium.platform.resume.position import Position
+from mambarium.platform.resume.signals import Interrupted, StopSignals
+from mambarium.platform.resume.tensorboard import RunTensorBoard
+from mambarium.tasks.objective import PrimaryMetric
+
+
+class RunCheckpoint(Callback):
+    """Writes `last.ckpt` and `best.ckpt`, and stops the run in good order when a signal asks for it.
+
+    Checkpoints are written in three places only, in which a run can go on exactly: between two training
+    batches (when the accumulation of gradients is complete, and the validation after the earlier batch too),
+    before a validation (which is then owed), and at the end of training. Never inside a step and never on an
+    exception.
+
+    `last.ckpt` is written every so many minutes or steps, before and after each validation, at the end, and
+    when the run is asked to stop. `best.ckpt` is the checkpoint after the validation with the best primary
+    metric so far, the earliest of equals.
+
+    This is no `Checkpoint` to Lightning, which would move it behind the user's callbacks: it must write
+    before they see the next batch begin. Belongs right behind Position and ValidationSchedule.
+
+    Args:
+        folder: Where the files go, `runs/<name>/checkpoints`.
+        primary_metric: The task's primary metric; None keeps no `best.ckpt`.
+        every_minutes: Minutes between periodic checkpoints.
+        every_steps: Optimiser steps between periodic checkpoints, instead of minutes.
+        config_hash: Hash of the run's configuration. A checkpoint with another one is refused.
+
+    Raises:
+        InputError: If an interval is not above 0.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        primary_metric: PrimaryMetric | None = None,
+        every_minutes: float = 3.0,
+        every_steps: int | None = None,
+        config_hash: str = "",
+    ) -> None:
+        for name, interval in (("every_minutes", every_minutes), ("every_steps", every_steps)):
+            if interval is not None and not interval > 0:
+                raise InputError(f"{name} of checkpoints is {interval}: give a number above 0")
+        self.last = folder / "last.ckpt"
+        self.best = folder / "best.ckpt"
+        self._metric = primary_metric
+        self._every_minutes = every_minutes
+        self._every_steps = every_steps
+        self._config_hash = config_hash
+        self._best_value: float | None = None
+        self._log: dict[str, float] = {"rows": 0, "seconds": 0.0}
+        self._metrics_file: MetricsFile | None = None
+        self._signals = StopSignals()
+        self._agreement: Agreement | None = None
+        self._written_at = 0.0
+        self._validated = False
+        self._is_new_best = False
+        self._ended = False
+
+    @property
+    def best_value(self) -> float | None:
+        """The primary metric of `best.ckpt`, None before the first validation."""
+        return self._best_value
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._metrics_file is not None:
+            self._log = {"rows": self._metrics_file.rows, "seconds": self._metrics_file.seconds}
+        return {
+            "best_value": self._best_value,
+            "config_hash": self._config_hash,
+            "log": self._log,
+            "ended": self._ended,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["config_hash"] != self._config_hash:
+            raise InputError(
+                "the checkpoint was written by a run with another configuration: use that one, or another "
+                "--name to start afresh"
+            )
+        self._best_value = state_dict["best_value"]
+        self._log = state_dict["log"]
+        self._ended = state_dict["ended"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != TrainerFn.FITTING:
+            return
+        self._signals.install(trainer)
+        if trainer.is_global_zero:
+            remove_stale_temporaries(self.last.parent)
+        self._metrics_file = next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # an early stop is not repeated by training on: the run had ended when this checkpoint was written
+        trainer.should_stop = self._ended
+        # the position takes care of what Lightning warns about
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._agreement = Agreement(trainer)
+        self._written_at = time.monotonic()
+        if self._metrics_file is not None:
+            self._metrics_file.begin(rows=int(self._log["rows"]), seconds=self._log["seconds"])
+        for logger in trainer.loggers:
+            if isinstance(logger, RunTensorBoard):
+                logger.begin(Position.of(trainer).optimizer_steps(trainer))
+        self._signals.defer(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        finished = Position.of(trainer).finished_batches
+        if finished % trainer.accumulate_grad_batches:
+            return
+        signal_number, due = self._agree(self._signals.received, self._is_due(trainer))
+        if finished and (due or signal_number or self._validated):
+            self._write(trainer)
+        if signal_number:
+            self._stop(trainer, signal_number)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        finished = Position.of(trainer).finished_batches
+        if finished % trainer.accumulate_grad_batches == 0 or finished == trainer.num_training_batches:
+            self._write(trainer)
+            self._stop_if_asked(trainer)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self._validated = True
+        if self._metric is None:
+            return
+        name = f"val/{self._metric.name}"
+        if name not in trainer.callback_metrics:
+            raise InputError(f"the task's primary metric {name} was not logged in validation: log it there")
+        value = float(trainer.callback_metrics[name])
+        sign = 1 if self._metric.direction == "max" else -1
+        if not math.isnan(value) and (self._best_value is None or sign * value > sign * self._best_value):
+            self._best_value = value
+            self._is_new_best = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ended = True
+        self._write(trainer)
+        self._signals.restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._signals.restore()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._signals.restore()
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if self._metrics_file is not None:
+            self._metrics_file.force_to_disk()
+        if self._is_new_best:
+            # best first: a crash between the two repeats the validation and finds the same best
+            trainer.save_checkpoint(self.best)
+            if trainer.is_global_zero:
+                duplicate_atomically(self.best, self.last)
+        else:
+            trainer.save_checkpoint(self.last)
+        trainer.strategy.barrier("RunCheckpoint")
+        self._is_new_best = self._validated = False
+        self._written_at = time.monotonic()
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if self._every_steps is not None:
+            return trainer.global_step % self._every_steps == 0
+        return time.monotonic() - self._written_at >= 60 * self._every_minutes
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        (signal_number,) = self._agree(self._signals.received)
+        if signal_number:
+            self._stop(trainer, signal_number)
+
+    def _stop(self, trainer: Trainer, signal_number: int) -> None:
+        step = trainer.global_step
+        raise Interrupted(
+            signal_number,
+            trainer.global_rank,
+            f"stopped after step {step}, {self.last} is written: the same command goes on from there"
+            if step
+            else "stopped before the first step: the same command starts again",
+        )
+
+    def _agree(self, *values: int) -> list[int]:
+        assert self._agreement is not None
+        return self._agreement.largest(*values)

@@ -1,0 +1,126 @@
+"""Ctrl-C and SIGTERM as a wish to stop, granted where nothing is lost."""
+
+import os
+import signal
+import threading
+from types import FrameType
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+
+class Interrupted(Exception):
+    """A fit was stopped by a signal; what it had done up to its last checkpoint is safe.
+
+    Args:
+        signal_number: The signal.
+        rank: The process that raises it.
+        message: One line for the user.
+    """
+
+    def __init__(self, signal_number: int, rank: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+        self.exit_code = 0 if rank else 128 + signal_number
+        """What the process should exit with: 130 after SIGINT, 143 after SIGTERM, as shells have it.
+        Processes other than the first exit with 0, because Lightning kills a whole run when one of its
+        processes exits otherwise."""
+
+
+class StopSignals:
+    """Notes SIGINT, SIGTERM and, under SLURM, the signal that announces the end of the job.
+
+    During training a signal sets `received` and nothing else. Before training begins, and at a second signal,
+    it raises Interrupted on the spot: nothing is written after that, so the last checkpoint stays as it is.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        """The signal's number, 0 if there was none."""
+        self._deferred = False
+        self._rank = 0
+        self._process = os.getpid()
+        self._earlier: dict[int, signal.Handlers | int | object] = {}
+
+    def install(self, trainer: Trainer) -> None:
+        """Takes over the signals' handlers.
+
+        Args:
+            trainer: The Trainer, before it fits.
+        """
+        self.received = 0
+        self._deferred = False
+        self._rank = trainer.global_rank
+        self._process = os.getpid()
+        # only the main thread may set handlers; a fit in another thread leaves them to the program around it
+        if threading.current_thread() is threading.main_thread():
+            for number in _signals():
+                self._earlier.setdefault(number, signal.getsignal(number))
+                signal.signal(number, self._handle)
+
+    def defer(self, trainer: Trainer) -> None:
+        """From now on a signal is a flag, looked at between batches.
+
+        Lightning has put its own handlers over ours by now. Its SIGTERM handler broadcasts from inside the
+        handler and its SLURM handler writes a checkpoint there, in the middle of a step: both are taken out.
+
+        Args:
+            trainer: The Trainer, at the start of training.
+        """
+        if self._earlier:
+            trainer._signal_connector._original_handlers.clear()
+            for number in self._earlier:
+                signal.signal(number, self._handle)
+        self._deferred = True
+
+    def restore(self) -> None:
+        """Gives the handlers back as they were."""
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._earlier.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a loader's worker that inherited the handler: its main process decides
+        if self._deferred and not self.received:
+            self.received = number
+            if self._rank == 0:
+                name = signal.Signals(number).name
+                again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+                # not print: a handler may interrupt a print, and buffered files refuse to be entered twice
+                os.write(2, f"\n{name}: stopping at the next boundary of a step{again}\n".encode())
+            return
+        self.restore()
+        where = "at once; the last checkpoint is untouched" if self._deferred else "before training began"
+        raise Interrupted(number, self._rank, f"stopped by {signal.Signals(number).name} {where}")
+
+
+def shield_worker(worker_index: int) -> None:
+    """Lets a data loader's worker live through signals to the whole process group; a `worker_init_fn`.
+
+    Ctrl-C on a terminal and most job schedulers signal every process; the main process needs its workers
+    until it has reached the next batch. SIGTERM from the main process itself still ends the worker.
+
+    Args:
+        worker_index: The worker's number, not used.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    parent = os.getppid()
+    ignored = {signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
+
+    def end_with_parent() -> None:
+        while True:
+            if signal.sigwaitinfo(ignored).si_pid == parent:
+                os._exit(0)
+
+    threading.Thread(target=end_with_parent, name="worker-sigterm", daemon=True).start()
+
+
+def _signals() -> list[int]:
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if SLURMEnvironment.detect() and hasattr(signal, "SIGUSR1"):
+        numbers.append(signal.SIGUSR1)
+    return [int(number) for number in numbers]

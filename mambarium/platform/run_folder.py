@@ -1,0 +1,236 @@
+"""The folder of a run, `runs/<name>/`: what is in it, and what the same command does the next time."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from filelock import FileLock, Timeout
+
+from mambarium.errors import InputError
+
+ResumePolicy = Literal["auto", "must", "never"]
+Status = Literal["interrupted", "finished", "failed"]
+
+UNCOMPARED_KEYS = (
+    "data.init_args.num_workers",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.profiler",
+)
+"""Configuration keys that may change between the parts of one run, because they don't change its result."""
+
+
+class Step(Enum):
+    """What a `fit` command is to do in a run folder."""
+
+    START = "start"
+    RESUME = "resume"
+    NOTHING = "nothing"
+
+
+class Decision(NamedTuple):
+    """A step and, to resume, the checkpoint to go on from."""
+
+    step: Step
+    checkpoint: Path | None
+
+
+class RunFolder:
+    """Paths and record of one run.
+
+    Args:
+        path: The folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_path = path / "config.yaml"
+        self.record_path = path / "run.json"
+        self.checkpoints = path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.best_checkpoint = self.checkpoints / "best.ckpt"
+        self.metrics_path = path / "metrics.csv"
+        self.tensorboard = path / "tensorboard"
+        self._lock = FileLock(path / ".lock")
+
+    def record(self) -> dict[str, Any]:
+        """The run's record, empty if there is none.
+
+        Raises:
+            InputError: If the record can't be read.
+        """
+        if not self.record_path.exists():
+            return {}
+        try:
+            return json.loads(self.record_path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"{self.record_path}: unreadable ({error}); move the folder away or use another --name"
+            ) from error
+
+    def lock(self) -> None:
+        """Keep other processes from training into this folder until this process ends.
+
+        Raises:
+            InputError: If another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{self.path}: another process is training this run; wait for it, stop it, or use another --name"
+            ) from None
+
+    def unlock(self) -> None:
+        """Let other processes in again."""
+        self._lock.release()
+
+    def decide(self, config: dict[str, Any], resume: ResumePolicy) -> Decision:
+        """What the same command does here.
+
+        No run yet: start. Unfinished: resume. Finished: nothing. A run that died before its first checkpoint left
+        nothing to lose, so its folder is used again.
+
+        Args:
+            config: The resolved configuration of the command.
+            resume: `auto` starts or resumes, `must` only resumes, `never` only starts.
+
+        Raises:
+            InputError: If the folder holds something else, another configuration, or what `resume` excludes.
+        """
+        record = self.record()
+        if not record:
+            others = (
+                [entry.name for entry in self.path.iterdir() if entry.name != ".lock"] if self.path.exists() else []
+            )
+            if others:
+                raise InputError(f"{self.path} is not empty and no run (holds {others[0]}): use another --name")
+            if resume == "must":
+                raise InputError(f"{self.path}: no run to resume; check --name, or start it with --resume auto")
+            return Decision(Step.START, None)
+        if resume == "never":
+            raise InputError(f"{self.path} holds a run already: use another --name, or --resume auto to go on with it")
+        if not self.last_checkpoint.exists() and record["status"] != "finished":
+            if resume == "must":
+                raise InputError(f"{self.path}: the run has no checkpoint yet; start it again with --resume auto")
+            return Decision(Step.START, None)
+        if differences := config_differences(yaml.safe_load(self.config_path.read_text(encoding="utf-8")), config):
+            raise InputError(
+                f"{self.path} holds a run with another configuration ({'; '.join(differences)}): use another --name, "
+                "or the old values"
+            )
+        if record["status"] == "finished":
+            return Decision(Step.NOTHING, None)
+        return Decision(Step.RESUME, self.last_checkpoint)
+
+    def follow(self) -> Decision:
+        """The decision of the first process, as a further process of the same run sees it."""
+        if self.last_checkpoint.exists():
+            return Decision(Step.RESUME, self.last_checkpoint)
+        return Decision(Step.START, None)
+
+    def begin(self, config: dict[str, Any], decision: Decision) -> None:
+        """Write configuration and record at the start of a run or of a further part of it."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        if decision.step is Step.START:
+            write_atomically(self.config_path, yaml.safe_dump(config, sort_keys=False))
+            self.metrics_path.unlink(missing_ok=True)
+            self.write_record(status="running", started=now(), parts=[part()])
+            return
+        record = self.record()
+        self.write_record(**{**record, "status": "running", "parts": [*record["parts"], part()]})
+
+    def end(self, status: Status, train_seconds: float, **values: Any) -> None:
+        """Write how this part of the run ended.
+
+        Args:
+            status: How it ended.
+            train_seconds: Seconds of training that went into the result, over all parts of the run.
+            values: Further entries of the record.
+        """
+        record = self.record()
+        self.write_record(
+            **{
+                **record,
+                "status": status,
+                "ended": now(),
+                "train_seconds": round(train_seconds, 3),
+                **values,
+            }
+        )
+
+    def write_record(self, **record: Any) -> None:
+        """Replace the record."""
+        write_atomically(self.record_path, json.dumps(record, indent=2) + "\n")
+
+
+def part() -> dict[str, Any]:
+    """When, where and with what a part of a run was trained."""
+    packages = ("mambarium", "torch", "lightning", "numpy")
+    return {
+        "started": now(),
+        "command": " ".join(sys.argv),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages if installed(name)},
+    }
+
+
+def installed(name: str) -> bool:
+    """Whether a distribution's metadata can be found; the package itself may run from a source folder."""
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that a crash leaves either the old or the new content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Each key whose value differs, as `key: old -> new`."""
+    flat_old, flat_new = flatten(old), flatten(new)
+    absent = object()
+    return [
+        f"{key}: {shown(flat_old.get(key))} -> {shown(flat_new.get(key))}"
+        for key in sorted({*flat_old, *flat_new})
+        if flat_old.get(key, absent) != flat_new.get(key, absent) and not key.startswith(UNCOMPARED_KEYS)
+    ]
+
+
+def shown(value: Any) -> str:
+    """A value as YAML writes it, on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).splitlines()[0].strip()
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys; lists are values."""
+    if not isinstance(config, dict) or not config:
+        return {prefix.removesuffix("."): config}
+    return {key: value for name, child in config.items() for key, value in flatten(child, f"{prefix}{name}.").items()}

@@ -1,0 +1,45 @@
+"""YAML files that name other YAML files, each relative to the file that names it."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mambarium.errors import InputError
+
+
+def resolve_yaml(path: Path) -> Any:
+    """Read a YAML file, each YAML file that it names by a path relative to itself put in that name's place.
+
+    Args:
+        path: The file to read.
+
+    Returns:
+        The content, with mapping keys as strings. A string that names no existing file stays a string.
+
+    Raises:
+        InputError: A file is not valid YAML, or files name each other in a circle.
+    """
+    return _resolve_file(path, ())
+
+
+def _resolve_file(path: Path, inside: tuple[Path, ...]) -> Any:
+    absolute = path.resolve()
+    if absolute in inside:
+        circle = " -> ".join(str(file) for file in (*inside[inside.index(absolute) :], absolute))
+        raise InputError(f"{path}: these files name each other in a circle: {circle}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    return _resolve_value(content, path.parent, (*inside, absolute))
+
+
+def _resolve_value(value: Any, folder: Path, inside: tuple[Path, ...]) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _resolve_value(item, folder, inside) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolve_value(item, folder, inside) for item in value]
+    if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (folder / value).is_file():
+        return _resolve_file(folder / value, inside)
+    return value

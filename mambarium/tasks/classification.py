@@ -1,0 +1,133 @@
+"""Image classification: one class per image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
+from mambarium.errors import InputError
+from mambarium.tasks.batches import ImageBatch
+from mambarium.tasks.mixing import ImageMixing
+from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
+from mambarium.tasks.optimization import OptimizerFactory, Schedule
+from mambarium.tasks.task import Task, auxiliary_loss
+
+
+class ClassificationMetrics(TaskMetrics):
+    """Share of images whose class is ranked first (`accuracy`) or among the first five (`top5_accuracy`), mean loss."""
+
+    images: Tensor
+    top1: Tensor
+    top5: Tensor
+    loss_sum: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        for name in ("images", "top1", "top5"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, batch: ImageBatch) -> None:
+        """Count logits (batch, num_classes)."""
+        logits, labels = predictions.float(), batch["label"]
+        ranked = logits.topk(min(5, self.num_classes), dim=1).indices  # (batch, 5)
+        hits = ranked == labels[:, None]
+        self.images += labels.numel()
+        self.top1 += hits[:, 0].sum()
+        self.top5 += hits.sum()
+        self.loss_sum += F.cross_entropy(logits, labels, reduction="sum").double()
+
+    def compute(self) -> dict[str, Tensor]:
+        values = {"accuracy": self.top1 / self.images, "loss": (self.loss_sum / self.images).float()}
+        if self.num_classes > 5:
+            values["top5_accuracy"] = self.top5 / self.images
+        return values
+
+
+class ClassificationObjective(Objective):
+    """A backbone family's own tail and head with cross-entropy.
+
+    Args:
+        classifier: Module from VisionFeatures to logits, such as `backbone.classifier(num_classes)`.
+        num_classes: Number of classes.
+        label_smoothing: Share of the target spread evenly over all classes.
+    """
+
+    primary_metric = PrimaryMetric("accuracy", "max")
+
+    def __init__(self, classifier: nn.Module, num_classes: int, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+
+    def forward(self, features: VisionFeatures) -> Tensor:
+        """Logits (batch, num_classes)."""
+        return self.classifier(features)
+
+    def loss(self, predictions: Tensor, batch: ImageBatch) -> Tensor:
+        """Cross-entropy of logits with labels (batch,) or label shares (batch, num_classes)."""
+        return F.cross_entropy(predictions.float(), batch["label"], label_smoothing=self.label_smoothing)
+
+    def new_metrics(self) -> ClassificationMetrics:
+        return ClassificationMetrics(self.num_classes)
+
+
+class ImageClassification(Task):
+    """Trains a vision backbone to name the class of an image.
+
+    Args:
+        backbone: The vision backbone.
+        num_classes: Number of classes; the command line takes it from the data.
+        label_smoothing: Share of the target spread evenly over all classes.
+        mixup: Alpha of mixup, 0 for none. With cutmix too, each batch takes one of the two at random.
+        cutmix: Alpha of cutmix, 0 for none.
+        optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
+            biases, embeddings and state-space parameters never get weight decay.
+        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
+
+    Raises:
+        InputError: If the backbone is no vision backbone.
+    """
+
+    objective: ClassificationObjective
+    backbone: VisionBackbone
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        optimizer: OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        if not isinstance(backbone, VisionBackbone):
+            raise InputError(
+                f"{type(backbone).__name__} is not a vision backbone: image classification takes Vim, MambaOut, ..."
+            )
+        objective = ClassificationObjective(backbone.classifier(num_classes), num_classes, label_smoothing)
+        super().__init__(backbone, objective, optimizer, schedule)
+        self.mixing = ImageMixing(num_classes, mixup, cutmix)
+        self.save_constructor_arguments()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
+        return self.objective(self.backbone(images))
+
+    def training_loss(self, batch: ImageBatch) -> Tensor:
+        images, labels = self.mixing(batch["image"], batch["label"])
+        features = self.backbone(images)
+        loss = self.objective.loss(self.objective(features), ImageBatch(image=images, label=labels))
+        return loss + auxiliary_loss(features.auxiliary_losses)
+
+    def predictions(self, batch: ImageBatch) -> Tensor:
+        return self(batch["image"])
+
+    def predict_step(self, batch: ImageBatch) -> Tensor:
+        """Class probabilities (batch, num_classes)."""
+        return self(batch["image"]).float().softmax(dim=1)

@@ -1,0 +1,32 @@
+"""Mixup and cutmix: batch transforms that mix images and their labels."""
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+class ImageMixing:
+    """Mixup, cutmix, or one of the two at random for each batch.
+
+    All randomness comes from torch's global generator, which a run seeds anew for every batch.
+
+    Args:
+        num_classes: Number of classes.
+        mixup: Alpha of mixup's Beta distribution (Zhang et al. 2018), 0 for none.
+        cutmix: Alpha of cutmix's Beta distribution (Yun et al. 2019), 0 for none.
+    """
+
+    def __init__(self, num_classes: int, mixup: float, cutmix: float) -> None:
+        self.transforms: list[v2.Transform] = []
+        if mixup > 0:
+            self.transforms.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+        if cutmix > 0:
+            self.transforms.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix images (batch, 3, height, width) and labels (batch,); mixed labels are shares (batch, num_classes)."""
+        if not self.transforms:
+            return images, labels
+        choice = int(torch.randint(len(self.transforms), ()))
+        mixed_images, shares = self.transforms[choice](images, labels)
+        return mixed_images, shares

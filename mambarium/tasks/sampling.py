@@ -1,0 +1,38 @@
+"""Drawing the next token from logits."""
+
+import torch
+from torch import Tensor
+
+
+def pick_next_token(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Draw one token per row.
+
+    Args:
+        logits: (batch, vocab_size).
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_k: Keep the k likeliest tokens only.
+        top_p: Keep the smallest set of likeliest tokens that together have at least this probability (Holtzman et al.
+            2020), after temperature and `top_k`.
+        generator: Source of randomness; torch's global one if None.
+
+    Returns:
+        (batch,) tokens.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / temperature
+    if top_k is not None:
+        threshold = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < threshold, float("-inf"))
+    if top_p is not None:
+        ordered, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+        likelier = ordered.cumsum(dim=-1) - ordered  # probability of all tokens before this one
+        dropped = (likelier >= top_p).scatter(-1, order, likelier >= top_p)
+        logits = logits.masked_fill(dropped, float("-inf"))
+    return torch.multinomial(logits.softmax(dim=-1), num_samples=1, generator=generator)[:, 0]

@@ -1,0 +1,113 @@
+"""The LightningModule that every task is: backbone, objective, optimiser, logging."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from mambarium.backbones.contract import Backbone
+from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
+from mambarium.tasks.optimization import Constant, OptimizerFactory, Schedule, parameter_groups
+
+
+class Task(LightningModule):
+    """Trains a backbone under an objective.
+
+    Calling a task returns its objective's predictions for an input. Losses are logged as `train/loss`, metrics as
+    `val/<name>` and `test/<name>`.
+
+    Args:
+        backbone: The network that turns the input into features.
+        objective: Head, loss and metrics on those features.
+        optimizer: Makes the optimiser from parameter groups; AdamW with its defaults if None.
+        schedule: Learning-rate factor over the run; constant if None.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: Objective,
+        optimizer: OptimizerFactory | None,
+        schedule: Schedule | None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.objective = objective
+        self.optimizer_factory: OptimizerFactory = optimizer or AdamW
+        self.schedule = schedule or Constant()
+        self.val_metrics = objective.new_metrics()
+        self.test_metrics = objective.new_metrics()
+
+    def save_constructor_arguments(self) -> None:
+        """Record the arguments of the calling constructor in checkpoints, for `load_from_checkpoint`.
+
+        The command line hands every argument over as plain data. Arguments given in Python are recorded only where they
+        are plain data: a module or an optimiser class in a checkpoint could not be loaded with `weights_only=True`, so
+        `load_from_checkpoint` then wants them again.
+        """
+        from_command_line = bool(_given_hyperparameters.get())
+        ignore = () if from_command_line else ("backbone", "optimizer", "schedule")
+        constructor = inspect.currentframe()
+        assert constructor is not None
+        self.save_hyperparameters(ignore=ignore, frame=constructor.f_back)
+
+    @property
+    def primary_metric(self) -> PrimaryMetric:
+        """The metric by which runs of this task are ranked."""
+        return self.objective.primary_metric
+
+    @abstractmethod
+    def training_loss(self, batch: Any) -> Tensor:
+        """Loss of a training batch, auxiliary losses of the backbone included."""
+
+    @abstractmethod
+    def predictions(self, batch: Any) -> Tensor:
+        """What the objective's metrics compare with the batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.training_loss(batch)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.val_metrics.update(self.predictions(batch), batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.test_metrics.update(self.predictions(batch), batch)
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_metrics.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.test_metrics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, stage: str, metrics: TaskMetrics) -> None:
+        for name, value in metrics.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == self.primary_metric.name, rank_zero_only=False)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.optimizer_factory(parameter_groups(self))
+        total_steps = self.trainer.estimated_stepping_batches
+        # The rate at step s is that of the update to step s + 1, so that the first update is not wasted at rate 0.
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule(min((step + 1) / total_steps, 1.0)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def auxiliary_loss(losses: dict[str, Tensor]) -> Tensor | float:
+    """Sum of a backbone's auxiliary losses, 0 if it has none."""
+    return torch.stack(list(losses.values())).sum() if losses else 0.0

@@ -1,0 +1,106 @@
+"""Parameter groups by name and module, schedules by ratio."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from mambarium.backbones import Mamba, MambaOut, Vim
+from mambarium.tasks import Constant, ImageClassification, LanguageModeling, WarmupCosine, WarmupLinear
+from mambarium.tasks.optimization import parameter_groups
+
+
+def names_in_group(model: nn.Module, decayed: bool) -> set[str]:
+    groups = [group for group in parameter_groups(model) if ("weight_decay" not in group) == decayed]
+    members = {id(parameter) for group in groups for parameter in group["params"]}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in members}
+
+
+def small_models() -> dict[str, nn.Module]:
+    return {
+        "mamba": LanguageModeling(Mamba(width=16, depth=2), vocab_size=11),
+        "untied": LanguageModeling(Mamba(width=16, depth=1), vocab_size=11, tie_embedding=False),
+        "vim": ImageClassification(Vim(image_size=8, patch_size=2, width=16, depth=2), num_classes=3),
+        "mambaout": ImageClassification(MambaOut(depths=(1, 1), widths=(16, 24)), num_classes=3),
+    }
+
+
+@pytest.mark.parametrize("name", ["mamba", "untied", "vim", "mambaout"])
+def test_each_parameter_stands_in_exactly_one_group(name: str) -> None:
+    model = small_models()[name]
+    members = [parameter for group in parameter_groups(model) for parameter in group["params"]]
+    assert len(members) == len({id(parameter) for parameter in members})
+    assert {id(parameter) for parameter in members} == {id(parameter) for parameter in model.parameters()}
+
+
+@pytest.mark.parametrize("name", ["mamba", "untied", "vim", "mambaout"])
+def test_decay_falls_on_matrices_and_kernels_only(name: str) -> None:
+    decayed = names_in_group(small_models()[name], decayed=True)
+    ends = {parameter_name.rsplit(".", 1)[-1] for parameter_name in decayed}
+    assert ends == {"weight"}
+    for parameter_name in decayed:
+        assert not any(part in parameter_name for part in ("norm", "embedding", "A_log", "A_b_log"))
+
+
+def test_state_space_parameters_have_no_decay() -> None:
+    undecayed = names_in_group(small_models()["vim"], decayed=False)
+    for end in ("A_log", "D", "dt_proj.bias", "pos_embed", "cls_token", "norm_f.weight"):
+        assert any(name.endswith(end) for name in undecayed), end
+
+
+def test_a_tied_embedding_has_no_decay_and_an_untied_head_has() -> None:
+    assert not any("head" in name for name in names_in_group(small_models()["mamba"], decayed=True))
+    assert "objective.head.weight" in names_in_group(small_models()["untied"], decayed=True)
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    members = [parameter for group in parameter_groups(model) for parameter in group["params"]]
+    assert {id(parameter) for parameter in members} == {id(model[1].weight), id(model[1].bias)}
+
+
+@pytest.mark.parametrize("schedule_class", [WarmupCosine, WarmupLinear])
+def test_warmup_rises_to_one_and_falls_to_the_final_factor(schedule_class: type) -> None:
+    schedule = schedule_class(warmup=0.2, final=0.1)
+    assert schedule(0.0) == 0.0
+    assert schedule(0.1) == pytest.approx(0.5)
+    assert schedule(0.2) == pytest.approx(1.0)
+    assert schedule(0.6) == pytest.approx(0.55)
+    assert schedule(1.0) == pytest.approx(0.1)
+    values = [schedule(0.2 + 0.01 * step) for step in range(81)]
+    assert all(earlier >= later for earlier, later in pairwise(values))
+
+
+def test_no_warmup_starts_at_one() -> None:
+    assert WarmupCosine(warmup=0.0)(0.0) == 1.0
+    assert Constant()(0.3) == 1.0
+
+
+def test_the_rate_of_each_step_follows_the_schedule() -> None:
+    from lightning.pytorch import Trainer
+
+    model = LanguageModeling(
+        Mamba(width=8, depth=1),
+        vocab_size=5,
+        optimizer=lambda p: torch.optim.SGD(p, lr=2.0),
+        schedule=WarmupLinear(0.5),
+    )
+    rates: list[float] = []
+    model.on_train_batch_start = lambda batch, batch_idx: rates.append(model.optimizers().param_groups[0]["lr"])
+    row = {
+        "tokens": torch.zeros(3, dtype=torch.long),
+        "targets": torch.ones(3, dtype=torch.long),
+        "num_bytes": torch.tensor(3),
+    }
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, torch.utils.data.DataLoader([row] * 4))
+    assert rates == pytest.approx([1.0, 2.0, 1.0, 0.0])

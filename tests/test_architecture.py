@@ -1,0 +1,85 @@
+"""Imports run one way, and the lower packages need torch and numpy alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mambarium"
+LAYERS = ["kernels", "backbones", "tasks", "platform"]
+
+
+def imported_modules(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_layer_imports_one_above_it(layer: str) -> None:
+    above = LAYERS[LAYERS.index(layer) + 1 :]
+    files = list((PACKAGE / layer).rglob("*.py"))
+    assert files
+    for path in files:
+        for module in imported_modules(path):
+            parts = module.split(".")
+            assert not (parts[0] == "mambarium" and len(parts) > 1 and parts[1] in above), f"{path} imports {module}"
+
+
+def test_kernels_and_backbones_import_with_torch_and_numpy_alone() -> None:
+    program = """
+import importlib.metadata as metadata
+import re
+import sys
+
+def requirements(name, seen):
+    if name not in seen:
+        seen.add(name)
+        try:
+            lines = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            return seen
+        for line in lines:
+            if "extra ==" not in line:
+                requirements(re.split(r"[ ;<>=!~(\\[]", line)[0].lower().replace("_", "-"), seen)
+    return seen
+
+allowed = requirements("numpy", requirements("torch", set())) - {"triton"}
+absent = {
+    module
+    for module, names in metadata.packages_distributions().items()
+    if module != "mambarium" and not any(name.lower().replace("_", "-") in allowed for name in names)
+}
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+assert {"triton", "numba", "lightning", "torchvision"} <= absent
+sys.meta_path.insert(0, Absent())
+import mambarium.kernels, mambarium.backbones
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_command_line_answers_help_without_heavy_imports() -> None:
+    program = """
+import sys
+from mambarium.platform.cli import main
+code = main(["--help"])
+assert not {"torch", "lightning", "numpy", "jsonargparse"} & set(sys.modules), "heavy imports"
+sys.exit(code)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    for command in ("fit", "validate", "test", "predict", "compare"):
+        assert command in finished.stdout
