@@ -1,0 +1,296 @@
+"""Triton kernel of the selective scan, backward: deterministic, without atomics."""
+
+# Kernels are written in the language of Triton, whose tuples grow in loops and know no unpacking.
+# mypy: ignore-errors
+# ruff: noqa: RUF005
+
+import triton
+import triton.language as tl
+
+from mambarium.kernels.scan.triton_kernels import (
+    LOG2E,
+    advance,
+    load_channels,
+    load_states,
+    locate,
+    row_pointers,
+    sigmoid,
+    step_size,
+)
+
+
+@triton.jit
+def load_rows(pointers, stride, masks, first, length, TILE: tl.constexpr):
+    """TILE rows from position `first` on as float32, zero past the end: item channel * TILE + row."""
+    rows = ()
+    for c in tl.static_range(len(pointers)):
+        for i in tl.static_range(TILE):
+            mask = masks[c] & (first + i < length)
+            rows += (tl.load(pointers[c] + i * stride, mask=mask, other=0.0).to(tl.float32),)
+    return rows
+
+
+@triton.jit
+def exchange(x, distance):
+    """The value of the lane whose number differs by the bit `distance`; all lanes of one warp take part."""
+    return tl.inline_asm_elementwise(
+        "shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;",
+        "=f,f,r",
+        [x, distance],
+        dtype=tl.float32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
+def sum_over_lanes(parts, lane, COUNT: tl.constexpr):
+    """Lane l gets the sum over all 32 lanes of parts[l % COUNT]; COUNT is a power of two up to 32.
+
+    In every step each lane hands half of its values to its partner and takes over the partner's share of the
+    other half: COUNT - 1 shuffles, where one butterfly per value would need five times COUNT.
+    """
+    for level in tl.static_range(5):
+        if (COUNT >> level) > 1:
+            upper = (lane & (COUNT >> (level + 1))) != 0
+            merged = ()
+            for i in tl.static_range(COUNT >> (level + 1)):
+                low = parts[i]
+                high = parts[i + (COUNT >> (level + 1))]
+                received = exchange(tl.where(upper, low, high), COUNT >> (level + 1))
+                merged += (tl.where(upper, high, low) + received,)
+            parts = merged
+    total = parts[0]
+    for level in tl.static_range(5):
+        if (1 << level) >= COUNT:
+            total += exchange(total, 1 << level)
+    return total
+
+
+@triton.jit(do_not_specialize=["length"])
+def scan_backward_kernel(
+    grad_out,
+    u,
+    delta,
+    A,
+    BC,
+    D,
+    z,
+    delta_bias,
+    reset,
+    checkpoints,
+    adjoint,
+    grad_u,
+    grad_delta,
+    grad_z,
+    A_parts,
+    BC_parts,
+    D_parts,
+    bias_parts,
+    grad_out_strides,
+    u_strides,
+    delta_strides,
+    z_strides,
+    reset_strides,
+    grad_u_strides,
+    grad_delta_strides,
+    grad_z_strides,
+    length,
+    dim,
+    groups,
+    d_state,
+    DELTA_SOFTPLUS: tl.constexpr,
+    LANES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    TILE: tl.constexpr,
+    SHUFFLE: tl.constexpr,
+):
+    """Gradients of LANES * CHANNELS channels of one batch element.
+
+    With G_t the gradient of h_t and a_t = exp(delta_t A):
+    G_t = dy_t C_t + a_{t+1} G_{t+1}; du_t = delta_t sum_n(G B) + D dy; dA = sum_t(delta_t a_t G_t h_{t-1});
+    ddelta_t = u_t sum_n(G B) + sum_n(A a_t G_t h_{t-1}); dB_t = sum_d(G delta u); dC_t = sum_d(dy h).
+
+    Tiles run from the last to the first, and within a tile the states one by one: a state's decays and values
+    of the whole tile, recomputed from the checkpoint at its start, fit into registers for any d_state.
+    Between tiles a_t G_t and the sums for A wait in memory.
+
+    Sums over channels and over the batch are left to a second stage, so that no order of execution can change
+    them.
+
+    Contiguous tensors of float32: A (state, channel); checkpoints (batch, tile, state, channel); A_parts, zero
+    at the start, and adjoint, the gradient of the last state at the start and of the initial state at the
+    end, (batch, state, channel); D_parts, bias_parts (batch, channel); BC (batch, group, tile,
+    state, 2 TILE), a tile's rows of B, then of C, zero past the end, and BC_parts (batch, group, block, tile,
+    state, 2 TILE) of their gradients. Strides as in the forward.
+    """
+    batch, group, channels, masks = locate(dim, groups, LANES, CHANNELS)
+    program = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, LANES)
+    skip = load_channels(D, channels, masks)
+    bias = load_channels(delta_bias, channels, masks)
+    D_sums = load_channels(None, channels, masks)
+    bias_sums = load_channels(None, channels, masks)
+
+    gout_start = row_pointers(grad_out, batch, grad_out_strides, channels)
+    u_start = row_pointers(u, batch, u_strides, channels)
+    delta_start = row_pointers(delta, batch, delta_strides, channels)
+    gu_start = row_pointers(grad_u, batch, grad_u_strides, channels)
+    gdelta_start = row_pointers(grad_delta, batch, grad_delta_strides, channels)
+    if z is not None:
+        z_start = row_pointers(z, batch, z_strides, channels)
+        gz_start = row_pointers(grad_z, batch, grad_z_strides, channels)
+    if reset is not None:
+        reset_start = reset + batch * reset_strides[0]
+
+    tiles = tl.cdiv(length, TILE)
+    for reversed_tile in range(tiles):
+        tile = tiles - 1 - reversed_tile
+        first = tile * TILE
+        first_row = first.to(tl.int64)
+        u_rows = advance(u_start, first_row * u_strides[1])
+        delta_rows = advance(delta_start, first_row * delta_strides[1])
+        gout_rows = advance(gout_start, first_row * grad_out_strides[1])
+        u_now = load_rows(u_rows, u_strides[1], masks, first, length, TILE)
+        delta_now = load_rows(delta_rows, delta_strides[1], masks, first, length, TILE)
+        gout_now = load_rows(gout_rows, grad_out_strides[1], masks, first, length, TILE)
+        if z is not None:
+            z_rows = advance(z_start, first_row * z_strides[1])
+            z_now = load_rows(z_rows, z_strides[1], masks, first, length, TILE)
+        cleared = ()
+        if reset is not None:
+            reset_row = reset_start + first_row * reset_strides[1]
+            for i in tl.static_range(TILE):
+                flag = tl.load(reset_row + i * reset_strides[1], mask=first + i < length, other=0)
+                cleared += (flag != 0,)
+
+        # Item channel * TILE + row.
+        dt = ()
+        dtu = ()
+        dy = ()
+        y = ()
+        GB = ()
+        Gha = ()
+        for c in tl.static_range(CHANNELS):
+            for i in tl.static_range(TILE):
+                dt += (step_size(delta_now[c * TILE + i], bias[c], first + i < length, DELTA_SOFTPLUS),)
+                dtu += (dt[c * TILE + i] * u_now[c * TILE + i],)
+                if z is not None:
+                    gate = z_now[c * TILE + i]
+                    dy += (gout_now[c * TILE + i] * gate * sigmoid(gate),)
+                    y += (skip[c] * u_now[c * TILE + i],)
+                else:
+                    dy += (gout_now[c * TILE + i],)
+                GB += (tl.zeros((LANES,), tl.float32),)
+                Gha += (tl.zeros((LANES,), tl.float32),)
+
+        BC_rows = BC + ((batch * groups + group) * tiles + tile) * d_state * (2 * TILE)
+        BC_targets = BC_parts + (program * tiles + tile) * d_state * (2 * TILE)
+        for n in range(d_state):
+            bc = load_states(BC_rows + n * (2 * TILE), 1, 2 * TILE, 2)
+            parts = ()
+            y_new = ()
+            GB_new = ()
+            Gha_new = ()
+            for c in tl.static_range(CHANNELS):
+                place = (batch * d_state + n) * dim + channels[c]
+                saved = checkpoints + ((batch * tiles + tile) * d_state + n) * dim + channels[c]
+                a = tl.load(A + n * dim + channels[c], mask=masks[c], other=0.0)
+                state = tl.load(saved, mask=masks[c], other=0.0)
+                carried = tl.load(adjoint + place, mask=masks[c], other=0.0)
+                A_sum = tl.load(A_parts + place, mask=masks[c], other=0.0)
+                decay = ()
+                before = ()
+                after = ()
+                for i in tl.static_range(TILE):
+                    if reset is not None:
+                        state = tl.where(cleared[i], 0.0, state)
+                    before += (state,)
+                    decay += (tl.exp2(dt[c * TILE + i] * (a * LOG2E)),)
+                    state = decay[i] * state + dtu[c * TILE + i] * bc[i]
+                    after += (state,)
+                    if z is not None:
+                        y_new += (y[c * TILE + i] + state * bc[TILE + i],)
+                channel_GB = ()
+                channel_Gha = ()
+                B_new = ()
+                C_new = ()
+                for i in tl.static_range(TILE - 1, -1, -1):
+                    G = dy[c * TILE + i] * bc[TILE + i] + carried
+                    carried = decay[i] * G
+                    if reset is not None:
+                        carried = tl.where(cleared[i], 0.0, carried)
+                    Gh = carried * before[i]
+                    A_sum += Gh * dt[c * TILE + i]
+                    channel_GB = (GB[c * TILE + i] + G * bc[i],) + channel_GB
+                    channel_Gha = (Gha[c * TILE + i] + Gh * a,) + channel_Gha
+                    if c == 0:
+                        B_new = (G * dtu[c * TILE + i],) + B_new
+                        C_new = (dy[c * TILE + i] * after[i],) + C_new
+                    else:
+                        B_new = (parts[i] + G * dtu[c * TILE + i],) + B_new
+                        C_new = (parts[TILE + i] + dy[c * TILE + i] * after[i],) + C_new
+                parts = B_new + C_new
+                GB_new += channel_GB
+                Gha_new += channel_Gha
+                tl.store(adjoint + place, carried, mask=masks[c])
+                tl.store(A_parts + place, A_sum, mask=masks[c])
+            y = y_new
+            GB = GB_new
+            Gha = Gha_new
+            if SHUFFLE:
+                sums = sum_over_lanes(parts, lane, 2 * TILE)
+                tl.store(BC_targets + n * (2 * TILE) + lane, sums, mask=lane < 2 * TILE)
+            else:
+                index = tl.arange(0, 2 * TILE)
+                stacked = tl.zeros((2 * TILE, LANES), tl.float32)
+                for i in tl.static_range(2 * TILE):
+                    stacked = tl.where((index == i)[:, None], parts[i][None, :], stacked)
+                tl.store(BC_targets + n * (2 * TILE) + index, tl.sum(stacked, axis=1))
+
+        # Loaded once more, out of the cache: kept through the loop over states they would fill the registers.
+        u_now = load_rows(u_rows, u_strides[1], masks, first, length, TILE)
+        delta_now = load_rows(delta_rows, delta_strides[1], masks, first, length, TILE)
+        if z is not None:
+            gout_now = load_rows(gout_rows, grad_out_strides[1], masks, first, length, TILE)
+            z_now = load_rows(z_rows, z_strides[1], masks, first, length, TILE)
+            gz_rows = advance(gz_start, first_row * grad_z_strides[1])
+        gu_rows = advance(gu_start, first_row * grad_u_strides[1])
+        gdelta_rows = advance(gdelta_start, first_row * grad_delta_strides[1])
+        D_sums_new = ()
+        bias_sums_new = ()
+        for c in tl.static_range(CHANNELS):
+            D_sum = D_sums[c]
+            bias_sum = bias_sums[c]
+            for i in tl.static_range(TILE):
+                valid = first + i < length
+                u_i = u_now[c * TILE + i]
+                D_sum += dy[c * TILE + i] * u_i
+                gu = GB[c * TILE + i] * dt[c * TILE + i] + skip[c] * dy[c * TILE + i]
+                tl.store(gu_rows[c] + i * grad_u_strides[1], gu.to(grad_u.dtype.element_ty), mask=masks[c] & valid)
+                gdelta = GB[c * TILE + i] * u_i + Gha[c * TILE + i]
+                if DELTA_SOFTPLUS:
+                    gdelta *= sigmoid(delta_now[c * TILE + i] + bias[c])
+                gdelta = tl.where(valid, gdelta, 0.0)
+                bias_sum += gdelta
+                gdelta_row = gdelta_rows[c] + i * grad_delta_strides[1]
+                tl.store(gdelta_row, gdelta.to(grad_delta.dtype.element_ty), mask=masks[c] & valid)
+                if z is not None:
+                    gate = z_now[c * TILE + i]
+                    s = sigmoid(gate)
+                    gz = gout_now[c * TILE + i] * y[c * TILE + i] * s * (1.0 + gate * (1.0 - s))
+                    tl.store(
+                        gz_rows[c] + i * grad_z_strides[1],
+                        gz.to(grad_z.dtype.element_ty),
+                        mask=masks[c] & valid,
+                    )
+            D_sums_new += (D_sum,)
+            bias_sums_new += (bias_sum,)
+        D_sums = D_sums_new
+        bias_sums = bias_sums_new
+
+    for c in tl.static_range(CHANNELS):
+        if D is not None:
+            tl.store(D_parts + batch * dim + channels[c], D_sums[c], mask=masks[c])
+        if delta_bias is not None:
+            tl.store(bias_parts + batch * dim + channels[c], bias_sums[c], mask=masks[c])

@@ -1,0 +1,267 @@
+import itertools
+
+import pytest
+import torch
+
+from mambarium.kernels import causal_conv1d
+
+NAMES = ("x", "weight", "bias", "initial_states")
+LENGTHS = (1, 2, 3, 64, 197)
+DIMS = (1, 5, 16, 17, 48)
+
+
+def make_case(batch, length, dim, width, *, bias=True, states=True, documents=True, seed=0):
+    """Keyword arguments of causal_conv1d in float64, channel-last memory."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    starts = torch.rand(batch, length, generator=generator) < 0.2
+    return {
+        "x": normal(batch, length, dim).transpose(1, 2),
+        "weight": normal(dim, width),
+        "bias": normal(dim) if bias else None,
+        "initial_states": normal(batch, dim, width - 1) if states else None,
+        "seq_idx": starts.cumsum(1) if documents else None,
+    }
+
+
+def to_dtype(case, dtype=torch.float32):
+    return {k: v.to(dtype) if k in NAMES and v is not None else v for k, v in case.items()}
+
+
+def results(case, backend=None, activation="silu"):
+    case = {k: v if v is None else v.detach().clone() for k, v in case.items()}
+    leaves = {k: case[k].requires_grad_() for k in NAMES if case[k] is not None}
+    out, final = causal_conv1d(**case, return_final_states=True, activation=activation, backend=backend)
+    weights = [torch.linspace(0, 9, y.numel(), dtype=torch.float64).sin().view(y.shape) for y in (out, final)]
+    loss = (out.double() * weights[0]).sum() + (final.double() * weights[1]).sum()
+    grads = torch.autograd.grad(loss, list(leaves.values()))
+    return {
+        "out": out,
+        "final": final,
+        **{f"grad {name}": grad for name, grad in zip(leaves, grads, strict=True)},
+    }
+
+
+def assert_close(found, expected, outputs, gradients):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        error = (found[name].double() - value.double()).norm() / (value.double().norm() + 1e-12)
+        tolerance = gradients if name.startswith("grad") else outputs
+        assert error <= tolerance, f"{name}: relative error {error:.1e}"
+
+
+def test_reference_gradients_are_those_of_finite_differences():
+    case = make_case(2, 6, 3, 4)
+
+    def function(x, weight, bias, states):
+        return causal_conv1d(x, weight, bias, case["seq_idx"], states, True, "silu", backend="reference")
+
+    assert torch.autograd.gradcheck(function, [case[name].requires_grad_() for name in NAMES])
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 7])
+def test_reference_is_a_padded_convolution(width):
+    case = make_case(2, 9, 5, width, documents=False)
+    extended = torch.cat([case["initial_states"], case["x"]], -1)
+    expected = torch.nn.functional.conv1d(extended, case["weight"][:, None], case["bias"], groups=5)
+    torch.testing.assert_close(causal_conv1d(**case, backend="reference"), expected)
+
+
+@pytest.mark.parametrize(("index", "length", "dim"), [(i, *x) for i, x in enumerate(itertools.product(LENGTHS, DIMS))])
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_cpu_agrees_with_float64_reference(index, length, dim, width):
+    flags = {"bias": index % 2 == 0, "states": (index // 2) % 2 == 0, "documents": (index // 3) % 2 == 0}
+    single = to_dtype(make_case(1 + index % 3, length, dim, width, **flags))
+    activation = (None, "silu", "swish")[index % 3]
+    expected = results(to_dtype(single, torch.float64), "reference", activation)
+    assert_close(results(single, activation=activation), expected, 1e-6, 5e-6)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_inputs(half):
+    case = to_dtype(make_case(2, 65, 17, 4), half)
+    found = results(case)
+    assert all(value.dtype == half for value in found.values())
+    assert_close(found, results(to_dtype(case, torch.float64), "reference"), 4e-3, 1e-2)
+
+
+def test_more_batch_elements_than_parts():
+    case = to_dtype(make_case(45, 6, 5, 4))
+    assert_close(results(case), results(to_dtype(case, torch.float64), "reference"), 1e-6, 5e-6)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_one_pass_equals_chunks_and_single_steps(backend, documents, size):
+    case = to_dtype(make_case(2, 23, 5, 4, documents=documents))
+    whole, last = causal_conv1d(**case, return_final_states=True, backend=backend)
+    states, outputs = case["initial_states"], []
+    for start in range(0, 23, size):
+        chunk = {"x": case["x"][..., start : start + size], "initial_states": states}
+        if documents:
+            ids = case["seq_idx"]
+            chunk["seq_idx"] = ids[:, start : start + size]
+            # States belong to the document of the chunk's first position.
+            if start:
+                continues = ids[:, start] == ids[:, start - 1]
+                chunk["initial_states"] = states * continues[:, None, None]
+        out, states = causal_conv1d(**{**case, **chunk}, return_final_states=True, backend=backend)
+        outputs.append(out)
+    torch.testing.assert_close(torch.cat(outputs, -1), whole)
+    assert torch.equal(states, last)
+
+
+@pytest.mark.parametrize("layout", ["channel_first", "slice"])
+def test_any_strides(layout):
+    case = to_dtype(make_case(2, 37, 20, 4))
+    expected = results(case)
+    x = case["x"].contiguous()
+    if layout == "slice":
+        wide = torch.full((2, 37, 43), torch.nan)
+        x = wide[..., 1:21].transpose(1, 2).copy_(x)
+    leaf = x.detach().requires_grad_()
+    out = causal_conv1d(**{**case, "x": leaf}, activation="silu")
+    assert out.stride() == torch.empty_like(x).stride()
+    assert torch.equal(out, expected["out"])
+    weight = torch.linspace(0, 9, out.numel()).sin().view(out.shape)
+    (grad,) = torch.autograd.grad(out, leaf, weight)
+    plain = case["x"].clone().requires_grad_()
+    (other,) = torch.autograd.grad(causal_conv1d(**{**case, "x": plain}, activation="silu"), plain, weight)
+    assert torch.equal(grad, other)
+
+
+def test_another_documents_infinities_stay_there():
+    case = to_dtype(make_case(1, 8, 3, 4, documents=False))
+    case["seq_idx"] = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]])
+    clean = results(case)["out"]
+    case["x"] = case["x"].clone()
+    case["x"][..., :4] = torch.nan
+    assert torch.equal(results(case)["out"][..., 4:], clean[..., 4:])
+
+
+def test_a_narrow_kernel_does_not_see_far_infinities():
+    case = to_dtype(make_case(1, 8, 3, 2, documents=False))
+    case["x"] = case["x"].clone()
+    case["x"][..., 2] = torch.inf
+    out = causal_conv1d(**case)
+    assert out[..., 4:].isfinite().all()
+
+
+def test_bit_identical_for_any_number_of_threads():
+    case = to_dtype(make_case(5, 70, 50, 4))
+    before = torch.get_num_threads()
+    try:
+        runs = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            runs.append(results(case))
+    finally:
+        torch.set_num_threads(before)
+    for run in runs[1:]:
+        for name, value in run.items():
+            assert torch.equal(value, runs[0][name]), name
+
+
+def test_no_uninitialised_memory_is_used(monkeypatch):
+    case = to_dtype(make_case(2, 2, 21, 4))
+    expected = results(case)
+    real = {name: getattr(torch, name) for name in ("empty", "empty_like")}
+
+    def filled(name):
+        def function(*args, **kwargs):
+            tensor = real[name](*args, **kwargs)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.fill_(255)
+
+        return function
+
+    for name in real:
+        monkeypatch.setattr(torch, name, filled(name))
+    for name, value in results(case).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_opcheck():
+    from mambarium.kernels.conv.registration import causal_conv1d_forward
+
+    case = {k: v.requires_grad_() if k in NAMES else v for k, v in to_dtype(make_case(2, 9, 10, 4)).items()}
+    torch.library.opcheck(
+        causal_conv1d_forward,
+        (
+            case["x"].transpose(1, 2),
+            case["weight"],
+            case["bias"],
+            case["seq_idx"].to(torch.int32),
+            case["initial_states"].transpose(1, 2),
+            True,
+            "cpu",
+        ),
+    )
+
+
+def test_compiles_without_graph_breaks():
+    case = to_dtype(make_case(2, 9, 6, 4))
+
+    def function(x, weight):
+        out, final = causal_conv1d(**{**case, "x": 2 * x, "weight": weight}, return_final_states=True)
+        return out.square().sum() + final.sum()
+
+    leaves = [case[name].clone().requires_grad_() for name in ("x", "weight")]
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    expected = torch.autograd.grad(function(*leaves), leaves)
+    for found, value in zip(torch.autograd.grad(compiled(*leaves), leaves), expected, strict=True):
+        torch.testing.assert_close(found, value)
+
+
+def test_autocast_keeps_float32():
+    case = to_dtype(make_case(2, 9, 6, 4))
+    expected = results(case)
+    for backend in (None, "reference"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = results(case, backend)
+        assert_close(found, expected, 1e-6, 5e-6)
+
+
+def test_meta_tensors():
+    case = {k: v.to("meta") for k, v in to_dtype(make_case(2, 9, 6, 4)).items()}
+    out, final = causal_conv1d(**case, return_final_states=True)
+    assert out.device.type == "meta" and out.shape == (2, 6, 9) and final.shape == (2, 6, 3)
+
+
+def test_flop_counter():
+    case = to_dtype(make_case(2, 9, 6, 4))
+    case["x"].requires_grad_()
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        causal_conv1d(**case).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 2 * 9 * 6 * 4
+
+
+def test_second_derivatives_are_refused():
+    case = to_dtype(make_case(1, 4, 3, 2))
+    x = case["x"].requires_grad_()
+    (grad,) = torch.autograd.grad(causal_conv1d(**case).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"second derivatives .* backend='reference'"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(6, 9)}, r"x: expected shape \(batch, dim, length\).*found \(6, 9\)"),
+        ({"weight": torch.zeros(5, 4)}, r"weight: .*dim = 6; found \(5, 4\)"),
+        ({"weight": torch.zeros(6, 5), "initial_states": None}, r"weight: .*2 to 4; found 5.*'reference'"),
+        ({"bias": torch.zeros(5)}, r"bias: .*found \(5,\)"),
+        ({"seq_idx": torch.zeros(2, 8, dtype=torch.int32)}, r"seq_idx: .*\(2, 9\); found \(2, 8\)"),
+        ({"seq_idx": torch.zeros(2, 9)}, r"seq_idx: expected dtype .*found torch.float32"),
+        ({"initial_states": torch.zeros(2, 6, 4)}, r"initial_states: .*\(2, 6, 3\); found \(2, 6, 4\)"),
+        ({"activation": "relu"}, r"activation: expected None, 'silu' or 'swish'; found 'relu'"),
+        ({"weight": torch.zeros(6, 4, device="meta")}, r"weight: expected device cpu; found meta"),
+    ],
+)
+def test_wrong_arguments_are_named(change, message):
+    case = to_dtype(make_case(2, 9, 6, 4))
+    with pytest.raises(ValueError, match=message):
+        causal_conv1d(**{**case, **change})

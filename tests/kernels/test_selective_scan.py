@@ -1,0 +1,439 @@
+import itertools
+
+import pytest
+import torch
+
+from mambarium.kernels import selective_scan
+
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+LENGTHS = (1, 2, 3, 63, 64, 65, 197, 1023)
+DIMS = (1, 5, 16, 17, 48)
+
+
+def make_case(batch, length, dim, d_state, *, groups=1, optional=NAMES[5:], reset=True, softplus=True, seed=0):
+    """Keyword arguments of selective_scan in float64: channel-last memory, decaying states."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    case = {
+        "u": normal(batch, length, dim).transpose(1, 2),
+        "delta": normal(batch, length, dim).transpose(1, 2),
+        "A": -4 * torch.rand(dim, d_state, generator=generator, dtype=torch.float64),
+        "B": normal(batch, length, groups, d_state).permute(0, 2, 3, 1),
+        "C": normal(batch, length, groups, d_state).permute(0, 2, 3, 1),
+        "D": normal(dim),
+        "z": normal(batch, length, dim).transpose(1, 2),
+        "delta_bias": normal(dim),
+        "initial_state": normal(batch, dim, d_state),
+    }
+    for name in NAMES[5:]:
+        if name not in optional:
+            case[name] = None
+    if groups == 1:
+        case["B"], case["C"] = case["B"][:, 0], case["C"][:, 0]
+    if not softplus:
+        case["delta"] = case["delta"].abs()
+        case["delta_bias"] = None if case["delta_bias"] is None else case["delta_bias"].abs()
+    if reset:
+        case["reset"] = torch.rand(batch, length, generator=generator) < 0.1
+    return {**case, "delta_softplus": softplus}
+
+
+def to_dtype(case, half=torch.float32):
+    """The case with float32 parameters and states, and the other inputs in a dtype."""
+    kinds = {name: half if name in ("u", "delta", "B", "C", "z") else torch.float32 for name in NAMES}
+    converted = {name: case[name].to(kind) for name, kind in kinds.items() if case[name] is not None}
+    return {**case, **converted}
+
+
+def results(case, backend=None, with_grads=True):
+    """Outputs, last state and gradients of all inputs, by name."""
+    case = {k: v.detach().clone() if isinstance(v, torch.Tensor) else v for k, v in case.items()}
+    leaves = {k: case[k].requires_grad_(with_grads) for k in NAMES if case[k] is not None}
+    out, last_state = selective_scan(**case, return_last_state=True, backend=backend)
+    found = {"out": out, "last_state": last_state}
+    if with_grads:
+        weights = [torch.linspace(0, 9, x.numel(), dtype=torch.float64).sin().view(x.shape) for x in (out, last_state)]
+        loss = (out.double() * weights[0]).sum() + (last_state.double() * weights[1]).sum()
+        grads = torch.autograd.grad(loss, list(leaves.values()))
+        found.update({f"grad {name}": grad for name, grad in zip(leaves, grads, strict=True)})
+    return found
+
+
+def assert_close(found, expected, outputs, gradients):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        error = (found[name].double() - value.double()).norm() / (value.double().norm() + 1e-12)
+        tolerance = gradients if name.startswith("grad") else outputs
+        assert error <= tolerance, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("softplus", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_reference_gradients_are_those_of_finite_differences(softplus, groups):
+    case = make_case(2, 3, 4, 2, groups=groups, softplus=softplus)
+
+    def function(*tensors):
+        return selective_scan(
+            *tensors[:8], softplus, True, initial_state=tensors[8], reset=case["reset"], backend="reference"
+        )
+
+    assert torch.autograd.gradcheck(function, [case[name].requires_grad_() for name in NAMES])
+    assert torch.autograd.gradgradcheck(function, [case[name] for name in NAMES])
+
+
+def test_reference_is_the_recurrence():
+    case = make_case(1, 4, 1, 1, optional=(), reset=False, softplus=False)
+    u, delta, A, B, C = (case[name].flatten() for name in NAMES[:5])
+    h, expected = 0.0, []
+    for t in range(4):
+        h = torch.exp(delta[t] * A[0]) * h + delta[t] * B[t] * u[t]
+        expected.append(h * C[t])
+    found = selective_scan(**case, backend="reference")
+    torch.testing.assert_close(found.flatten(), torch.stack(expected))
+
+
+def test_complex_A_equals_the_conjugate_pairs():
+    case = make_case(2, 5, 3, 2, optional=())
+    generator = torch.Generator().manual_seed(1)
+    A = torch.complex(case["A"], torch.randn(3, 2, generator=generator, dtype=torch.float64))
+    B, C = (torch.randn(3, 2, generator=generator, dtype=torch.complex128) for _ in range(2))
+    found = selective_scan(**{**case, "A": A, "B": B, "C": C}, backend="reference")
+    pairs = {
+        "A": torch.cat([A, A.conj()], 1),
+        "B": torch.cat([B, B.conj()], 1),
+        "C": torch.cat([C, C.conj()], 1),
+    }
+    doubled = selective_scan(**{**case, **pairs}, backend="reference")
+    torch.testing.assert_close(2 * found, doubled)
+    interleaved = {
+        name: torch.view_as_real(x[None, :1].expand(2, 5, 2).transpose(1, 2)).flatten(-2)
+        for name, x in (("B", B), ("C", C))
+    }
+    torch.testing.assert_close(
+        selective_scan(**{**case, "A": A, **interleaved}, backend="reference")[:, :1],
+        selective_scan(**{**case, "A": A, "B": B[:1].expand(3, 2), "C": C[:1].expand(3, 2)}, backend="reference")[
+            :, :1
+        ],
+    )
+
+
+@pytest.mark.parametrize(("index", "length", "dim"), [(i, *x) for i, x in enumerate(itertools.product(LENGTHS, DIMS))])
+def test_cpu_agrees_with_float64_reference(index, length, dim):
+    groups = 2 if dim in (16, 48) and index % 3 else 1
+    optional = tuple(name for i, name in enumerate(NAMES[5:]) if (index >> i) % 2)
+    case = make_case(
+        1 + index % 3,
+        length,
+        dim,
+        (1, 3, 8, 16)[index % 4],
+        groups=groups,
+        optional=optional,
+        reset=index % 2 == 0,
+        softplus=index % 5 != 0,
+    )
+    single = to_dtype(case)
+    double = {k: v.double() if k in NAMES and v is not None else v for k, v in single.items()}
+    assert_close(results(single), results(double, "reference"), 1e-6, 5e-6)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_inputs(half):
+    case = to_dtype(make_case(2, 65, 48, 16, groups=2), half)
+    double = {k: v.double() if k in NAMES else v for k, v in case.items()}
+    found = results(case)
+    assert found["out"].dtype == found["grad B"].dtype == half
+    assert found["last_state"].dtype == found["grad A"].dtype == torch.float32
+    assert_close(found, results(double, "reference"), 4e-3, 1e-2)
+
+
+def test_mixed_dtypes_are_returned_in_their_inputs_dtypes():
+    case = to_dtype(make_case(1, 7, 5, 3))
+    case["u"], case["B"], case["A"] = case["u"].bfloat16(), case["B"].half(), case["A"].double()
+    found = results(case)
+    assert found["out"].dtype == torch.bfloat16
+    for name in NAMES:
+        assert found[f"grad {name}"].dtype == case[name].dtype
+
+
+@pytest.mark.parametrize("layout", ["channel_first", "slice", "expanded"])
+def test_any_strides(layout):
+    case = to_dtype(make_case(2, 37, 20, 4))
+    expected = results(case)
+    if layout == "channel_first":
+        moved = {name: case[name].contiguous() for name in ("u", "delta", "B", "C", "z")}
+    elif layout == "slice":
+        moved = {}
+        for name in ("u", "delta", "B", "C", "z"):
+            wide = torch.full((2, 37, 2 * case[name].shape[1] + 3), torch.nan)
+            moved[name] = wide[..., 1 : 1 + case[name].shape[1]].transpose(1, 2)
+            moved[name].copy_(case[name])
+    else:
+        case["u"] = case["u"][:, :1]
+        expected = results({**case, "u": case["u"].expand(2, 20, 37).contiguous()}, with_grads=False)
+        found = selective_scan(**{**case, "u": case["u"].expand(2, 20, 37)})
+        torch.testing.assert_close(found, expected["out"], rtol=0, atol=0)
+        return
+    leaves = {name: x.detach().requires_grad_() for name, x in moved.items()}
+    out = selective_scan(**{**case, **leaves})
+    assert out.stride() == torch.empty_like(moved["u"]).stride()
+    torch.testing.assert_close(out, expected["out"], rtol=0, atol=0)
+    grads = torch.autograd.grad(out.sum(), list(leaves.values()))
+    plain = {name: case[name].requires_grad_() for name in leaves}
+    for grad, other in zip(grads, torch.autograd.grad(selective_scan(**case).sum(), list(plain.values())), strict=True):
+        torch.testing.assert_close(grad, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [1, 5, 32])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_one_pass_equals_chunks_and_single_steps(backend, size):
+    case = to_dtype(make_case(2, 67, 9, 5, reset=True))
+    whole = results(case, backend, with_grads=False)
+    state, outputs = case["initial_state"], []
+    for start in range(0, 67, size):
+        part = {k: case[k][..., start : start + size] for k in ("u", "delta", "B", "C", "z", "reset")}
+        out, state = selective_scan(**{**case, **part, "initial_state": state}, return_last_state=True, backend=backend)
+        outputs.append(out)
+    torch.testing.assert_close(torch.cat(outputs, -1), whole["out"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state, whole["last_state"], rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_flows_from_chunk_to_chunk():
+    case = to_dtype(make_case(2, 40, 5, 4))
+    whole = results(case)
+    leaves = {name: case[name].clone().requires_grad_() for name in NAMES}
+    state, total = leaves["initial_state"], 0
+    weight = torch.linspace(0, 9, 2 * 5 * 40, dtype=torch.float64).sin().view(2, 5, 40)
+    for part in (slice(0, 33), slice(33, 40)):
+        cut = {k: leaves[k][..., part] for k in ("u", "delta", "B", "C", "z")}
+        out, state = selective_scan(
+            **{**case, **leaves, **cut, "reset": case["reset"][:, part], "initial_state": state},
+            return_last_state=True,
+        )
+        total = total + (out.double() * weight[..., part]).sum()
+    total = total + (state.double() * torch.linspace(0, 9, 40, dtype=torch.float64).sin().view(2, 5, 4)).sum()
+    grads = torch.autograd.grad(total, list(leaves.values()))
+    found = {f"grad {name}": grad for name, grad in zip(leaves, grads, strict=True)}
+    assert_close(found, {k: v for k, v in whole.items() if k.startswith("grad")}, 1e-5, 1e-5)
+
+
+def test_reset_separates_documents():
+    case = to_dtype(make_case(1, 50, 20, 4, optional=("D", "z"), reset=False))
+    boundary = 33
+    case["reset"] = torch.arange(50)[None] == boundary
+    packed = selective_scan(**case)
+    alone = {k: case[k][..., boundary:] for k in ("u", "delta", "B", "C", "z")}
+    expected = selective_scan(**{**case, **alone, "reset": None})
+    torch.testing.assert_close(packed[..., boundary:], expected)
+    case["u"][..., : boundary - 1] = torch.nan
+    assert selective_scan(**case)[..., boundary:].isfinite().all()
+
+
+def test_bit_identical_for_any_number_of_threads():
+    case = to_dtype(make_case(3, 130, 80, 5, groups=2))
+    before = torch.get_num_threads()
+    try:
+        runs = []
+        for threads in (1, 2, 2, 3):
+            torch.set_num_threads(threads)
+            runs.append(results(case))
+    finally:
+        torch.set_num_threads(before)
+    for run in runs[1:]:
+        for name, value in run.items():
+            assert torch.equal(value, runs[0][name]), name
+
+
+def test_no_uninitialised_memory_is_used(monkeypatch):
+    case = to_dtype(make_case(2, 45, 21, 3))
+    expected = results(case)
+    real = {name: getattr(torch, name) for name in ("empty", "empty_like")}
+
+    def filled(name):
+        def function(*args, **kwargs):
+            tensor = real[name](*args, **kwargs)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.fill_(255)
+
+        return function
+
+    for name in real:
+        monkeypatch.setattr(torch, name, filled(name))
+    found = results(case)
+    for name, value in found.items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_nan_stays_in_its_channel_and_batch_element():
+    case = to_dtype(make_case(2, 40, 20, 4))
+    clean = selective_scan(**case)
+    for name in ("u", "delta", "z"):
+        poisoned = case[name].clone()
+        poisoned[1, 3, 7] = torch.nan
+        out = selective_scan(**{**case, name: poisoned})
+        assert out[1, 3, 7].isnan()
+        out[1, 3], clean_rest = clean[1, 3], clean
+        assert torch.equal(out, clean_rest)
+
+
+def test_softplus_keeps_its_relative_accuracy_for_very_negative_steps():
+    delta = torch.linspace(-80, 80, 64)[None, None]
+    ones = torch.ones(1, 1, 64)
+    found = selective_scan(
+        ones,
+        delta,
+        torch.zeros(1, 1),
+        ones,
+        ones,
+        delta_softplus=True,
+        reset=torch.ones(1, 64, dtype=torch.bool),
+    )
+    expected = torch.nn.functional.softplus(delta.double())
+    assert ((found.double() - expected) / expected).abs().max() < 1e-5
+
+
+def test_extreme_decays():
+    ones = torch.ones(1, 1, 1)
+    state = torch.ones(1, 1, 1)
+    for exponent in (-1e30, -200.0, -100.0, -87.0, -1.0, 0.0, 1.0, 88.0, 89.0, 1e30):
+        A = torch.full((1, 1), exponent)
+        _, last = selective_scan(ones, ones, A, 0 * ones, ones, return_last_state=True, initial_state=state)
+        torch.testing.assert_close(last, torch.exp(A)[None], rtol=2e-5, atol=1e-37)
+
+
+def test_forward_without_gradient_saves_no_checkpoints():
+    case = to_dtype(make_case(1, 64, 16, 4, optional=()))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.shape), lambda x: x):
+        selective_scan(**case)
+        assert not saved
+        selective_scan(**{**case, "u": case["u"].requires_grad_()})
+    assert (1, 2, 1, 4, 16) in [tuple(shape) for shape in saved]
+
+
+def test_activation_checkpointing_gives_the_same_gradients():
+    case = to_dtype(make_case(1, 20, 6, 2))
+    u = case["u"].clone().requires_grad_()
+    rest = {k: v for k, v in case.items() if k != "u"}
+    expected = torch.autograd.grad(selective_scan(u, **rest).square().sum(), u)
+    for reentrant in (True, False):
+        out = torch.utils.checkpoint.checkpoint(lambda x: selective_scan(x, **rest), u, use_reentrant=reentrant)
+        if reentrant:
+            u.grad = None
+            out.square().sum().backward()
+            assert torch.equal(u.grad, expected[0])
+        else:
+            assert torch.equal(torch.autograd.grad(out.square().sum(), u)[0], expected[0])
+
+
+def test_second_derivatives_are_refused():
+    case = to_dtype(make_case(1, 4, 3, 2))
+    u = case["u"].requires_grad_()
+    (grad,) = torch.autograd.grad(selective_scan(**case).square().sum(), u, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"second derivatives .* backend='reference'"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("save", [False, True])
+def test_opcheck(save):
+    from mambarium.kernels.scan.registration import selective_scan_forward
+
+    case = to_dtype(make_case(2, 35, 10, 3, groups=2))
+    if save:
+        case = {k: v.requires_grad_() if k in NAMES else v for k, v in case.items()}
+    rows = [case[k].transpose(1, 2) for k in ("u", "delta")] + [case["A"]]
+    rows += [case[k].permute(0, 3, 1, 2) for k in ("B", "C")]
+    rows += [case["D"], case["z"].transpose(1, 2), case["delta_bias"], case["initial_state"], case["reset"]]
+    torch.library.opcheck(selective_scan_forward, (*rows, True, save, "cpu"))
+
+
+def test_compiles_without_graph_breaks():
+    case = to_dtype(make_case(2, 20, 6, 2))
+
+    def function(u, z):
+        out, state = selective_scan(**{**case, "u": 2 * u, "z": z}, return_last_state=True)
+        return out.square().sum() + state.sum()
+
+    leaves = [case[name].clone().requires_grad_() for name in ("u", "z")]
+    expected = torch.autograd.grad(function(*leaves), leaves)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for found, value in zip(torch.autograd.grad(compiled(*leaves), leaves), expected, strict=True):
+        torch.testing.assert_close(found, value)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*leaves), function(*leaves))
+
+
+def test_export():
+    case = to_dtype(make_case(2, 20, 6, 2))
+
+    class Scan(torch.nn.Module):
+        def forward(self, u):
+            return selective_scan(**{**case, "u": u})
+
+    exported = torch.export.export(Scan(), (case["u"],)).module()
+    assert torch.equal(exported(case["u"]), Scan()(case["u"]))
+
+
+def test_autocast_keeps_float32():
+    case = to_dtype(make_case(2, 20, 6, 2))
+    expected = results(case)
+    for backend in (None, "reference"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = results(case, backend)
+        assert_close(found, expected, 1e-6, 5e-6)
+        assert all(found[name].dtype == torch.float32 for name in found)
+
+
+def test_meta_tensors():
+    case = to_dtype(make_case(2, 20, 6, 2))
+    meta = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in case.items()}
+    meta["u"].requires_grad_()
+    out, state = selective_scan(**meta, return_last_state=True)
+    assert out.device.type == "meta" and out.shape == (2, 6, 20) and state.shape == (2, 6, 2)
+    out.sum().backward()
+    assert meta["u"].grad.shape == (2, 6, 20)
+
+
+def test_flop_counter():
+    case = to_dtype(make_case(2, 20, 6, 3, optional=("D", "z")))
+    case["u"].requires_grad_()
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        out = selective_scan(**case)
+        forward = counter.get_total_flops()
+        out.sum().backward()
+    assert forward == 2 * 20 * 6 * (9 * 3 + 2)
+    assert counter.get_total_flops() == 3 * forward
+
+
+def test_float64_is_served_by_the_reference():
+    case = make_case(1, 5, 3, 2)
+    assert torch.equal(selective_scan(**case), selective_scan(**case, backend="reference"))
+    with pytest.raises(ValueError, match=r"'cpu' serves no float64.*backend='reference'"):
+        selective_scan(**case, backend="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"u": torch.zeros(6, 20)}, r"u: expected shape \(batch, dim, length\); found \(6, 20\)"),
+        ({"delta": torch.zeros(2, 6, 19)}, r"delta: .*\(2, 6, 20\); found \(2, 6, 19\)"),
+        ({"A": torch.zeros(5, 2)}, r"A: .*dim = 6; found \(5, 2\)"),
+        ({"A": torch.zeros(6, 2, dtype=torch.complex64)}, r"A: .*only backend='reference'"),
+        ({"B": torch.zeros(2, 3, 20)}, r"B: .*\(2, 2, 20\); found \(2, 3, 20\)"),
+        ({"B": torch.zeros(6, 2)}, r"B: .*only backend='reference'"),
+        ({"B": torch.zeros(2, 4, 2, 20)}, r"B: expected groups that divide dim = 6; found 4"),
+        ({"C": torch.zeros(2, 3, 2, 20)}, r"C: expected as many groups as B has, 1; found 3"),
+        ({"C": torch.zeros(2, 2, 20, dtype=torch.int64)}, r"C: expected dtype .*; found torch.int64"),
+        ({"D": torch.zeros(5)}, r"D: expected shape \(dim,\) = \(6,\); found \(5,\)"),
+        ({"z": torch.zeros(2, 6, 20, device="meta")}, r"z: expected device cpu; found meta"),
+        ({"delta_bias": torch.zeros(6, 1)}, r"delta_bias: .*found \(6, 1\)"),
+        ({"initial_state": torch.zeros(1, 6, 2)}, r"initial_state: .*\(2, 6, 2\); found \(1, 6, 2\)"),
+        ({"reset": torch.zeros(2, 20)}, r"reset: expected dtype torch.bool; found torch.float32"),
+        ({"backend": "cuda"}, r"backend: expected one of triton, cpu, reference; found 'cuda'"),
+    ],
+)
+def test_wrong_arguments_are_named(change, message):
+    case = to_dtype(make_case(2, 20, 6, 2))
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**{**case, **change})

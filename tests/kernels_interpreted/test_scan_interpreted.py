@@ -1,0 +1,131 @@
+import pytest
+import torch
+
+from mambarium.kernels import selective_scan
+
+PARAMETERS = ("A", "D", "delta_bias", "initial_state")
+ALL = ("D", "z", "delta_bias", "initial_state", "reset")
+
+
+def make_case(batch, length, dim, d_state, groups=1, optional=ALL, softplus=True, dtype=torch.float32):
+    """Keyword arguments of selective_scan, channel-last in memory."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    case = {
+        "u": normal(batch, length, dim).transpose(1, 2),
+        "delta": normal(batch, length, dim).transpose(1, 2),
+        "A": -4 * torch.rand(dim, d_state, generator=generator),
+        "B": normal(batch, length, groups, d_state).permute(0, 2, 3, 1),
+        "C": normal(batch, length, groups, d_state).permute(0, 2, 3, 1),
+        "D": normal(dim),
+        "z": normal(batch, length, dim).transpose(1, 2),
+        "delta_bias": normal(dim),
+        "initial_state": normal(batch, dim, d_state),
+        "reset": torch.rand(batch, length, generator=generator) < 0.2,
+    }
+    if not softplus:
+        case["delta"] = 0.5 * case["delta"].abs()
+        case["delta_bias"] = 0.5 * case["delta_bias"].abs()
+    case = {name: value for name, value in case.items() if name not in ALL or name in optional}
+    for name in ("u", "delta", "B", "C", "z"):
+        if name in case:
+            case[name] = case[name].to(dtype)
+    return {**case, "delta_softplus": softplus}
+
+
+def results(case, backend):
+    """Outputs, last state and all gradients; the reference computes in float64."""
+    inputs = dict(case)
+    for name, value in case.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            value = value.double() if backend == "reference" else value.clone()
+            inputs[name] = value.requires_grad_()
+    out, last_state = selective_scan(**inputs, return_last_state=True, backend=backend)
+    generator = torch.Generator().manual_seed(1)
+    loss = sum(
+        (x * torch.randn(x.shape, generator=generator).to(case["u"].dtype if x is out else torch.float32)).sum()
+        for x in (out, last_state)
+    )
+    names = [name for name, value in inputs.items() if getattr(value, "requires_grad", False)]
+    grads = torch.autograd.grad(loss, [inputs[name] for name in names])
+    return {"out": out, "last_state": last_state, **dict(zip(names, grads, strict=True))}
+
+
+def check(case, tolerance, parameter_tolerance=None):
+    found, expected = results(case, "triton"), results(case, "reference")
+    for name, value in found.items():
+        limit = parameter_tolerance if parameter_tolerance and name in (*PARAMETERS, "last_state") else tolerance
+        distance = (value.double() - expected[name]).norm()
+        assert distance <= limit * expected[name].norm() + 1e-6, (name, distance)
+        if name in case:
+            assert value.dtype == case[name].dtype
+            assert value.shape == case[name].shape
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "dim", "d_state", "groups"),
+    [
+        (2, 1, 1, 1, 1),
+        (1, 2, 5, 3, 1),
+        (1, 3, 33, 1, 1),
+        (1, 64, 1, 1, 1),
+        (2, 17, 6, 3, 2),
+        (1, 17, 5, 16, 1),
+    ],
+)
+def test_every_input_given(batch, length, dim, d_state, groups):
+    check(make_case(batch, length, dim, d_state, groups), 5e-6)
+
+
+@pytest.mark.parametrize(("length", "dim", "d_state"), [(63, 5, 1), (17, 1, 3), (2, 33, 16)])
+def test_only_what_must_be_given(length, dim, d_state):
+    check(make_case(1, length, dim, d_state, optional=(), softplus=False), 5e-6)
+
+
+def test_more_states_than_one_launch_keeps():
+    check(make_case(1, 3, 2, 34), 5e-6)
+
+
+def test_two_channels_per_lane(monkeypatch):
+    from mambarium.kernels.scan import triton_backend
+
+    monkeypatch.setattr(triton_backend, "MANY_WARPS", 0)
+    check(make_case(1, 5, 37, 2, optional=("D", "delta_bias", "initial_state", "reset")), 5e-6)
+    check(make_case(1, 3, 37, 2), 5e-6)
+
+
+def test_memory_with_adjacent_positions():
+    case = make_case(2, 6, 5, 4)
+    rows = {name: case[name].contiguous() for name in ("u", "delta", "z", "B", "C")}
+    check({**case, **rows}, 5e-6)
+
+
+@pytest.mark.parametrize("d_state", [3, 4])  # 4: loaded as whole 64-bit words
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype, d_state):
+    # The interpreter cuts bfloat16 off where a GPU rounds.
+    tolerance = 2**-7 if dtype == torch.bfloat16 else 2e-3
+    check(make_case(1, 7, 5, d_state, dtype=dtype), tolerance, parameter_tolerance=5e-6)
+
+
+def test_steps_far_below_and_above_the_softplus_threshold():
+    case = make_case(1, 8, 2, 1, optional=())
+    values = torch.tensor([-30.0, -16.0, -9.0, -1.0, 0.0, 8.0, 19.9, 30.0])
+    case["delta"] = values.expand(1, 2, 8).transpose(1, 2).contiguous().transpose(1, 2)
+    case["A"] = -1e-2 * torch.ones(2, 1)
+    check(case, 5e-6)
+
+
+def test_nan_stays_in_its_channel_and_batch_element():
+    case = make_case(2, 6, 3, 2)
+    case["u"][1, 2, 3] = torch.nan
+    case["reset"][:] = False
+    case["reset"][1, 5] = True
+    out, last_state = selective_scan(**case, return_last_state=True, backend="triton")
+    expected = torch.zeros_like(out, dtype=torch.bool)
+    expected[1, 2, 3:5] = True  # cleared before position 5
+    assert torch.equal(out.isnan(), expected)
+    assert not last_state.isnan().any()
