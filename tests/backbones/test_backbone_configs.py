@@ -1,0 +1,51 @@
+"""The shipped backbone files build what their names and first lines say."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import mambarium.backbones
+from mambarium.backbones import Backbone, SequenceBackbone, VisionBackbone, list_variants
+
+FOLDER = Path(__file__).parents[2] / "configs" / "backbones"
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+
+def build(file: Path) -> Backbone:
+    config = yaml.safe_load(file.read_text())
+    assert set(config) == {"class_path", "init_args"}
+    package, name = config["class_path"].rsplit(".", 1)
+    assert package == "mambarium.backbones"
+    return getattr(mambarium.backbones, name)(**config["init_args"])
+
+
+def test_every_published_variant_has_a_file() -> None:
+    names = [file.name.removesuffix(".yaml") for file in FILES]
+    assert set(list_variants()) <= set(names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_file_builds_a_backbone(file: Path) -> None:
+    with torch.device("meta"):
+        backbone = build(file)
+    assert isinstance(backbone, SequenceBackbone | VisionBackbone)
+    stated = re.search(r"([\d.]+) M parameters", file.read_text())
+    if stated is not None:
+        count = sum(parameter.numel() for parameter in backbone.parameters())
+        assert abs(count / 1e6 - float(stated[1])) < 0.06 * float(stated[1]), count
+    else:
+        assert yaml.safe_load(file.read_text())["init_args"] == {"name": file.name.removesuffix(".yaml")}
+
+
+@pytest.mark.parametrize(
+    "name, size", [("vim_digits", 8), ("mambaout_digits", 8), ("vim_cifar", 32), ("mambaout_cifar", 32)]
+)
+@torch.no_grad()
+def test_small_vision_files_take_their_images(name: str, size: int) -> None:
+    backbone = build(FOLDER / f"{name}.yaml").eval()
+    assert isinstance(backbone, VisionBackbone)
+    logits = backbone.classifier(10)(backbone(torch.zeros(2, 3, size, size)))
+    assert logits.shape == (2, 10)

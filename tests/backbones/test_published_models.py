@@ -1,0 +1,159 @@
+"""Our families are the published ones: same parameters, same keys, same outputs for the same weights."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mambarium.backbones import (
+    Mamba,
+    MambaOut,
+    SequenceBackbone,
+    Vim,
+    VisionBackbone,
+    from_variant,
+    list_variants,
+)
+from mambarium.backbones.published import mamba as published_mamba
+from mambarium.backbones.published import mambaout as published_mambaout
+from mambarium.backbones.published import vim as published_vim
+from mambarium.errors import InputError
+
+VECTORS = json.loads((Path(__file__).parent / "parity_vectors.json").read_text())
+
+# With a classifier for 1000 classes or an embedding of 50280 words; measured on the official code.
+PUBLISHED_COUNTS = {
+    "mamba_130m": 129_135_360,
+    "mamba_370m": 371_516_416,
+    "mamba_790m": 793_204_224,
+    "mamba_1.4b": 1_372_178_432,
+    "mamba_2.8b": 2_768_345_600,
+    "vim_tiny": 7_148_008,
+    "vim_tiny_stride8": 7_250_344,
+    "vim_small": 25_796_584,
+    "vim_base": 97_598_440,
+    "mambaout_femto": 7_304_536,
+    "mambaout_kobe": 9_141_208,
+    "mambaout_tiny": 26_545_096,
+    "mambaout_small": 48_488_072,
+    "mambaout_base": 84_813_092,
+}
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_every_variant_has_its_published_count() -> None:
+    assert sorted(PUBLISHED_COUNTS) == sorted(list_variants())
+
+
+@pytest.mark.parametrize("name", PUBLISHED_COUNTS)
+def test_parameter_count(name: str) -> None:
+    with torch.device("meta"):
+        backbone = from_variant(name)
+        if isinstance(backbone, SequenceBackbone):
+            rest = 50280 * backbone.width
+        else:
+            assert isinstance(backbone, VisionBackbone)
+            rest = count(backbone.classifier(1000))
+    assert count(backbone) + rest == PUBLISHED_COUNTS[name]
+
+
+def test_unknown_variant_names_near_ones() -> None:
+    with pytest.raises(InputError, match="vim_tiny"):
+        from_variant("vim_tinny")
+    assert list_variants("vim_*") == ["vim_tiny", "vim_tiny_stride8", "vim_small", "vim_base"]
+
+
+def weight_of_key(key: str, shape: torch.Size) -> Tensor:
+    """The weights with which the vectors were made: drawn by the official key, scaled by what the key is."""
+    g = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(tuple(shape)).astype(np.float32)
+    last = key.split(".")[-1]
+    if "A_log" in key or "A_b_log" in key:
+        w = np.log(np.arange(1, shape[-1] + 1, dtype=np.float32)) + 0.1 * g
+    elif last in ("D", "D_b"):
+        w = 1 + 0.1 * g
+    elif last == "bias" and "dt_proj" in key:
+        w = -4 + 0.5 * g
+    elif len(shape) == 1:
+        w = 1 + 0.1 * g if last == "weight" else 0.05 * g
+    elif last in ("pos_embed", "cls_token"):
+        w = 0.5 * g
+    else:
+        w = g / np.sqrt(shape[-1] if len(shape) == 3 else g[0].size)
+    return torch.from_numpy(w.astype(np.float32))
+
+
+def load_drawn_weights(module: nn.Module, official_key) -> None:
+    module.to_empty(device="cpu")
+    module.load_state_dict(
+        {name: weight_of_key(official_key(name), value.shape) for name, value in module.state_dict().items()}
+    )
+
+
+def record_taps(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    taps: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda _m, _i, output, name=name: taps.__setitem__(name, output))
+    return taps
+
+
+def check_tap(name: str, found: Tensor, expected: dict) -> None:
+    tolerance = 1e-4 * expected["std"]
+    found = found.float()
+    assert list(found.shape) == expected["shape"], name
+    torch.testing.assert_close(found.flatten()[:8], torch.tensor(expected["first8"]), rtol=0, atol=tolerance)
+    assert abs(found.mean().item() - expected["mean"]) < tolerance, name
+    assert abs(found.std().item() - expected["std"]) < tolerance, name
+
+
+@pytest.mark.parametrize("case", [case for case in VECTORS if not case.startswith("note")])
+@torch.no_grad()
+def test_outputs_equal_the_official_code(case: str) -> None:
+    expected = VECTORS[case]
+    name, size = case.split("@")
+    with torch.device("meta"):
+        backbone = from_variant(name).eval()
+        assert isinstance(backbone, VisionBackbone)
+        head = backbone.classifier(1000).eval()
+    if isinstance(backbone, Vim):
+        names = published_vim
+        taps = record_taps(
+            {
+                "patch_embed": backbone.patch_embed,
+                "layer0": backbone.get_submodule("layers.0.mixer"),
+                "layer23": backbone.get_submodule("layers.23.mixer"),
+            }
+        )
+    else:
+        assert isinstance(backbone, MambaOut)
+        names = published_mambaout
+        modules = {f"down{i}": module for i, module in enumerate(backbone.downsample_layers)}
+        modules |= {f"stage{i}": module for i, module in enumerate(backbone.blocks)}
+        taps = record_taps(modules)
+    load_drawn_weights(backbone, names.backbone_key)
+    load_drawn_weights(head, names.classifier_key)
+
+    shape = [int(n) for n in size.split("x")]
+    image = np.random.RandomState(0).standard_normal((1, 3, *shape)).astype(np.float32)
+    logits = head(backbone(torch.from_numpy(image)))
+
+    assert sorted(taps) == sorted(expected["taps"])
+    for tap, value in taps.items():
+        check_tap(tap, value, expected["taps"][tap])
+    check_tap("logits", logits, expected["logits"])
+    assert logits.argmax().item() == expected["argmax"]
+
+
+def test_mamba_keys_are_the_published_ones() -> None:
+    with torch.device("meta"):
+        keys = {published_mamba.backbone_key(name) for name in Mamba(16, 1).state_dict()}
+    parts = ["A_log", "D", "in_proj.weight", "conv1d.weight", "conv1d.bias", "x_proj.weight"]
+    parts += ["dt_proj.weight", "dt_proj.bias", "out_proj.weight"]
+    expected = {f"backbone.layers.0.mixer.{part}" for part in parts}
+    assert keys == expected | {"backbone.layers.0.norm.weight", "backbone.norm_f.weight"}

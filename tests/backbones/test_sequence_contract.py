@@ -1,0 +1,208 @@
+"""What every sequence backbone promises, tested on a small instance of each family."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mambarium.backbones import (
+    Mamba,
+    SequenceBackbone,
+    State,
+    detach_state,
+    initialize,
+    map_state,
+    reorder_state,
+)
+from mambarium.errors import InputError
+
+WIDTH = 12
+FAMILIES: dict[str, Callable[[], SequenceBackbone]] = {
+    "mamba": lambda: Mamba(WIDTH, depth=2, d_state=3, dropout=0.1),
+    "mamba_narrow_convolution": lambda: Mamba(WIDTH, depth=2, d_state=1, d_conv=2, expand=1, dt_rank=5),
+    "mamba_residual_in_input_type": lambda: Mamba(WIDTH, depth=1, residual_in_fp32=False),
+}
+LENGTH = 13
+# Lengths of chunks, all smaller and larger than the convolution's memory among them.
+SPLITS = [[13], [1] * 13, [5, 8], [1, 12], [2, 1, 3, 7], [12, 1]]
+DOCUMENTS = torch.tensor(
+    [
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [4, 4, 4, 4, 4, 7, 7, 7, 1, 2, 4, 4, 4],
+        [9, 9, 3, 9, 9, 9, 9, 9, 9, 9, 9, 9, -1],
+    ]
+)
+
+
+@pytest.fixture(params=FAMILIES)
+def backbone(request: pytest.FixtureRequest) -> SequenceBackbone:
+    torch.manual_seed(0)
+    model = FAMILIES[request.param]().eval()
+    # Weights far from their small initial values, so that every path matters.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(3, LENGTH, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def leaves(state: State) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_state(state, lambda tensor: found.append(tensor) or tensor)
+    return found
+
+
+def run_in_chunks(
+    model: SequenceBackbone, x: Tensor, split: list[int], document_ids: Tensor | None = None
+) -> tuple[Tensor, State]:
+    state: State | None = model.initial_state(x.shape[0], max_length=x.shape[1])
+    features = []
+    start = 0
+    for length in split:
+        ids = None if document_ids is None else document_ids[:, start : start + length]
+        output = model(x[:, start : start + length], state, document_ids=ids)
+        features.append(output.features)
+        state = output.state
+        start += length
+    assert state is not None
+    return torch.cat(features, dim=1), state
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_shapes(backbone: SequenceBackbone, x: Tensor) -> None:
+    assert backbone.width == WIDTH
+    for length in (1, 2, LENGTH):
+        output = backbone(x[:, :length])
+        assert output.features.shape == (3, length, WIDTH)
+        assert output.state is None
+        assert all(loss.ndim == 0 for loss in output.auxiliary_losses.values())
+
+
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+@torch.no_grad()
+def test_chunks_equal_one_pass(backbone: SequenceBackbone, x: Tensor, split: list[int]) -> None:
+    features, state = run_in_chunks(backbone, x, split)
+    close(features, backbone(x).features)
+    _, state_of_one_pass = run_in_chunks(backbone, x, [LENGTH])
+    if backbone.constant_state:
+        for found, expected in zip(leaves(state), leaves(state_of_one_pass), strict=True):
+            close(found, expected)
+
+
+@torch.no_grad()
+def test_constant_state_does_not_grow(backbone: SequenceBackbone, x: Tensor) -> None:
+    empty = leaves(backbone.initial_state(3, max_length=LENGTH))
+    _, state = run_in_chunks(backbone, x, [5, 8])
+    if backbone.constant_state:
+        assert [t.shape for t in leaves(state)] == [t.shape for t in empty]
+        assert [t.dtype for t in leaves(state)] == [t.dtype for t in empty]
+    assert all(t.shape[0] == 3 for t in leaves(state))
+
+
+def test_no_position_sees_the_future(backbone: SequenceBackbone, x: Tensor) -> None:
+    x = x.requires_grad_()
+    for position in (0, 4, LENGTH - 1):
+        (gradient,) = torch.autograd.grad(backbone(x).features[:, position].sum(), x)
+        assert gradient[:, position + 1 :].abs().max().item() == 0 if position + 1 < LENGTH else True
+        assert gradient[:, : position + 1].abs().amin(dim=(0, 2)).min() > 0
+
+
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+@torch.no_grad()
+def test_documents_are_separate_sequences(backbone: SequenceBackbone, x: Tensor, split: list[int]) -> None:
+    features, _ = run_in_chunks(backbone, x, split, DOCUMENTS)
+    for row, ids in enumerate(DOCUMENTS.tolist()):
+        starts = [0, *(i for i in range(1, LENGTH) if ids[i] != ids[i - 1]), LENGTH]
+        for start, end in pairwise(starts):
+            alone = backbone(x[row : row + 1, start:end]).features
+            close(features[row : row + 1, start:end], alone)
+    close(features, backbone(x, document_ids=DOCUMENTS).features)
+
+
+@torch.no_grad()
+def test_reordered_state_follows_its_sequences(backbone: SequenceBackbone, x: Tensor) -> None:
+    order = torch.tensor([2, 0, 0, 1])
+    state = backbone(x[:, :6], backbone.initial_state(3, max_length=LENGTH)).state
+    features = backbone(x[order, 6:], reorder_state(state, order)).features
+    close(features, backbone(x).features[order, 6:])
+
+
+def test_gradients_flow_through_the_state(backbone: SequenceBackbone, x: Tensor) -> None:
+    x = x.requires_grad_()
+    (expected,) = torch.autograd.grad(backbone(x).features[:, 8:].pow(2).sum(), x)
+    features, _ = run_in_chunks(backbone, x, [3, 5, 5])
+    (found,) = torch.autograd.grad(features[:, 8:].pow(2).sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+    state = backbone(x[:, :8], backbone.initial_state(3, max_length=LENGTH)).state
+    cut = backbone(x[:, 8:], detach_state(state)).features
+    (found,) = torch.autograd.grad(cut.pow(2).sum(), x)
+    assert found[:, :8].abs().max() == 0
+
+
+def test_gradients_reach_every_parameter(backbone: SequenceBackbone, x: Tensor) -> None:
+    backbone.train()
+    backbone(x).features.pow(2).sum().backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@torch.no_grad()
+def test_deterministic_in_evaluation(backbone: SequenceBackbone, x: Tensor) -> None:
+    assert torch.equal(backbone(x).features, backbone(x).features)
+
+
+@torch.no_grad()
+def test_bfloat16_autocast_stays_near_float32(backbone: SequenceBackbone, x: Tensor) -> None:
+    expected = backbone(x).features
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = run_in_chunks(backbone, x, [5, 8])
+    assert (found.float() - expected).norm() < 0.05 * expected.norm()
+
+
+@torch.no_grad()
+def test_whole_model_in_bfloat16(backbone: SequenceBackbone, x: Tensor) -> None:
+    backbone.bfloat16()
+    x = x.bfloat16()
+    found, _ = run_in_chunks(backbone, x, [5, 1, 7])
+    assert found.dtype == torch.bfloat16
+    expected = backbone(x).features
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_depths(backbone: SequenceBackbone) -> None:
+    depths = [backbone.depth_of(name) for name, _ in backbone.named_parameters()]
+    assert depths == sorted(depths)
+    assert min(depths) >= 0 and max(depths) == backbone.max_depth
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_built_without_memory_and_then_initialised(family: str) -> None:
+    torch.manual_seed(3)
+    expected = FAMILIES[family]()
+    with torch.device("meta"):
+        model: nn.Module = FAMILIES[family]()
+    model.to_empty(device="cpu")
+    torch.manual_seed(3)
+    initialize(model)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_bad_input_is_told_in_one_line(backbone: SequenceBackbone, x: Tensor) -> None:
+    with pytest.raises(InputError, match="width"):
+        backbone(x[..., :5])
+    with pytest.raises(InputError, match="3 sequences"):
+        backbone(x[:2], backbone.initial_state(3, max_length=LENGTH))
+    with pytest.raises(InputError, match="document_ids"):
+        backbone(x, document_ids=DOCUMENTS[:, :4])

@@ -1,0 +1,206 @@
+"""What every vision backbone promises, tested on a small instance of each family."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mambarium.backbones import MambaOut, Vim, VisionBackbone, VisionFeatures, initialize
+from mambarium.errors import InputError
+
+
+@dataclass
+class Family:
+    """A small instance, image sizes it takes and one that it refuses, if there is any."""
+
+    build: Callable[[], VisionBackbone]
+    sizes: list[tuple[int, int]]
+    refused: tuple[int, int] | None
+    unpadded_patches: bool = False
+
+
+FAMILIES = {
+    "vim": Family(
+        lambda: Vim(image_size=16, patch_size=4, width=16, depth=3, d_state=2, drop_path=0.2, dropout=0.1),
+        [(16, 16), (4, 4), (12, 20), (28, 8)],
+        (16, 18),
+    ),
+    "vim_without_class_token": Family(
+        lambda: Vim(image_size=8, patch_size=1, width=16, depth=2, d_state=2, class_token=False),
+        [(8, 8), (5, 3), (1, 1)],
+        None,
+    ),
+    "vim_overlapping_patches": Family(
+        lambda: Vim(image_size=12, patch_size=4, stride=2, width=16, depth=2, d_state=2),
+        [(12, 12), (4, 4), (6, 14)],
+        (2, 12),
+        unpadded_patches=True,
+    ),
+    "mambaout": Family(
+        lambda: MambaOut(depths=(1, 2, 1), widths=(8, 16, 24), kernel_size=5, drop_path=0.2),
+        [(32, 32), (33, 47), (5, 1)],
+        None,
+    ),
+    "mambaout_stem_stride_1": Family(
+        lambda: MambaOut(depths=(1, 1), widths=(9, 12), stem_stride=1, kernel_size=3, conv_ratio=0.5),
+        [(8, 8), (7, 9)],
+        None,
+    ),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    return FAMILIES[request.param]
+
+
+@pytest.fixture
+def backbone(family: Family) -> VisionBackbone:
+    torch.manual_seed(0)
+    return family.build().eval()
+
+
+def images(size: tuple[int, int], batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_maps_have_the_promised_sizes(backbone: VisionBackbone, family: Family) -> None:
+    for height, width in family.sizes:
+        features = backbone(images((height, width)))
+        assert len(features.maps) == len(backbone.feature_info)
+        for found, (channels, stride) in zip(features.maps, backbone.feature_info, strict=True):
+            expected = (-(-height // stride), -(-width // stride))
+            if family.unpadded_patches:
+                expected = (height // stride - 1, width // stride - 1)
+            assert found.shape == (2, channels, *expected)
+            assert found.isfinite().all()
+        assert backbone.classifier(7).eval()(features).shape == (2, 7)
+
+
+def test_feature_info_goes_from_fine_to_coarse(backbone: VisionBackbone) -> None:
+    strides = [info.stride for info in backbone.feature_info]
+    assert strides == sorted(strides)
+
+
+def test_stages_partition_the_parameters(backbone: VisionBackbone) -> None:
+    names = [name for stage in backbone.stages() for name in stage]
+    assert sorted(names) == sorted(name for name, _ in backbone.named_parameters())
+    assert all(backbone.stages())
+
+
+def test_depths_rise_from_stem_to_last_layer(backbone: VisionBackbone) -> None:
+    depths = [[backbone.depth_of(name) for name in stage] for stage in backbone.stages()]
+    assert set(depths[0]) == {0}
+    for before, after in pairwise(depths):
+        assert max(before) < min(after)
+    assert {depth for stage in depths for depth in stage} == set(range(backbone.max_depth + 1))
+
+
+def unused_parameters(module: nn.Module) -> list[str]:
+    return [name for name, p in module.named_parameters() if p.grad is None or not (p.grad.abs().max() > 0).item()]
+
+
+def test_gradients_reach_every_parameter(backbone: VisionBackbone, family: Family) -> None:
+    dense = backbone(images(family.sizes[0]))
+    sum(feature_map.pow(2).sum() for feature_map in dense.maps).backward()
+    assert unused_parameters(backbone) == []
+
+    backbone.zero_grad()
+    head = backbone.classifier(7)
+    head(backbone(images(family.sizes[0]))).pow(2).sum().backward()
+    assert unused_parameters(backbone) == []
+    assert unused_parameters(head) == []
+
+
+@torch.no_grad()
+def test_samples_do_not_mix(backbone: VisionBackbone, family: Family) -> None:
+    batch = images(family.sizes[0], batch=3)
+    together, alone = backbone(batch), backbone(batch[1:2])
+    for found, expected in zip(together.maps, alone.maps, strict=True):
+        torch.testing.assert_close(found[1:2], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_deterministic_in_evaluation(backbone: VisionBackbone, family: Family) -> None:
+    batch = images(family.sizes[0])
+    assert torch.equal(backbone(batch).maps[-1], backbone(batch).maps[-1])
+
+
+@torch.no_grad()
+def test_bfloat16_autocast_stays_near_float32(backbone: VisionBackbone, family: Family) -> None:
+    batch = images(family.sizes[0])
+    expected = backbone(batch).maps[-1]
+    with torch.autocast("cpu", torch.bfloat16):
+        features = backbone(batch)
+        logits = backbone.classifier(7)(features)
+    assert (features.maps[-1].float() - expected).norm() < 0.05 * expected.norm()
+    assert logits.isfinite().all()
+
+
+def test_sizes_that_do_not_fit_are_refused(backbone: VisionBackbone, family: Family) -> None:
+    if family.refused is None:
+        assert backbone.size_divisibility == 1
+        return
+    with pytest.raises(InputError, match=f"{family.refused[0]}x{family.refused[1]}"):
+        backbone(images(family.refused))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_built_without_memory_and_then_initialised(name: str) -> None:
+    def build() -> nn.ModuleList:
+        backbone = FAMILIES[name].build()
+        return nn.ModuleList([backbone, backbone.classifier(5)])
+
+    torch.manual_seed(3)
+    expected = build()
+    with torch.device("meta"):
+        model = build()
+    model.to_empty(device="cpu")
+    torch.manual_seed(3)
+    initialize(model)
+    for key, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
+@torch.no_grad()
+def test_vim_class_token_keeps_its_own_position_at_other_sizes() -> None:
+    torch.manual_seed(0)
+    backbone = Vim(image_size=8, patch_size=2, width=8, depth=1).eval()
+    backbone.pos_embed.zero_()
+    backbone.pos_embed[:, 8] = 5.0  # the class token's row, between the 16 patches
+    backbone.layers = nn.ModuleList()
+    features: VisionFeatures = backbone(images((12, 8)))
+    assert features.class_token is not None
+    torch.testing.assert_close(features.class_token, (backbone.cls_token[:, 0] + 5.0).expand(2, -1))
+    patches = backbone.patch_embed(images((12, 8)))
+    torch.testing.assert_close(features.maps[0].flatten(2).transpose(1, 2), patches)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    backbone = MambaOut(depths=(1, 1), widths=(8, 8), drop_path=0.5).train()
+    last = backbone.blocks[1][0].drop_path
+    kept = last(torch.ones(4000, 2, 3))
+    assert set(kept.unique().tolist()) == {0.0, 2.0}
+    assert (kept == kept[:, :1, :1]).all()
+    assert abs(kept.mean().item() - 1.0) < 0.06
+    assert torch.equal(backbone.blocks[0][0].drop_path(torch.ones(9, 2)), torch.ones(9, 2))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Vim(patch_size=4, stride=3),
+        lambda: Vim(image_size=30, patch_size=4),
+        lambda: MambaOut(depths=(1, 1), widths=(8,)),
+        lambda: MambaOut(kernel_size=4),
+        lambda: MambaOut(conv_ratio=3.0),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(build: Callable[[], VisionBackbone]) -> None:
+    with pytest.raises(InputError):
+        build()
