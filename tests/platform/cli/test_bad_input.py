@@ -1,0 +1,91 @@
+"""One line, exit code 2, nothing left behind that blocks the next try."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., int]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--config", "digts.yaml"], ["digts.yaml", "no such file"]),
+        (["--config", "classification/digits_vin"], ["did you mean 'classification/digits_vim'"]),
+        (
+            ["--config", "digits.yaml", "--trainer.max_step", "3"],
+            ["--trainer.max_step'", "did you mean '--trainer.max_steps'"],
+        ),
+        (["--config", "digits.yaml", "--trainer.max_epochs", "3"], ["trainer.max_epochs", "data.passes"]),
+        (["--config", "digits.yaml", "--trainer.max_steps", "3"], ["given twice", "data.passes"]),
+        (["--config", "digits.yaml", "--data.passes", "null"], ["length of the run is not given"]),
+        (
+            ["--config", "digits.yaml", "--model.backbone.widht", "3"],
+            ["model.backbone: ", "'widht'", "did you mean 'width'"],
+        ),
+        (["--config", "digits.yaml", "--model.backbone.width", "wide"], ["width", "int", "wide"]),
+        (["--config", "digits.yaml", "--model.backbone", "Vin"], ["'Vin'", "did you mean 'Vim'"]),
+        (["--config", "digits.yaml", "--model.backbone", "Mamba"], ["Mamba is not a vision backbone"]),
+        (["--config", "digits.yaml", "--data.batch_size", "5000"], ["batch_size", "5000"]),
+        (["--config", "digits.yaml", "--model.backbone.patch_size", "3"], ["patch", "3"]),
+        (["--config", "digits.yaml", "--resume", "must"], ["no run to resume"]),
+        (["--config", "digits.yaml", "--resume", "maybe"], ["resume", "maybe"]),
+        (["--config", "empty.yaml"], ["empty.yaml", "key: value"]),
+        (["--config", "broken.yaml"], ["broken.yaml", "not valid YAML"]),
+        (["--config", "typo.yaml"], ["batchsize", "did you mean 'batch_size'"]),
+    ],
+)
+def test_fit_explains(
+    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: list[str]
+) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
+    text = (tmp_path / "digits.yaml").read_text()
+    (tmp_path / "typo.yaml").write_text(text.replace("batch_size", "batchsize"))
+    assert tiny("fit", *options) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error, error
+    for word in words:
+        assert word in error, error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["fti", "trainn", "xyz"])
+def test_an_unknown_command(tiny: Run, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert tiny(command) == 2
+    assert "no command" in capsys.readouterr().err
+
+
+def test_checkpoints_that_are_missing_truncated_or_foreign(
+    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny("test", "--config", "digits.yaml") == 2
+    assert "last.ckpt: no such checkpoint; run fit first" in capsys.readouterr().err
+    assert tiny("test", "--config", "digits.yaml", "--ckpt_path", "none.ckpt") == 2
+    assert "none.ckpt: no such file" in capsys.readouterr().err
+    assert tiny("fit", "--config", "digits.yaml") == 0
+    whole = tmp_path / "runs" / "digits" / "checkpoints" / "last.ckpt"
+    (tmp_path / "cut.ckpt").write_bytes(whole.read_bytes()[:-2000])
+    capsys.readouterr()
+    assert tiny("test", "--config", "digits.yaml", "--ckpt_path", "cut.ckpt") == 2
+    assert "cut.ckpt is damaged" in capsys.readouterr().err
+    assert tiny("test", "--config", "text.yaml", "--ckpt_path", whole) == 2
+    error = capsys.readouterr().err
+    assert "of another model" in error and "Traceback" not in error
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "notes.txt").write_text("mine")
+    assert tiny("fit", "--config", "digits.yaml") == 2
+    assert "is not empty and no run" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "digits" / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_died_before_its_first_checkpoint_does_not_block(
+    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny("fit", "--config", "digits.yaml", "--trainer.limit_val_batches", "-3", "--debug") in (1, 2)
+    capsys.readouterr()
+    assert tiny("fit", "--config", "digits.yaml") == 0

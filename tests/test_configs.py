@@ -1,0 +1,74 @@
+"""Every shipped YAML can be read, and what it describes can be built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mambarium.backbones.contract import Backbone
+from mambarium.platform.cli.composition import compose
+from mambarium.platform.cli.shipped import configs_folder
+from mambarium.platform.cli.training import TrainingCLI
+from mambarium.platform.compare.matrix import read_matrix
+
+CONFIGS = configs_folder()
+EXPERIMENTS = sorted(
+    path for part in ("classification", "language_modeling") for path in (CONFIGS / part).glob("*.yaml")
+)
+BACKBONES = sorted((CONFIGS / "backbones").glob("*.yaml"))
+COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
+
+
+def identity(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def test_every_file_is_tested_here() -> None:
+    assert set(CONFIGS.rglob("*.yaml")) == {*EXPERIMENTS, *BACKBONES, *COMPARISONS}
+
+
+@pytest.mark.parametrize("path", BACKBONES, ids=identity)
+def test_backbones(path: Path) -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Backbone, "backbone")
+    with torch.device("meta"):
+        backbone = parser.instantiate(parser.parse_object({"backbone": str(path)})).backbone
+    assert isinstance(backbone, Backbone)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) > 0
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=identity)
+def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.txt").write_text("some text " * 2000)
+    for label in ("a", "b"):
+        folder = tmp_path / "images" / "train" / label
+        folder.mkdir(parents=True)
+        from PIL import Image
+
+        for index in range(10):
+            Image.new("RGB", (40, 40)).save(folder / f"{index}.png")
+    given = {
+        "TextFiles": [
+            "--data.train",
+            str(tmp_path / "text.txt"),
+            "--data.cache_dir",
+            str(tmp_path / "cache"),
+        ],
+        "ImageFolder": ["--data.path", str(tmp_path / "images")],
+    }
+    text = path.read_text()
+    options = next((value for name, value in given.items() if f"class_path: {name}" in text), [])
+    composition = compose(["--config", str(path), *options, "--runs_dir", str(tmp_path / "runs")])
+    monkeypatch.setattr(TrainingCLI, "_run_subcommand", lambda self, subcommand: None)
+    with torch.device("meta"):
+        command = TrainingCLI(["fit", *composition.arguments], composition.files)
+    assert command.trainer.max_epochs == 1
+    assert command.model.primary_metric.name
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=identity)
+def test_comparisons(path: Path) -> None:
+    assert read_matrix(path)
