@@ -13,6 +13,23 @@ from torch.optim import Optimizer
 OptimizerFactory = Callable[[Iterable], Optimizer]
 """Makes an optimiser from parameter groups; in YAML: `class_path: torch.optim.AdamW` with its `init_args`."""
 
+
+class SharedFactory:
+    """An optimiser factory that deep copies of a task share, as weight averaging makes them.
+
+    A factory has no state, and the command line's refers to its parser, which can't be copied.
+    """
+
+    def __init__(self, factory: OptimizerFactory) -> None:
+        self.factory = factory
+
+    def __call__(self, groups: Iterable) -> Optimizer:
+        return self.factory(groups)
+
+    def __deepcopy__(self, memo: dict) -> SharedFactory:
+        return self
+
+
 UNDECAYED_MODULES = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase)
 UNDECAYED_NAMES = (
     "A_log",

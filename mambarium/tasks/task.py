@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mambarium.backbones.contract import Backbone
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
-from mambarium.tasks.optimization import Constant, OptimizerFactory, Schedule, parameter_groups
+from mambarium.tasks.optimization import Constant, OptimizerFactory, Schedule, SharedFactory, parameter_groups
 
 
 class Task(LightningModule):
@@ -42,7 +42,7 @@ class Task(LightningModule):
         super().__init__()
         self.backbone = backbone
         self.objective = objective
-        self.optimizer_factory: OptimizerFactory = optimizer or AdamW
+        self.optimizer_factory = SharedFactory(optimizer or AdamW)
         self.schedule = schedule or Constant()
         self.val_metrics = objective.new_metrics()
         self.test_metrics = objective.new_metrics()
