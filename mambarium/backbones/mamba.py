@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones.contract import SequenceBackbone, SequenceOutput, State
+from mambarium.backbones.layers.arguments import check_mamba_sizes, check_rate
 from mambarium.backbones.layers.documents import NO_DOCUMENT, Boundaries, document_boundaries
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.errors import InputError
@@ -39,7 +40,7 @@ class Mamba(SequenceBackbone):
         width: Size of the vectors (`d_model`).
         depth: Number of blocks.
         d_state: Size of one channel's state.
-        d_conv: Width of the causal convolution.
+        d_conv: Width of the causal convolution, 2 to 4.
         expand: Inner channels per channel of the width.
         dt_rank: Rank of the projection to the time step; "auto" is ceil(width / 16).
         dropout: Share of a block's outputs set to zero in training.
@@ -60,6 +61,8 @@ class Mamba(SequenceBackbone):
         residual_in_fp32: bool = True,
     ) -> None:
         super().__init__()
+        check_mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
+        check_rate("dropout", dropout)
         self.width = width
         self.residual_in_fp32 = residual_in_fp32
         self.layers = nn.ModuleList(
@@ -73,8 +76,8 @@ class Mamba(SequenceBackbone):
         Raises:
             InputError: If the input is not (batch, length, width), or state or document ids do not fit it.
         """
-        old = cast("MambaState | None", state)
-        self._check(x, old, document_ids)
+        self._check_input(x, document_ids)
+        old = None if state is None else self._checked_state(state, x.shape[0])
         boundaries = None
         if document_ids is not None:
             boundaries = document_boundaries(document_ids, None if old is None else old["document_id"])
@@ -115,22 +118,42 @@ class Mamba(SequenceBackbone):
         parts = parameter_name.split(".")
         return int(parts[1]) + 1 if parts[0] == "layers" else len(self.layers)
 
-    def _check(self, x: Tensor, state: MambaState | None, document_ids: Tensor | None) -> None:
+    def _check_input(self, x: Tensor, document_ids: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != self.width:
             raise InputError(
                 f"Mamba of width {self.width} takes (batch, length, {self.width}) with length at least 1, "
                 f"got {tuple(x.shape)}"
             )
-        if state is not None and state["document_id"].shape[0] != x.shape[0]:
-            raise InputError(
-                f"the state holds {state['document_id'].shape[0]} sequences and the input {x.shape[0]}: "
-                "make it with initial_state(batch_size) or pick sequences with reorder_state"
-            )
-        if document_ids is not None and document_ids.shape != x.shape[:2]:
+        if document_ids is None:
+            return
+        if document_ids.shape != x.shape[:2]:
             raise InputError(
                 f"document_ids must be (batch, length) as the input, {tuple(x.shape[:2])}, "
                 f"got {tuple(document_ids.shape)}"
             )
+        if document_ids.is_floating_point() or document_ids.is_complex():
+            raise InputError(f"document_ids must be integers, got {document_ids.dtype}")
+
+    def _checked_state(self, state: State, batch_size: int) -> MambaState:
+        foreign = (
+            f"the state is not one of this Mamba of {len(self.layers)} layers of width {self.width}: make it with its "
+            "initial_state(batch_size)"
+        )
+        if not isinstance(state, dict) or state.keys() != {"layers", "document_id"}:
+            raise InputError(foreign)
+        found = cast(MambaState, state)
+        if len(found["layers"]) != len(self.layers):
+            raise InputError(foreign)
+        if found["document_id"].shape != (batch_size,):
+            raise InputError(
+                f"the state holds {found['document_id'].shape[0]} sequences and the input {batch_size}: "
+                "make it with initial_state(batch_size) or pick sequences with reorder_state"
+            )
+        for layer, tensors in zip(self.layers, found["layers"], strict=True):
+            shapes = cast(MambaBlock, layer).mixer.ssm.state_shapes(batch_size)
+            if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
+                raise InputError(foreign)
+        return found
 
 
 class MambaBlock(nn.Module):

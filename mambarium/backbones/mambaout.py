@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
+from mambarium.backbones.layers.arguments import check_at_least, check_images
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
 from mambarium.errors import InputError
 
@@ -25,7 +26,7 @@ class MambaOut(VisionBackbone):
 
     Args:
         depths: Number of blocks of each stage.
-        widths: Channels of each stage.
+        widths: Channels of each stage, the first at least 2.
         stem_stride: How much the stem reduces height and width: 4 as published, 1 or 2 for small images.
         kernel_size: Height and width of the depthwise convolution, odd.
         expansion: Hidden channels per channel of a stage.
@@ -50,10 +51,18 @@ class MambaOut(VisionBackbone):
             raise InputError(
                 f"MambaOut needs as many depths as widths, at least one, got {len(depths)} and {len(widths)}"
             )
-        if not 0 < conv_ratio <= expansion:
-            raise InputError(f"MambaOut's conv_ratio {conv_ratio} must be above 0 and at most expansion {expansion}")
-        if kernel_size % 2 == 0:
+        check_at_least("every one of depths", min(depths), 1)
+        check_at_least("every one of widths", min(widths), 1)
+        check_at_least("the first of widths, which the stem halves,", widths[0], 2)
+        if conv_ratio > expansion or int(conv_ratio * min(widths)) < 1:
+            raise InputError(
+                f"MambaOut's conv_ratio must be at most expansion {expansion} and leave a channel of the smallest "
+                f"width {min(widths)}, got {conv_ratio}"
+            )
+        if kernel_size < 1 or kernel_size % 2 == 0:
             raise InputError(f"MambaOut's kernel_size must be odd, got {kernel_size}")
+        if stem_stride not in (1, 2, 4):
+            raise InputError(f"MambaOut's stem_stride must be 1, 2 or 4, got {stem_stride}")
         self.depths = tuple(depths)
         self.feature_info = tuple(FeatureInfo(width, stem_stride * 2**i) for i, width in enumerate(widths))
         self.downsample_layers = nn.ModuleList([Stem(widths[0], stem_stride)])
@@ -67,7 +76,12 @@ class MambaOut(VisionBackbone):
         )
 
     def forward(self, images: Tensor) -> VisionFeatures:
-        """One map per stage of images (batch, 3, height, width) of any size."""
+        """One map per stage of images (batch, 3, height, width) of any size.
+
+        Raises:
+            InputError: If the images do not have 3 channels.
+        """
+        check_images(images)
         x = images.permute(0, 2, 3, 1)
         maps: list[Tensor] = []
         for downsample, blocks in zip(self.downsample_layers, self.blocks, strict=True):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
+from mambarium.backbones.layers.arguments import check_images, check_mamba_sizes, check_rate
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.errors import InputError
@@ -36,7 +37,7 @@ class Vim(VisionBackbone):
         width: Size of a patch's vector.
         depth: Number of blocks.
         d_state: Size of one channel's state.
-        d_conv: Width of the causal convolutions.
+        d_conv: Width of the causal convolutions, 2 to 4.
         expand: Inner channels per channel of the width.
         dt_rank: Rank of the projection to the time step; "auto" is ceil(width / 16).
         class_token: Put a class token in the middle of the patches; without it classification averages them.
@@ -60,6 +61,8 @@ class Vim(VisionBackbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
+        check_rate("dropout", dropout)
         self.patch_size = patch_size
         self.stride = patch_size if stride is None else stride
         if not 1 <= self.stride <= patch_size or patch_size % self.stride:
@@ -89,8 +92,10 @@ class Vim(VisionBackbone):
         """Features of images (batch, 3, height, width).
 
         Raises:
-            InputError: If height or width is not a multiple of the stride or smaller than a patch.
+            InputError: If the images do not have 3 channels, or their height or width is not a multiple of the
+                stride or smaller than a patch.
         """
+        check_images(images)
         rows, columns = self._grid(images.shape[-2], images.shape[-1])
         x = self.patch_embed(images)  # (batch, rows * columns, width)
         middle = x.shape[1] // 2

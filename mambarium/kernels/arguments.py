@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 
 HALF_OR_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
+REAL = (*HALF_OR_FLOAT, torch.float64)
+REAL_OR_COMPLEX = (*REAL, torch.complex64, torch.complex128)
 
 
 def check_shape(name: str, tensor: torch.Tensor, expected: Sequence[int], meaning: str) -> None:

@@ -14,6 +14,8 @@ ENVIRONMENT_VARIABLE = "MAMBARIUM_BACKEND"
 
 _MODULES = {"triton": "triton_backend", "cpu": "cpu"}
 _PACKAGES = {"triton": "triton", "cpu": "numba"}
+# Backends whose module imports without its package.
+_SHAPES_WITHOUT_PACKAGE = {"cpu"}
 
 
 def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
@@ -69,7 +71,7 @@ def load_backend(operation: str, name: str, shapes_only: bool = False) -> Module
     Args:
         operation: the folder of the operation, "scan" or "conv".
         name: "triton" or "cpu".
-        shapes_only: the module is asked for shapes, for which it needs no package.
+        shapes_only: the module is asked for shapes, for which "cpu" needs no package.
 
     Returns:
         The module, which has the functions of the operation's backend interface.
@@ -78,7 +80,8 @@ def load_backend(operation: str, name: str, shapes_only: bool = False) -> Module
         RuntimeError: the package that the backend needs is not installed.
     """
     package = _PACKAGES[name]
-    if not shapes_only and importlib.util.find_spec(package) is None:
+    needed = not (shapes_only and name in _SHAPES_WITHOUT_PACKAGE)
+    if needed and importlib.util.find_spec(package) is None:
         raise RuntimeError(
             f"backend {name!r} needs the package {package}, which is not installed: `pip install {package}`, "
             "or ask for the slow plain PyTorch code with backend='reference' or "

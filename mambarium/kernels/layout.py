@@ -7,6 +7,16 @@ from torch import Tensor
 LANES = 16
 
 
+def float_memory(*shape: int) -> Tensor:
+    """Uninitialised float32 memory on the CPU, whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def float_zeros(*shape: int) -> Tensor:
+    """float32 zeros on the CPU, whatever torch's default dtype and device are."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
 def float_rows(x: Tensor) -> Tensor:
     """x as float32 with adjacent elements along the last axis; not copied where it is so already."""
     x = x.float()

@@ -17,8 +17,18 @@ import torch
 
 _log = logging.getLogger("mambarium")
 _calls = threading.Lock()
+_first_process: int | None = None
 _announced = False
 _folders: dict[str, Path] = {}
+
+
+def _renew_lock() -> None:
+    """Another thread may hold the lock while the process forks, and does not live on in the child."""
+    global _calls
+    _calls = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def import_kernels(name: str) -> ModuleType:
@@ -28,7 +38,7 @@ def import_kernels(name: str) -> ModuleType:
     stale code is ever run: numba itself watches the file of the entry point only.
 
     Args:
-        name: full name of the module, such as "mambarium.kernels.scan.cpu_kernels".
+        name: full name of the module, such as "mambarium.kernels.scan.cpu_forward".
 
     Returns:
         The module.
@@ -50,17 +60,25 @@ def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: 
         kernel: the name of an entry point, whose last argument is the address of the threads' scratch memory.
         arguments: its other arguments.
         scratch_bytes: scratch memory per thread.
+
+    Raises:
+        RuntimeError: this process was forked from one that ran a kernel on OpenMP, whose threads it lacks.
     """
+    global _first_process
     import numba
 
     function = getattr(module, kernel)
     with _calls:
+        before = numba.get_num_threads()  # starts the threads
+        if _first_process is None:
+            _first_process = os.getpid()
+        if _first_process != os.getpid() and numba.threading_layer() == "omp":
+            raise RuntimeError("the CPU kernels can't run in a forked process: use spawn")
         if not function.signatures:
             _announce(module, kernel)
-        before = numba.get_num_threads()
         config: Any = numba.config
         threads = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
-        scratch = torch.empty(threads * scratch_bytes, dtype=torch.uint8)
+        scratch = torch.empty(threads * scratch_bytes, dtype=torch.uint8, device="cpu")
         numba.set_num_threads(threads)
         try:
             function(*arguments, scratch.data_ptr())
@@ -77,7 +95,7 @@ def _announce(module: ModuleType, kernel: str) -> None:
     if _announced or any(_folders[module.__name__].rglob(f"{file}.{kernel}-*.nbc")):
         return
     _announced = True
-    _log.warning("compiling the CPU kernels, once per machine (about 20 s) ...")
+    _log.warning("compiling the CPU kernels, once per machine (about 15 s) ...")
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import extending, types
+from numba import extending, njit, types
 from numba.core import cgutils
 from numba.extending import models, register_model
 
@@ -339,3 +339,20 @@ def silu_slope(typing: Any, x: Any, gate: Any) -> Any:
         return builder.fmul(gate, _call(builder, "fma", x, builder.fsub(one, gate), one))
 
     return x(x, x), generate
+
+
+@njit
+def load_channels(address: int, count: int) -> Any:
+    """Loads the first `count` of 16 lanes, the others are zero."""
+    if count == LANES:
+        return load(address, zero_row())
+    return load_some(address, count)
+
+
+@njit
+def store_channels(address: int, value: Any, count: int) -> None:
+    """Stores the first `count` of 16 lanes."""
+    if count == LANES:
+        store(address, value)
+    else:
+        store_some(address, value, count)

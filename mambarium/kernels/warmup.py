@@ -2,7 +2,7 @@
 
 import time
 
-import torch
+from mambarium.kernels.layout import float_zeros
 
 
 def warm_up(backward: bool = True) -> float:
@@ -20,9 +20,9 @@ def warm_up(backward: bool = True) -> float:
     from mambarium.kernels import causal_conv1d, selective_scan
 
     start = time.perf_counter()
-    u = torch.zeros(1, 1, 1, requires_grad=backward)
-    out = selective_scan(u, u, torch.zeros(1, 1), u, u, backend="cpu")
-    out = out + causal_conv1d(u, torch.zeros(1, 2), backend="cpu")
+    u = float_zeros(1, 1, 1).requires_grad_(backward)
+    out = selective_scan(u, u, float_zeros(1, 1), u, u, backend="cpu")
+    out = out + causal_conv1d(u, float_zeros(1, 2), backend="cpu")
     if backward:
         out.sum().backward()
     return time.perf_counter() - start

@@ -206,3 +206,56 @@ def test_bad_input_is_told_in_one_line(backbone: SequenceBackbone, x: Tensor) ->
         backbone(x[:2], backbone.initial_state(3, max_length=LENGTH))
     with pytest.raises(InputError, match="document_ids"):
         backbone(x, document_ids=DOCUMENTS[:, :4])
+    with pytest.raises(InputError, match="integers"):
+        backbone(x, document_ids=DOCUMENTS.float())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: Mamba(WIDTH, depth=1, d_state=3),
+        lambda: Mamba(WIDTH, depth=2, d_state=4),
+        lambda: Mamba(WIDTH, depth=2, d_state=3, d_conv=2),
+        lambda: Mamba(2 * WIDTH, depth=2, d_state=3),
+    ],
+)
+def test_the_state_of_another_mamba_is_refused(other: Callable[[], Mamba], x: Tensor) -> None:
+    with pytest.raises(InputError, match="not one of this Mamba of 2 layers"):
+        Mamba(WIDTH, depth=2, d_state=3)(x, other().initial_state(3))
+
+
+@pytest.mark.parametrize("state", [torch.zeros(3), [], {"layers": []}])
+def test_what_is_no_state_is_refused(state: State, x: Tensor) -> None:
+    with pytest.raises(InputError, match="initial_state"):
+        Mamba(WIDTH, depth=2)(x, state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"d_state": 0}, "d_state must be at least 1, got 0"),
+        ({"expand": 0}, "expand must be at least 1, got 0"),
+        ({"dt_rank": 0}, "dt_rank must be at least 1, got 0"),
+        ({"d_conv": 1}, "d_conv must be 2, 3 or 4"),
+        ({"d_conv": 5}, "d_conv must be 2, 3 or 4"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"dropout": -0.1}, "dropout must be at least 0"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_told_in_one_line(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Mamba(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_state_matrix_does_not_depend_on_the_default_dtype(dtype: torch.dtype) -> None:
+    expected = Mamba(WIDTH, depth=1, d_state=300).layers[0].mixer.ssm.A_log
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        found = Mamba(WIDTH, depth=1, d_state=300).layers[0].mixer.ssm.A_log
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(found, expected)

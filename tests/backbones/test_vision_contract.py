@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones import MambaOut, Vim, VisionBackbone, VisionFeatures, initialize
+from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.errors import InputError
 
 
@@ -149,6 +150,12 @@ def test_sizes_that_do_not_fit_are_refused(backbone: VisionBackbone, family: Fam
         backbone(images(family.refused))
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (3, 16, 16)])
+def test_images_without_three_channels_are_refused(backbone: VisionBackbone, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"\(batch, 3, height, width\)"):
+        backbone(torch.zeros(shape))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_built_without_memory_and_then_initialised(name: str) -> None:
     def build() -> nn.ModuleList:
@@ -198,9 +205,28 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
         lambda: Vim(image_size=30, patch_size=4),
         lambda: MambaOut(depths=(1, 1), widths=(8,)),
         lambda: MambaOut(kernel_size=4),
+        lambda: MambaOut(kernel_size=-1),
         lambda: MambaOut(conv_ratio=3.0),
+        lambda: MambaOut(conv_ratio=0.01),
+        lambda: MambaOut(depths=(1, 0), widths=(8, 8)),
+        lambda: MambaOut(depths=(1, 1), widths=(1, 8)),
+        lambda: MambaOut(depths=(1, 1), widths=(8, 0)),
+        lambda: MambaOut(drop_path=1.0),
+        lambda: MambaOut(stem_stride=3),
+        lambda: Vim(width=0),
+        lambda: Vim(depth=0),
+        lambda: Vim(d_state=0),
+        lambda: Vim(expand=0),
+        lambda: Vim(dt_rank=0),
+        lambda: Vim(d_conv=1),
+        lambda: Vim(d_conv=5),
+        lambda: Vim(patch_size=0),
+        lambda: Vim(drop_path=-0.1),
+        lambda: Vim(dropout=1.0),
+        lambda: DropPath(1.0),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(build: Callable[[], VisionBackbone]) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as error:
         build()
+    assert "\n" not in str(error.value)

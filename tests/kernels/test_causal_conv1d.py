@@ -1,4 +1,5 @@
 import itertools
+import random
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from mambarium.kernels import causal_conv1d
 
 NAMES = ("x", "weight", "bias", "initial_states")
-LENGTHS = (1, 2, 3, 64, 197)
+LENGTHS = (1, 2, 3, 63, 64, 197, 1023)
 DIMS = (1, 5, 16, 17, 48)
 
 
@@ -23,7 +24,7 @@ def make_case(batch, length, dim, width, *, bias=True, states=True, documents=Tr
         "weight": normal(dim, width),
         "bias": normal(dim) if bias else None,
         "initial_states": normal(batch, dim, width - 1) if states else None,
-        "seq_idx": starts.cumsum(1) if documents else None,
+        "seq_idx": starts.cumsum(1, dtype=torch.int32) if documents else None,
     }
 
 
@@ -31,12 +32,21 @@ def to_dtype(case, dtype=torch.float32):
     return {k: v.to(dtype) if k in NAMES and v is not None else v for k, v in case.items()}
 
 
+def to_half(case, half):
+    """The case with inputs of half precision beside float32 parameters."""
+    return {k: v if k not in ("x", "initial_states") or v is None else v.to(half) for k, v in to_dtype(case).items()}
+
+
+def output_weights(x):
+    """Numbers that half precision holds exactly, so that it gets the same incoming gradients."""
+    return (torch.linspace(0, 9, x.numel(), dtype=torch.float64).sin().view(x.shape) * 16).round() / 16
+
+
 def results(case, backend=None, activation="silu"):
     case = {k: v if v is None else v.detach().clone() for k, v in case.items()}
     leaves = {k: case[k].requires_grad_() for k in NAMES if case[k] is not None}
     out, final = causal_conv1d(**case, return_final_states=True, activation=activation, backend=backend)
-    weights = [torch.linspace(0, 9, y.numel(), dtype=torch.float64).sin().view(y.shape) for y in (out, final)]
-    loss = (out.double() * weights[0]).sum() + (final.double() * weights[1]).sum()
+    loss = sum((x.double() * output_weights(x)).sum() for x in (out, final))
     grads = torch.autograd.grad(loss, list(leaves.values()))
     return {
         "out": out,
@@ -45,11 +55,14 @@ def results(case, backend=None, activation="silu"):
     }
 
 
-def assert_close(found, expected, outputs, gradients):
+def assert_close(found, expected, outputs, gradients, parameters=None):
+    """`parameters`: tolerance of what is float32 beside inputs of half precision."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         error = (found[name].double() - value.double()).norm() / (value.double().norm() + 1e-12)
         tolerance = gradients if name.startswith("grad") else outputs
+        if parameters is not None and found[name].dtype == torch.float32:
+            tolerance = parameters
         assert error <= tolerance, f"{name}: relative error {error:.1e}"
 
 
@@ -70,22 +83,77 @@ def test_reference_is_a_padded_convolution(width):
     torch.testing.assert_close(causal_conv1d(**case, backend="reference"), expected)
 
 
-@pytest.mark.parametrize(("index", "length", "dim"), [(i, *x) for i, x in enumerate(itertools.product(LENGTHS, DIMS))])
-@pytest.mark.parametrize("width", [2, 3, 4])
+FLAGS = ("bias", "states", "documents", "silu")
+GRID = list(enumerate(itertools.product(LENGTHS, DIMS, (2, 3, 4))))
+
+
+def draw_flags(index):
+    """Independent of each other and of the sizes, which an arithmetic rule of the index is not."""
+    drawn = random.Random(index)
+    return {name: drawn.random() < 0.5 for name in FLAGS}, drawn.randint(1, 3)
+
+
+def test_the_grid_has_every_pair_of_flags():
+    drawn = [draw_flags(index)[0] for index, _ in GRID]
+    for one, other in itertools.combinations(FLAGS, 2):
+        assert len({(flags[one], flags[other]) for flags in drawn}) == 4, (one, other)
+
+
+@pytest.mark.parametrize(("index", "length", "dim", "width"), [(index, *sizes) for index, sizes in GRID])
 def test_cpu_agrees_with_float64_reference(index, length, dim, width):
-    flags = {"bias": index % 2 == 0, "states": (index // 2) % 2 == 0, "documents": (index // 3) % 2 == 0}
-    single = to_dtype(make_case(1 + index % 3, length, dim, width, **flags))
-    activation = (None, "silu", "swish")[index % 3]
+    flags, batch = draw_flags(index)
+    activation = "silu" if flags.pop("silu") else None
+    single = to_dtype(make_case(batch, length, dim, width, **flags))
     expected = results(to_dtype(single, torch.float64), "reference", activation)
     assert_close(results(single, activation=activation), expected, 1e-6, 5e-6)
 
 
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_half_inputs(half):
-    case = to_dtype(make_case(2, 65, 17, 4), half)
+def test_swish_is_silu():
+    case = to_dtype(make_case(2, 9, 5, 4))
+    assert torch.equal(causal_conv1d(**case, activation="swish"), causal_conv1d(**case, activation="silu"))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 63, 1023])
+@pytest.mark.parametrize(("half", "tolerance"), [(torch.bfloat16, 3e-3), (torch.float16, 4e-4)])
+def test_half_inputs(half, tolerance, length):
+    case = to_half(make_case(2, length, 17, 4), half)
     found = results(case)
-    assert all(value.dtype == half for value in found.values())
-    assert_close(found, results(to_dtype(case, torch.float64), "reference"), 4e-3, 1e-2)
+    for name, value in found.items():
+        assert value.dtype == (torch.float32 if name in ("grad weight", "grad bias") else half)
+    assert_close(found, results(to_dtype(case, torch.float64), "reference"), tolerance, tolerance, parameters=5e-6)
+
+
+def test_half_parameters_get_half_gradients():
+    found = results(to_dtype(make_case(2, 9, 5, 4), torch.bfloat16))
+    assert all(value.dtype == torch.bfloat16 for value in found.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("optional", [True, False])
+def test_the_default_dtype_has_no_say(dtype, optional):
+    case = to_dtype(make_case(2, 35, 20, 3, bias=optional, states=optional))
+    expected = results(case)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        found = results(case)
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_the_default_device_has_no_say():
+    case = to_dtype(make_case(2, 35, 20, 3))
+    case = {k: v.requires_grad_() if k in NAMES else v for k, v in case.items()}
+
+    def run():
+        out, final = causal_conv1d(**case, return_final_states=True, activation="silu")
+        return (out, final, *torch.autograd.grad((out, final), [case[name] for name in NAMES], (2 * out, final)))
+
+    expected = run()
+    with torch.device("meta"):
+        found = run()
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
 def test_more_batch_elements_than_parts():
@@ -136,7 +204,7 @@ def test_any_strides(layout):
 
 def test_another_documents_infinities_stay_there():
     case = to_dtype(make_case(1, 8, 3, 4, documents=False))
-    case["seq_idx"] = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]])
+    case["seq_idx"] = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]], dtype=torch.int32)
     clean = results(case)["out"]
     case["x"] = case["x"].clone()
     case["x"][..., :4] = torch.nan
@@ -194,7 +262,7 @@ def test_opcheck():
             case["x"].transpose(1, 2),
             case["weight"],
             case["bias"],
-            case["seq_idx"].to(torch.int32),
+            case["seq_idx"],
             case["initial_states"].transpose(1, 2),
             True,
             "cpu",
@@ -250,6 +318,15 @@ def test_second_derivatives_are_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"x": torch.zeros(0, 6, 9)}, r"x: expected at least one sequence.*found shape \(0, 6, 9\)"),
+        ({"x": torch.zeros(2, 0, 9)}, r"x: expected at least one .*channel.*found shape \(2, 0, 9\)"),
+        ({"weight": torch.zeros(6, 4, dtype=torch.int64)}, r"weight: expected dtype .*; found torch.int64"),
+        ({"bias": torch.zeros(6, dtype=torch.complex64)}, r"bias: expected dtype .*; found torch.complex64"),
+        (
+            {"initial_states": torch.zeros(2, 6, 3, dtype=torch.int32)},
+            r"initial_states: expected dtype .*; found torch.int32",
+        ),
+        ({"seq_idx": torch.zeros(2, 9, dtype=torch.int64)}, r"seq_idx: expected dtype .*found torch.int64"),
         ({"x": torch.zeros(6, 9)}, r"x: expected shape \(batch, dim, length\).*found \(6, 9\)"),
         ({"weight": torch.zeros(5, 4)}, r"weight: .*dim = 6; found \(5, 4\)"),
         ({"weight": torch.zeros(6, 5), "initial_states": None}, r"weight: .*2 to 4; found 5.*'reference'"),

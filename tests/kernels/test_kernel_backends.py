@@ -66,6 +66,8 @@ def test_without_numba_and_triton():
         "m = x.to('meta')\n"
         "A = torch.ones(2, 1, device='meta', requires_grad=True)\n"
         "assert selective_scan(m, m, A, m[:, :1], m[:, :1]).shape == x.shape\n"
+        "try: selective_scan(m, m, A, m[:, :1], m[:, :1], backend='triton')\n"
+        "except RuntimeError as error: print(error)\n"
         "for call in (lambda: selective_scan(x, x, torch.ones(2, 1), x[:, :1], x[:, :1]),\n"
         "             lambda: causal_conv1d(x, torch.ones(2, 4))):\n"
         "    try: call()\n"
@@ -73,7 +75,8 @@ def test_without_numba_and_triton():
     )
     run = run_python(code)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("pip install numba") == run.stdout.count("backend='reference'") == 2
+    assert run.stdout.count("pip install triton") == 1 and run.stdout.count("pip install numba") == 2
+    assert run.stdout.count("backend='reference'") == 3
 
 
 def test_import_does_not_load_numba():
@@ -87,7 +90,7 @@ def test_unwritable_cache_folder_is_announced(tmp_path, caplog, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(blocked))
-    folder = numba_runtime._cache_folder("mambarium.kernels.scan.cpu_kernels")
+    folder = numba_runtime._cache_folder("mambarium.kernels.scan.cpu_forward")
     assert folder.is_dir() and len(caplog.records) == 1
     assert str(blocked) in caplog.records[0].getMessage()
 
@@ -96,9 +99,8 @@ def test_the_cache_folder_is_keyed_by_the_sources(tmp_path, monkeypatch):
     from mambarium.kernels import numba_runtime
 
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    folders = {
-        numba_runtime._cache_folder(f"mambarium.kernels.{operation}.cpu_kernels") for operation in ("scan", "conv")
-    }
+    modules = ("mambarium.kernels.scan.cpu_forward", "mambarium.kernels.conv.cpu_kernels")
+    folders = {numba_runtime._cache_folder(module) for module in modules}
     assert len(folders) == 2 and all(folder.parent == tmp_path / "mambarium" for folder in folders)
 
 
@@ -121,7 +123,38 @@ def test_forking_after_kernels_ran_does_not_hang():
         "warm_up(backward=False)\n"
     )
     run = run_python(code)
-    assert run.stdout.strip() == "28", run.stderr
+    assert run.returncode == 0 and run.stdout.strip() == "28", run.stderr
+
+
+def test_a_forked_process_is_refused_with_a_reason():
+    pytest.importorskip("numba")
+    code = (
+        "import os, sys, numba\n"
+        "from mambarium.kernels import warm_up\n"
+        "warm_up(backward=False)\n"
+        "if numba.threading_layer() != 'omp': print('use spawn'); sys.exit(7)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try: warm_up(backward=False)\n"
+        "    except RuntimeError as error: print(error, flush=True); os._exit(7)\n"
+        "    os._exit(0)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    run = run_python(code)
+    assert run.returncode == 7 and "use spawn" in run.stdout, run.stderr
+
+
+def test_a_process_forked_before_any_kernel_ran_may_run_them():
+    code = (
+        "import os, sys, threading\n"
+        "from mambarium.kernels import numba_runtime, warm_up\n"
+        "numba_runtime._calls.acquire()  # as another thread might hold it\n"
+        "child = os.fork()\n"
+        "if child == 0: warm_up(backward=False); os._exit(7)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    run = run_python(code)
+    assert run.returncode == 7, run.stderr
 
 
 def test_kernels_restore_numbas_threads_and_use_a_shared_memory_layer():
@@ -133,14 +166,17 @@ def test_kernels_restore_numbas_threads_and_use_a_shared_memory_layer():
     assert numba.threading_layer() in ("omp", "tbb")
 
 
-def test_backends_fit_their_interfaces():
+@pytest.mark.parametrize(("backend", "package"), [("cpu", "numba"), ("triton", "triton")])
+def test_backends_fit_their_interfaces(backend, package):
     import inspect
+
+    pytest.importorskip(package, reason=f"{package} is not installed")
 
     from mambarium.kernels.conv.interface import ConvBackend
     from mambarium.kernels.scan.interface import ScanBackend
 
     for operation, interface in (("scan", ScanBackend), ("conv", ConvBackend)):
-        module = load_backend(operation, "cpu")
+        module = load_backend(operation, backend)
         for name, function in inspect.getmembers(interface, inspect.isfunction):
             if not name.startswith("_"):
                 expected = [p for p in inspect.signature(function).parameters if p != "self"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mambarium.backbones.layers.arguments import check_rate
+
 
 class DropPath(nn.Module):
     """Drop a residual branch for whole samples in training and scale the kept ones by 1 / (1 - rate).
@@ -17,6 +19,7 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
+        check_rate("the rate of DropPath", rate)
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,5 +36,10 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """The linear rule: rates from 0 at the first of `depth` branches to `last` at the last one."""
+    """The linear rule: rates from 0 at the first of `depth` branches to `last` at the last one.
+
+    Raises:
+        InputError: If `last` is not in [0, 1).
+    """
+    check_rate("drop_path", last)
     return [last * i / max(depth - 1, 1) for i in range(depth)]

@@ -48,14 +48,22 @@ class SelectiveSSM(nn.Module):
         log_delta = torch.empty_like(self.dt_proj.bias).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))
         delta = log_delta.exp_().clamp_(min=DELTA_FLOOR)
         self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # inverse of softplus
-        self.A_log.copy_(torch.arange(1, self.d_state + 1, device=self.A_log.device).log())
+        self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float32, device=self.A_log.device).log())
         self.D.fill_(1.0)
+
+    def state_shapes(self, batch_size: int) -> dict[str, tuple[int, int, int]]:
+        """The shapes of a state's tensors."""
+        return {
+            "convolution": (batch_size, self.d_inner, self.d_conv - 1),
+            "scan": (batch_size, self.d_inner, self.d_state),
+        }
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """Zeros: the last inputs of the convolution, and the scan's state, which is always float32."""
+        shapes = self.state_shapes(batch_size)
         return {
-            "convolution": torch.zeros(batch_size, self.d_inner, self.d_conv - 1, device=device, dtype=dtype),
-            "scan": torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=torch.float32),
+            "convolution": torch.zeros(shapes["convolution"], device=device, dtype=dtype),
+            "scan": torch.zeros(shapes["scan"], device=device, dtype=torch.float32),
         }
 
     def forward(

@@ -5,10 +5,13 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from mambarium.kernels.arguments import HALF_OR_FLOAT, check_device, check_dtype, check_shape
+from mambarium.kernels.arguments import HALF_OR_FLOAT, REAL, check_device, check_dtype, check_shape
 from mambarium.kernels.backend import Backend, choose_backend
 from mambarium.kernels.conv.reference import causal_conv1d_reference
 from mambarium.kernels.conv.registration import causal_conv1d_forward
+
+# The kernels compare 32-bit numbers: wider ones could collide when they are cut.
+_DOCUMENTS = (torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 @overload
@@ -76,8 +79,8 @@ def causal_conv1d(
         x: (batch, dim, length).
         weight: (dim, width), width 2 to 4; any width with the reference.
         bias: (dim,), or None.
-        seq_idx: document of each position, (batch, length) integers; taps from another document than the
-            position's own count as zero. None: one document.
+        seq_idx: document of each position, (batch, length) of int32 or narrower; taps from another document
+            than the position's own count as zero. None: one document.
         initial_states: the inputs before position 0, oldest first, (batch, dim, width - 1); they belong to
             the document of position 0. None: zeros.
         return_final_states: whether the last width - 1 inputs (initial states included, if x is shorter) are
@@ -142,30 +145,31 @@ def _check_arguments(
     activation: str | None,
     backend: Backend,
 ) -> None:
-    if x.dim() != 3 or x.shape[2] < 1:
-        raise ValueError(f"x: expected shape (batch, dim, length) with a position; found {tuple(x.shape)}")
+    if x.dim() != 3:
+        raise ValueError(f"x: expected shape (batch, dim, length); found {tuple(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"x: expected at least one sequence, channel and position; found shape {tuple(x.shape)}")
     batch, dim, length = x.shape
     if weight.dim() != 2 or weight.shape[0] != dim or weight.shape[1] < 1:
         raise ValueError(f"weight: expected shape (dim, width) with dim = {dim}; found {tuple(weight.shape)}")
     width = weight.shape[1]
-    if backend != "reference":
-        if not 2 <= width <= 4:
-            raise ValueError(
-                f"weight: backend {backend!r} expects a width of 2 to 4; found {width}, which only "
-                "backend='reference' serves"
-            )
-        check_dtype("x", x, HALF_OR_FLOAT)
+    if backend != "reference" and not 2 <= width <= 4:
+        raise ValueError(
+            f"weight: backend {backend!r} expects a width of 2 to 4; found {width}, which only "
+            "backend='reference' serves"
+        )
+    check_dtype("x", x, REAL if backend == "reference" else HALF_OR_FLOAT)
+    check_dtype("weight", weight, REAL)
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"activation: expected None, 'silu' or 'swish'; found {activation!r}")
     check_device("weight", weight, x.device)
     optional = (
-        ("bias", bias, (dim,), "(dim,)"),
-        ("seq_idx", seq_idx, (batch, length), "(batch, length)"),
-        ("initial_states", initial_states, (batch, dim, width - 1), "(batch, dim, width - 1)"),
+        ("bias", bias, (dim,), "(dim,)", REAL),
+        ("seq_idx", seq_idx, (batch, length), "(batch, length)", _DOCUMENTS),
+        ("initial_states", initial_states, (batch, dim, width - 1), "(batch, dim, width - 1)", REAL),
     )
-    for name, value, shape, meaning in optional:
+    for name, value, shape, meaning, dtypes in optional:
         if value is not None:
             check_shape(name, value, shape, meaning)
             check_device(name, value, x.device)
-    if seq_idx is not None:
-        check_dtype("seq_idx", seq_idx, (torch.int32, torch.int64, torch.int16, torch.uint8, torch.int8))
+            check_dtype(name, value, dtypes)

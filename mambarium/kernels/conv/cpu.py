@@ -6,14 +6,23 @@ converted to it first.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mambarium.kernels.layout import LANES, float_rows, laid_out_as, ordered_sum, pack_channels, unpack_channels
+from mambarium.kernels.layout import (
+    LANES,
+    float_memory,
+    float_rows,
+    float_zeros,
+    laid_out_as,
+    ordered_sum,
+    pack_channels,
+    unpack_channels,
+)
 from mambarium.kernels.numba_runtime import import_kernels, run_kernel
 
+# The kernels work on as many taps as the widest convolution has.
+TAPS = 4
 _PARTS = 32
-_TAPS = 4
 _KERNELS = "mambarium.kernels.conv.cpu_kernels"
 
 
@@ -28,7 +37,7 @@ def conv_forward(
     """See `ConvBackend.conv_forward`."""
     kernels = import_kernels(_KERNELS)
     inputs, _kept = _inputs(kernels, x, weight, bias, seq_idx, initial_states, silu)
-    out = torch.empty(x.shape, dtype=torch.float32)
+    out = float_memory(*x.shape)
     run_kernel(kernels, "forward", inputs, out.data_ptr(), scratch_bytes=0)
     return laid_out_as(out, x)
 
@@ -49,10 +58,10 @@ def conv_backward(
     width = weight.shape[1]
     batch_parts = min(batch, _PARTS)
     grad_out = float_rows(grad_out)
-    grad_x = torch.empty(x.shape, dtype=torch.float32)
-    grad_states = None if initial_states is None else torch.empty(initial_states.shape, dtype=torch.float32)
+    grad_x = float_memory(*x.shape)
+    grad_states = None if initial_states is None else float_memory(*initial_states.shape)
     blocks = -(-dim // LANES)
-    grad_weights = torch.zeros((batch_parts, blocks, _TAPS + 1, LANES))
+    grad_weights = float_zeros(batch_parts, blocks, TAPS + 1, LANES)
     gradients = kernels.Gradients(
         batch_parts=batch_parts,
         out=grad_out.data_ptr(),
@@ -67,7 +76,7 @@ def conv_backward(
     return (
         laid_out_as(grad_x, x),
         laid_out_as(per_channel[:, :width].flip(1), weight),
-        None if bias is None else laid_out_as(per_channel[:, _TAPS].contiguous(), bias),
+        None if bias is None else laid_out_as(per_channel[:, TAPS].contiguous(), bias),
         None if initial_states is None or grad_states is None else laid_out_as(grad_states, initial_states),
     )
 
@@ -85,10 +94,10 @@ def _inputs(
     batch, length, dim = x.shape
     width = weight.shape[1]
     x = float_rows(x)
-    taps = torch.zeros(dim, _TAPS + 1)
+    taps = float_zeros(dim, TAPS + 1)
     taps[:, :width] = weight.flip(1)
     if bias is not None:
-        taps[:, _TAPS] = bias
+        taps[:, TAPS] = bias
     weights = pack_channels(taps)  # (blocks, 5, 16)
     kept = [x, weights]
     states_fields = {"states": 0, "states_batch": 0, "states_time": 0}

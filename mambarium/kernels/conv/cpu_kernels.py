@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 
 from numba import njit, prange
 
+from mambarium.kernels.conv.cpu import TAPS
 from mambarium.kernels.layout import LANES
 from mambarium.kernels.simd import (
     ROW_BYTES,
     add,
     fma,
     load,
+    load_channels,
     load_int,
-    load_some,
     mul,
     sigmoid,
     silu_slope,
     store,
-    store_some,
+    store_channels,
     zero_row,
 )
 
-TAPS = 4
 WEIGHT_ROWS = TAPS + 1
 
 
@@ -68,21 +68,6 @@ class Gradients(NamedTuple):
 
 
 @njit
-def _load_channels(address: int, count: int) -> Any:
-    if count == LANES:
-        return load(address, zero_row())
-    return load_some(address, count)
-
-
-@njit
-def _store_channels(address: int, value: Any, count: int) -> None:
-    if count == LANES:
-        store(address, value)
-    else:
-        store_some(address, value, count)
-
-
-@njit
 def _has_tap(inputs: Inputs, documents: int, t: int, back: int) -> bool:
     """Whether position t sees the input `back` positions earlier; those before the start count as position
     0."""
@@ -98,7 +83,7 @@ def _earlier_input(inputs: Inputs, batch: int, channel: int, count: int, back: i
         return zero_row()
     row = inputs.width - 1 - back
     address = inputs.states + batch * inputs.states_batch + row * inputs.states_time + 4 * channel
-    return _load_channels(address, count)
+    return load_channels(address, count)
 
 
 @njit
@@ -116,7 +101,7 @@ def _forward_block(inputs: Inputs, batch: int, block: int, out: int) -> None:
     source = inputs.x + batch * inputs.x_batch + 4 * channel
     target = out + 4 * (batch * inputs.length * inputs.dim + channel)
     for t in range(inputs.length):
-        x0 = _load_channels(source + t * inputs.x_time, count)
+        x0 = load_channels(source + t * inputs.x_time, count)
         y = fma(w0, x0, bias)
         if _has_tap(inputs, documents, t, 1):
             y = fma(w1, x1, y)
@@ -126,7 +111,7 @@ def _forward_block(inputs: Inputs, batch: int, block: int, out: int) -> None:
             y = fma(w3, x3, y)
         if inputs.silu:
             y = mul(y, sigmoid(y))
-        _store_channels(target + t * 4 * inputs.dim, y, count)
+        store_channels(target + t * 4 * inputs.dim, y, count)
         x3, x2, x1 = x2, x1, x0
 
 
@@ -145,10 +130,10 @@ def _store_input_gradient(
     """Writes the gradient of the input at a position, which may lie before 0, among the initial states."""
     if position >= 0:
         row = batch * inputs.length + position
-        _store_channels(gradients.x + 4 * (row * inputs.dim + channel), value, count)
+        store_channels(gradients.x + 4 * (row * inputs.dim + channel), value, count)
     elif gradients.states != 0 and position + inputs.width - 1 >= 0:
         row = batch * (inputs.width - 1) + position + inputs.width - 1
-        _store_channels(gradients.states + 4 * (row * inputs.dim + channel), value, count)
+        store_channels(gradients.states + 4 * (row * inputs.dim + channel), value, count)
 
 
 @njit
@@ -175,8 +160,8 @@ def _backward_block(inputs: Inputs, gradients: Gradients, batch: int, block: int
     source = inputs.x + batch * inputs.x_batch + 4 * channel
     incoming = gradients.out + batch * gradients.out_batch + 4 * channel
     for t in range(inputs.length):
-        x0 = _load_channels(source + t * inputs.x_time, count)
-        g = _load_channels(incoming + t * gradients.out_time, count)
+        x0 = load_channels(source + t * inputs.x_time, count)
+        g = load_channels(incoming + t * gradients.out_time, count)
         has1 = _has_tap(inputs, documents, t, 1)
         has2 = _has_tap(inputs, documents, t, 2)
         has3 = _has_tap(inputs, documents, t, 3)

@@ -6,12 +6,13 @@ converted to it first.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mambarium.kernels.layout import (
     LANES,
+    float_memory,
     float_rows,
+    float_zeros,
     laid_out_as,
     ordered_sum,
     pack_channels,
@@ -23,7 +24,8 @@ from mambarium.kernels.numba_runtime import import_kernels, run_kernel
 TILE = 32
 _PARTS = 32
 _LOG2_E = 1.4426950408889634
-_KERNELS = "mambarium.kernels.scan.cpu_kernels"
+_FORWARD = "mambarium.kernels.scan.cpu_forward"
+_BACKWARD = "mambarium.kernels.scan.cpu_backward"
 
 
 def checkpoint_shape(batch: int, length: int, dim: int, d_state: int, groups: int) -> tuple[int, ...]:
@@ -47,23 +49,23 @@ def scan_forward(
     save_for_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `ScanBackend.scan_forward`."""
-    kernels = import_kernels(_KERNELS)
+    kernels = import_kernels(_FORWARD)
     batch, length, dim = u.shape
     d_state, groups = A.shape[1], B.shape[2]
     shape = checkpoint_shape(batch, length, dim, d_state, groups) if save_for_backward else (0,)
-    checkpoints = torch.empty(shape, dtype=torch.float32)
-    out = torch.empty((batch, length, dim), dtype=torch.float32)
+    checkpoints = float_memory(*shape)
+    out = float_memory(batch, length, dim)
     if initial_state is None:
-        initial_state = torch.zeros((batch, dim, d_state))
+        initial_state = float_zeros(batch, dim, d_state)
     states = pack_channels(initial_state, groups)  # (batch, blocks, d_state, 16)
-    inputs, _kept = _inputs(kernels, u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints)
+    inputs, _kept = _inputs(u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints)
     run_kernel(
         kernels,
         "forward",
         inputs,
         out.data_ptr(),
         states.data_ptr(),
-        scratch_bytes=kernels.FORWARD_SCRATCH_BYTES,
+        scratch_bytes=kernels.SCRATCH_BYTES,
     )
     return laid_out_as(out, u), unpack_channels(states, dim, groups), checkpoints
 
@@ -85,23 +87,23 @@ def scan_backward(
     checkpoints: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """See `ScanBackend.scan_backward`."""
-    kernels = import_kernels(_KERNELS)
+    kernels = import_kernels(_BACKWARD)
     batch, length, dim = u.shape
     d_state, groups = A.shape[1], B.shape[2]
-    inputs, _kept = _inputs(kernels, u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints)
+    inputs, _kept = _inputs(u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints)
     batch_parts = min(batch, _PARTS)
     channel_parts = min(inputs.blocks_per_group, -(-_PARTS // (batch_parts * groups)))
     grad_out = float_rows(grad_out)
     states = pack_channels(grad_last_state.float(), groups)
     plain_A = pack_channels(A, groups)
-    grad_u = torch.empty((batch, length, dim), dtype=torch.float32)
-    grad_delta = torch.empty((batch, length, dim), dtype=torch.float32)
-    grad_z = None if z is None else torch.empty((batch, length, dim), dtype=torch.float32)
-    grad_B = torch.empty((channel_parts, batch, length, groups, d_state), dtype=torch.float32)
-    grad_C = torch.empty((channel_parts, batch, length, groups, d_state), dtype=torch.float32)
-    grad_A = torch.zeros((batch_parts, inputs.blocks, d_state, LANES))
-    grad_D = torch.zeros((batch_parts, inputs.blocks, 1, LANES))
-    grad_bias = torch.zeros((batch_parts, inputs.blocks, 1, LANES))
+    grad_u = float_memory(batch, length, dim)
+    grad_delta = float_memory(batch, length, dim)
+    grad_z = None if z is None else float_memory(batch, length, dim)
+    grad_B = float_memory(channel_parts, batch, length, groups, d_state)
+    grad_C = float_memory(channel_parts, batch, length, groups, d_state)
+    grad_A = float_zeros(batch_parts, inputs.blocks, d_state, LANES)
+    grad_D = float_zeros(batch_parts, inputs.blocks, 1, LANES)
+    grad_bias = float_zeros(batch_parts, inputs.blocks, 1, LANES)
     gradients = kernels.Gradients(
         batch_parts=batch_parts,
         channel_parts=channel_parts,
@@ -119,7 +121,7 @@ def scan_backward(
         grad_bias=grad_bias.data_ptr(),
         state=states.data_ptr(),
     )
-    run_kernel(kernels, "backward", inputs, gradients, scratch_bytes=kernels.BACKWARD_SCRATCH_BYTES)
+    run_kernel(kernels, "backward", inputs, gradients, scratch_bytes=kernels.SCRATCH_BYTES)
     return (
         laid_out_as(grad_u, u),
         laid_out_as(grad_delta, delta),
@@ -136,7 +138,6 @@ def scan_backward(
 
 
 def _inputs(
-    kernels: Any,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -150,9 +151,11 @@ def _inputs(
     checkpoints: Tensor,
 ) -> tuple[Any, list[Tensor]]:
     """The kernels' `Inputs`, and the tensors whose memory they point to, to be kept alive."""
+    from mambarium.kernels.scan.cpu_tiles import Inputs
+
     batch, length, dim = u.shape
     groups = B.shape[2]
-    zeros = torch.zeros(dim)
+    zeros = float_zeros(dim)
     u, delta, B, C = (float_rows(x) for x in (u, delta, B, C))
     coefficients = pack_channels(A * _LOG2_E, groups)  # (blocks, d_state, 16)
     skip, bias = (pack_channels((zeros if x is None else x)[:, None], groups) for x in (D, delta_bias))
@@ -165,7 +168,7 @@ def _inputs(
     if reset is not None:
         reset = reset.contiguous()
         kept.append(reset)
-    inputs = kernels.Inputs(
+    inputs = Inputs(
         batch=batch,
         length=length,
         d_state=A.shape[1],

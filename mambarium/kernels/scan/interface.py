@@ -11,8 +11,8 @@ class ScanBackend(Protocol):
     Tensors are channel-last views with any strides: u, delta, z (batch, length, dim); B, C
     (batch, length, groups, d_state), each float32, bfloat16 or float16, not necessarily the same; A
     (dim, d_state), D, delta_bias (dim,) and initial_state (batch, dim, d_state) float32; reset (batch,
-    length) bool. Channel c belongs to group c // (dim // groups). The modules import without their packages
-    (numba, triton), which are needed only to run.
+    length) bool. Channel c belongs to group c // (dim // groups). `scan/cpu.py` imports without numba, which
+    only its kernels need; `scan/triton_backend.py` imports triton.
     """
 
     def checkpoint_shape(self, batch: int, length: int, dim: int, d_state: int, groups: int) -> tuple[int, ...]:

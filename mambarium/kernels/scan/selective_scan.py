@@ -5,7 +5,14 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from mambarium.kernels.arguments import HALF_OR_FLOAT, check_device, check_dtype, check_shape
+from mambarium.kernels.arguments import (
+    HALF_OR_FLOAT,
+    REAL,
+    REAL_OR_COMPLEX,
+    check_device,
+    check_dtype,
+    check_shape,
+)
 from mambarium.kernels.backend import Backend, choose_backend
 from mambarium.kernels.scan.reference import selective_scan_reference
 from mambarium.kernels.scan.registration import selective_scan_forward
@@ -173,8 +180,8 @@ def _check_arguments(
     if u.dim() != 3:
         raise ValueError(f"u: expected shape (batch, dim, length); found {tuple(u.shape)}")
     batch, dim, length = u.shape
-    if length < 1:
-        raise ValueError(f"u: expected at least one position; found shape {tuple(u.shape)}")
+    if u.numel() == 0:
+        raise ValueError(f"u: expected at least one sequence, channel and position; found shape {tuple(u.shape)}")
     if A.dim() != 2 or A.shape[0] != dim or A.shape[1] < 1:
         raise ValueError(f"A: expected shape (dim, d_state) with dim = {dim}; found {tuple(A.shape)}")
     d_state = A.shape[1]
@@ -189,26 +196,26 @@ def _check_arguments(
         if groups[0] != groups[1]:
             raise ValueError(f"C: expected as many groups as B has, {groups[0]}; found {groups[1]}")
 
+    rows = REAL if backend == "reference" else HALF_OR_FLOAT
+    states = REAL_OR_COMPLEX if A.is_complex() else REAL
+    matrices = REAL_OR_COMPLEX if A.is_complex() else rows
     check_shape("delta", delta, (batch, dim, length), "(batch, dim, length)")
     optional = (
-        ("D", D, (dim,), "(dim,)"),
-        ("z", z, (batch, dim, length), "(batch, dim, length)"),
-        ("delta_bias", delta_bias, (dim,), "(dim,)"),
-        ("initial_state", initial_state, (batch, dim, d_state), "(batch, dim, d_state)"),
-        ("reset", reset, (batch, length), "(batch, length)"),
+        ("D", D, (dim,), "(dim,)", REAL),
+        ("z", z, (batch, dim, length), "(batch, dim, length)", rows),
+        ("delta_bias", delta_bias, (dim,), "(dim,)", REAL),
+        ("initial_state", initial_state, (batch, dim, d_state), "(batch, dim, d_state)", states),
+        ("reset", reset, (batch, length), "(batch, length)", (torch.bool,)),
     )
-    for name, value, shape, meaning in optional:
+    for name, value, shape, meaning, dtypes in optional:
         if value is not None:
             check_shape(name, value, shape, meaning)
             check_device(name, value, u.device)
-    for name, tensor in (("delta", delta), ("A", A), ("B", B), ("C", C)):
+            check_dtype(name, value, dtypes)
+    required = (("u", u, rows), ("delta", delta, rows), ("A", A, states), ("B", B, matrices), ("C", C, matrices))
+    for name, tensor, dtypes in required:
         check_device(name, tensor, u.device)
-    if reset is not None:
-        check_dtype("reset", reset, (torch.bool,))
-    if backend != "reference":
-        for name, value in (("u", u), ("delta", delta), ("B", B), ("C", C), ("z", z)):
-            if value is not None:
-                check_dtype(name, value, HALF_OR_FLOAT)
+        check_dtype(name, tensor, dtypes)
 
 
 def _check_matrix(name: str, B: Tensor, batch: int, dim: int, length: int, A: Tensor, backend: Backend) -> None:

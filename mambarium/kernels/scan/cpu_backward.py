@@ -1,18 +1,7 @@
-"""Selective scan for the CPU: numba code on 16 channels at a time.
+"""Backward of the selective scan for the CPU: tiles in reverse, see `cpu_tiles.py`.
 
-A block is 16 channels of one group (fewer at a group's end: the missing lanes are zero). Time is cut into
-tiles of TILE steps; a tile's inputs and steps are put into scratch rows that stay in the first-level cache,
-then two states at a time (a last odd one alone) run over the tile with the states in registers. The forward
-keeps the state at the start of every tile as a checkpoint; the backward takes the tiles in reverse,
-recomputes a tile's states and runs the adjoint recurrence over them. Gradients of B and C are summed over
-SPAN blocks in vectors before the lanes are added up.
-
-Work is divided in a way that depends on the shapes alone, and every sum has one order: results do not
-depend on the number of threads.
-
-Addresses are integers and strides count bytes. Per-block arrays: coefficients and states (blocks, d_state,
-16), per-channel values (blocks, 16). A is given times log2(e) for the decays, exp(s * A) = 2 ** (s * A *
-log2(e)).
+A tile's states are computed again from its checkpoint, then the adjoint recurrence runs over them. Gradients
+of B and C are summed over SPAN blocks in vectors before the lanes are added up.
 """
 
 from typing import Any, NamedTuple
@@ -20,71 +9,30 @@ from typing import Any, NamedTuple
 import numba
 from numba import njit, prange
 
-from mambarium.kernels.layout import LANES
 from mambarium.kernels.scan.cpu import TILE
+from mambarium.kernels.scan.cpu_tiles import TILE_BYTES, Inputs, block_channels, is_reset, load_tile, scan_states
 from mambarium.kernels.simd import (
     ROW_BYTES,
     add,
     dot_rows,
-    exp2,
     fma,
     load,
-    load_byte,
-    load_some,
+    load_channels,
     load_spread,
     mul,
     repeat,
     sigmoid,
     silu_slope,
     size_in_bytes,
-    softplus,
     store,
+    store_channels,
     store_row_sums,
-    store_some,
     zero_pair,
     zero_row,
 )
 
 SPAN = 4
-# The padding keeps rows of different arrays that are used together from sharing the low 12 bits of their
-# addresses, by which processors suspect that a load reads what a recent store wrote; `history` uses part of it.
-TILE_BYTES = (TILE + 5) * ROW_BYTES
-FORWARD_SCRATCH_BYTES = 3 * TILE_BYTES
-BACKWARD_SCRATCH_BYTES = (7 * SPAN + 4 * 2) * TILE_BYTES
-
-
-class Inputs(NamedTuple):
-    """Sizes, addresses and strides that forward and backward share; absent tensors have address 0."""
-
-    batch: int
-    length: int
-    d_state: int
-    group_dim: int
-    blocks: int
-    blocks_per_group: int
-    delta_softplus: int
-    u: int
-    u_batch: int
-    u_time: int
-    delta: int
-    delta_batch: int
-    delta_time: int
-    z: int
-    z_batch: int
-    z_time: int
-    B: int
-    B_batch: int
-    B_time: int
-    B_group: int
-    C: int
-    C_batch: int
-    C_time: int
-    C_group: int
-    coefficients: int
-    skip: int
-    bias: int
-    reset: int
-    checkpoints: int
+SCRATCH_BYTES = (7 * SPAN + 4 * 2) * TILE_BYTES
 
 
 class Gradients(NamedTuple):
@@ -113,196 +61,17 @@ class Gradients(NamedTuple):
 
 
 @njit
-def _block_channels(inputs: Inputs, block: int) -> tuple[int, int]:
-    """First channel of a block and the number of its channels."""
-    group = block // inputs.blocks_per_group
-    offset = (block - group * inputs.blocks_per_group) * LANES
-    return group * inputs.group_dim + offset, min(LANES, inputs.group_dim - offset)
-
-
-@njit
-def _load_channels(address: int, count: int) -> Any:
-    if count == LANES:
-        return load(address, zero_row())
-    return load_some(address, count)
-
-
-@njit
-def _store_channels(address: int, value: Any, count: int) -> None:
-    if count == LANES:
-        store(address, value)
-    else:
-        store_some(address, value, count)
-
-
-@njit
-def _is_reset(reset: int, t: int) -> bool:
-    return reset != 0 and load_byte(reset + t) != 0
-
-
-@njit
-def _load_tile(
-    inputs: Inputs,
-    batch: int,
-    block: int,
-    start: int,
-    steps: int,
-    x_rows: int,
-    step_rows: int,
-    y_rows: int,
-    slope_rows: int,
-) -> None:
-    """Fills a tile's inputs, steps, skip terms and, where asked for, the steps' slopes (d softplus)."""
-    channel, count = _block_channels(inputs, block)
-    u = inputs.u + batch * inputs.u_batch + start * inputs.u_time + 4 * channel
-    delta = inputs.delta + batch * inputs.delta_batch + start * inputs.delta_time + 4 * channel
-    bias = load(inputs.bias + block * ROW_BYTES, zero_row())
-    skip = load(inputs.skip + block * ROW_BYTES, zero_row())
-    for t in range(steps):
-        row = t * ROW_BYTES
-        x = _load_channels(u + t * inputs.u_time, count)
-        step = add(_load_channels(delta + t * inputs.delta_time, count), bias)
-        store(x_rows + row, x)
-        store(y_rows + row, mul(skip, x))
-        if slope_rows != 0 and inputs.delta_softplus:
-            store(slope_rows + row, sigmoid(step))
-        store(step_rows + row, softplus(step) if inputs.delta_softplus else step)
-
-
-@njit
-def _scan_states(
-    zero: Any,
-    steps: int,
-    coefficients: int,
-    state: int,
-    x_rows: int,
-    step_rows: int,
-    y_rows: int,
-    B: int,
-    B_time: int,
-    C: int,
-    C_time: int,
-    reset: int,
-    history: int,
-    decays: int,
-) -> None:
-    """Runs as many states as `zero` has rows over a tile, and adds their outputs to y_rows unless that is 0.
-
-    With `history` the decays, and the state before each step and after the last, are kept, and the state at
-    `state` is only read; without it that state is advanced.
-    """
-    vector_bytes = size_in_bytes(zero)
-    a = load(coefficients, zero)
-    h = load(state, zero)
-    for t in range(steps):
-        row = t * ROW_BYTES
-        if _is_reset(reset, t):
-            h = zero
-        step = load(step_rows + row, zero_row())
-        x = load(x_rows + row, zero_row())
-        decay = exp2(mul(repeat(step, zero), a))
-        if history != 0:
-            store(history + t * vector_bytes, h)
-            store(decays + t * vector_bytes, decay)
-        h = fma(decay, h, mul(repeat(mul(step, x), zero), load_spread(B + t * B_time, zero)))
-        if y_rows != 0:
-            y = load(y_rows + row, zero_row())
-            store(y_rows + row, dot_rows(h, load_spread(C + t * C_time, zero), y))
-    if history != 0:
-        store(history + steps * vector_bytes, h)
-    else:
-        store(state, h)
-
-
-@njit
-def _forward_block(inputs: Inputs, batch: int, block: int, out: int, state: int, scratch: int) -> None:
-    """Runs one block of one batch element over the whole length; `state` is advanced to the last state."""
-    x_rows, step_rows, y_rows = scratch, scratch + TILE_BYTES, scratch + 2 * TILE_BYTES
-    channel, count = _block_channels(inputs, block)
-    group = block // inputs.blocks_per_group
-    d_state = inputs.d_state
-    tiles = (inputs.length + TILE - 1) // TILE
-    dim = inputs.group_dim * (inputs.blocks // inputs.blocks_per_group)
-    block_states = d_state * ROW_BYTES
-    coefficients = inputs.coefficients + block * block_states
-    for tile in range(tiles):
-        start = tile * TILE
-        steps = min(TILE, inputs.length - start)
-        if inputs.checkpoints != 0:
-            checkpoint = inputs.checkpoints + ((batch * tiles + tile) * inputs.blocks + block) * block_states
-            for n in range(d_state):
-                store(checkpoint + n * ROW_BYTES, load(state + n * ROW_BYTES, zero_row()))
-        _load_tile(inputs, batch, block, start, steps, x_rows, step_rows, y_rows, 0)
-        B = inputs.B + batch * inputs.B_batch + start * inputs.B_time + group * inputs.B_group
-        C = inputs.C + batch * inputs.C_batch + start * inputs.C_time + group * inputs.C_group
-        reset = inputs.reset + batch * inputs.length + start if inputs.reset != 0 else 0
-        pairs = d_state - d_state % 2
-        for n in range(0, pairs, 2):
-            _scan_states(
-                zero_pair(),
-                steps,
-                coefficients + n * ROW_BYTES,
-                state + n * ROW_BYTES,
-                x_rows,
-                step_rows,
-                y_rows,
-                B + 4 * n,
-                inputs.B_time,
-                C + 4 * n,
-                inputs.C_time,
-                reset,
-                0,
-                0,
-            )
-        for n in range(pairs, d_state):
-            _scan_states(
-                zero_row(),
-                steps,
-                coefficients + n * ROW_BYTES,
-                state + n * ROW_BYTES,
-                x_rows,
-                step_rows,
-                y_rows,
-                B + 4 * n,
-                inputs.B_time,
-                C + 4 * n,
-                inputs.C_time,
-                reset,
-                0,
-                0,
-            )
-        target = out + 4 * ((batch * inputs.length + start) * dim + channel)
-        z = inputs.z + batch * inputs.z_batch + start * inputs.z_time + 4 * channel
-        for t in range(steps):
-            y = load(y_rows + t * ROW_BYTES, zero_row())
-            if inputs.z != 0:
-                gate = _load_channels(z + t * inputs.z_time, count)
-                y = mul(y, mul(gate, sigmoid(gate)))
-            _store_channels(target + t * 4 * dim, y, count)
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def forward(inputs: Inputs, out: int, states: int, scratch: int) -> None:
-    """Writes out (batch, length, dim) and turns the initial states (batch, blocks, d_state, 16) into the
-    last."""
-    for item in prange(inputs.batch * inputs.blocks):
-        thread = scratch + numba.get_thread_id() * FORWARD_SCRATCH_BYTES
-        state = states + item * inputs.d_state * ROW_BYTES
-        _forward_block(inputs, item // inputs.blocks, item % inputs.blocks, out, state, thread)
-
-
-@njit
 def _load_gradient_tile(
     inputs: Inputs, gradients: Gradients, batch: int, block: int, start: int, steps: int, gradient_rows: int
 ) -> None:
     """Fills the gradient of y: that of out, times silu(z) where there is a gate."""
-    channel, count = _block_channels(inputs, block)
+    channel, count = block_channels(inputs, block)
     out = gradients.out + batch * gradients.out_batch + start * gradients.out_time + 4 * channel
     z = inputs.z + batch * inputs.z_batch + start * inputs.z_time + 4 * channel
     for t in range(steps):
-        gradient = _load_channels(out + t * gradients.out_time, count)
+        gradient = load_channels(out + t * gradients.out_time, count)
         if inputs.z != 0:
-            gate = _load_channels(z + t * inputs.z_time, count)
+            gate = load_channels(z + t * inputs.z_time, count)
             gradient = mul(gradient, mul(gate, sigmoid(gate)))
         store(gradient_rows + t * ROW_BYTES, gradient)
 
@@ -349,7 +118,7 @@ def _adjoint_states(
         before = load(history + vector, zero)
         decay = load(decays + vector, zero)
         after = load(history + vector + vector_bytes, zero)
-        if t + 1 < steps and _is_reset(reset, t + 1):
+        if t + 1 < steps and is_reset(reset, t + 1):
             after = fma(decay, before, mul(step_x, B_t))
         G = fma(gradient, load_spread(C + t * C_time, zero), carried)
         store(grad_C + vector, fma(gradient, after, load(grad_C + vector, zero)))
@@ -359,7 +128,7 @@ def _adjoint_states(
         product = mul(carried, before)
         store(decay_rows + row, dot_rows(product, a, load(decay_rows + row, zero_row())))
         grad_a = fma(product, step, grad_a)
-        if _is_reset(reset, t):
+        if is_reset(reset, t):
             carried = zero
     store(carry, carried)
     store(grad_coefficients, grad_a)
@@ -383,7 +152,7 @@ def _store_gradient_tile(
     decay_rows: int,
 ) -> None:
     """Writes a tile's gradients of u, delta and z, and adds to those of D and delta_bias."""
-    channel, count = _block_channels(inputs, block)
+    channel, count = block_channels(inputs, block)
     dim = inputs.group_dim * (inputs.blocks // inputs.blocks_per_group)
     target = 4 * ((batch * inputs.length + start) * dim + channel)
     out = gradients.out + batch * gradients.out_batch + start * gradients.out_time + 4 * channel
@@ -403,14 +172,14 @@ def _store_gradient_tile(
             grad_step = mul(grad_step, load(slope_rows + row, zero_row()))
         grad_skip = fma(gradient, x, grad_skip)
         grad_bias = add(grad_step, grad_bias)
-        _store_channels(gradients.u + position, grad_u, count)
-        _store_channels(gradients.delta + position, grad_step, count)
+        store_channels(gradients.u + position, grad_u, count)
+        store_channels(gradients.delta + position, grad_step, count)
         if inputs.z != 0:
-            gate = _load_channels(z + t * inputs.z_time, count)
+            gate = load_channels(z + t * inputs.z_time, count)
             slope = silu_slope(gate, sigmoid(gate))
-            incoming = _load_channels(out + t * gradients.out_time, count)
+            incoming = load_channels(out + t * gradients.out_time, count)
             grad_z = mul(mul(incoming, load(y_rows + row, zero_row())), slope)
-            _store_channels(gradients.z + position, grad_z, count)
+            store_channels(gradients.z + position, grad_z, count)
     store(gradients.grad_skip + part, grad_skip)
     store(gradients.grad_bias + part, grad_bias)
 
@@ -458,7 +227,7 @@ def _backward_states(
         checkpoint = (batch * tiles + start // TILE) * inputs.blocks * block_states + states
         carry = gradients.state + batch * inputs.blocks * block_states + states
         grad_a = gradients.grad_A + batch_part * inputs.blocks * block_states + states
-        _scan_states(
+        scan_states(
             zero,
             steps,
             inputs.coefficients + states,
@@ -524,7 +293,7 @@ def _backward_span(
         steps = min(TILE, inputs.length - start)
         for block in range(first, last):
             rows = scratch + (block - first) * 7 * TILE_BYTES
-            _load_tile(
+            load_tile(
                 inputs,
                 batch,
                 block,
@@ -624,5 +393,5 @@ def backward(inputs: Inputs, gradients: Gradients, scratch: int) -> None:
     """Writes the gradients; those that are sums over batch parts must be zero before."""
     groups = inputs.blocks // inputs.blocks_per_group
     for item in prange(gradients.batch_parts * groups * gradients.channel_parts):
-        thread = scratch + numba.get_thread_id() * BACKWARD_SCRATCH_BYTES
+        thread = scratch + numba.get_thread_id() * SCRATCH_BYTES
         _backward_item(inputs, gradients, item, thread)
