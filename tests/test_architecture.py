@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,67 @@ def test_no_layer_imports_one_above_it(layer: str) -> None:
         for module in imported_modules(path):
             parts = module.split(".")
             assert not (parts[0] == "mambarium" and len(parts) > 1 and parts[1] in above), f"{path} imports {module}"
+
+
+def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """What Python runs when it imports a module: not the bodies of functions, nor what is for type checkers only."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        return
+    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        children = node.orelse
+    else:
+        yield node
+        children = list(ast.iter_child_nodes(node))
+    for child in children:
+        yield from run_at_import(child)
+
+
+def platform_imports(folder: Path) -> dict[str, set[str]]:
+    """Which parts of a platform (sub-packages, and modules beside them) import which others at module level."""
+    found: dict[str, set[str]] = {}
+    for path in folder.rglob("*.py"):
+        part = path.relative_to(folder).parts[0].removesuffix(".py")
+        modules: set[str] = set()
+        for node in run_at_import(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+        parts = {module.split(".")[2] for module in modules if module.startswith("mambarium.platform.")}
+        found.setdefault(part, set()).update(parts - {part})
+    return found
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_parts_of_the_platform_do_not_import_each_other_in_a_circle() -> None:
+    imports = platform_imports(PACKAGE / "platform")
+    assert {"cli", "compare", "data", "resume"} <= set(imports)
+    assert "run_folder" in imports["compare"] and "resume" in imports["cli"]
+    assert circle(imports) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("from mambarium.platform.one.a import f", ["one", "two", "one"]),
+        ("import mambarium.platform.one.a", ["one", "two", "one"]),
+        ("try:\n    from mambarium.platform import one\nexcept ImportError:\n    raise", ["one", "two", "one"]),
+        ("def g():\n    from mambarium.platform.one.a import f", []),
+        ("if TYPE_CHECKING:\n    from mambarium.platform.one.a import f", []),
+    ],
+)
+def test_a_circle_would_be_seen(tmp_path: Path, statement: str, expected: list[str]) -> None:
+    for name, text in (("one", "from mambarium.platform.two import a"), ("two", statement)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.py").write_text(text + "\n")
+    assert sorted(set(circle(platform_imports(tmp_path)))) == sorted(set(expected))
 
 
 def test_kernels_and_backbones_import_with_torch_and_numpy_alone() -> None:

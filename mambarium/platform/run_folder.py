@@ -29,6 +29,11 @@ UNCOMPARED_KEYS = (
 """Configuration keys that may change between the parts of one run, because they don't change its result."""
 
 
+OWN_NAMES = (".lock", "config.yaml", "checkpoints", "metrics.csv", "tensorboard")
+OWN_PREFIXES = ("test", "validate", "predictions", ".run.json", ".config.yaml")
+"""What a folder without a record may hold: results of an evaluation, or what a start that was killed at once left."""
+
+
 class Step(Enum):
     """What a `fit` command is to do in a run folder."""
 
@@ -83,13 +88,15 @@ class RunFolder:
         Raises:
             InputError: If another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
                 f"{self.path}: another process is training this run; wait for it, stop it, or use another --name"
             ) from None
+        except OSError as error:
+            raise InputError(f"{self.path} can't be written ({error.strerror}): give another --runs_dir") from error
 
     def unlock(self) -> None:
         """Let other processes in again."""
@@ -110,9 +117,8 @@ class RunFolder:
         """
         record = self.record()
         if not record:
-            others = (
-                [entry.name for entry in self.path.iterdir() if entry.name != ".lock"] if self.path.exists() else []
-            )
+            entries = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+            others = [name for name in entries if name not in OWN_NAMES and not name.startswith(OWN_PREFIXES)]
             if others:
                 raise InputError(f"{self.path} is not empty and no run (holds {others[0]}): use another --name")
             if resume == "must":
@@ -124,7 +130,11 @@ class RunFolder:
             if resume == "must":
                 raise InputError(f"{self.path}: the run has no checkpoint yet; start it again with --resume auto")
             return Decision(Step.START, None)
-        if differences := config_differences(yaml.safe_load(self.config_path.read_text(encoding="utf-8")), config):
+        try:
+            stored = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"{self.config_path} can't be read ({error}): use another --name") from error
+        if differences := config_differences(stored, config):
             raise InputError(
                 f"{self.path} holds a run with another configuration ({'; '.join(differences)}): use another --name, "
                 "or the old values"
@@ -135,28 +145,28 @@ class RunFolder:
 
     def follow(self) -> Decision:
         """The decision of the first process, as a further process of the same run sees it."""
+        if self.record().get("status") == "finished":
+            return Decision(Step.NOTHING, None)
         if self.last_checkpoint.exists():
             return Decision(Step.RESUME, self.last_checkpoint)
         return Decision(Step.START, None)
 
     def begin(self, config: dict[str, Any], decision: Decision) -> None:
         """Write configuration and record at the start of a run or of a further part of it."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
         if decision.step is Step.START:
+            self.write_record(status="running", started=now(), parts=[part()])
             write_atomically(self.config_path, yaml.safe_dump(config, sort_keys=False))
             self.metrics_path.unlink(missing_ok=True)
-            self.write_record(status="running", started=now(), parts=[part()])
             return
         record = self.record()
         self.write_record(**{**record, "status": "running", "parts": [*record["parts"], part()]})
 
-    def end(self, status: Status, train_seconds: float, **values: Any) -> None:
+    def end(self, status: Status, **values: Any) -> None:
         """Write how this part of the run ended.
 
         Args:
             status: How it ended.
-            train_seconds: Seconds of training that went into the result, over all parts of the run.
-            values: Further entries of the record.
+            values: Entries of the record to set: train_seconds over all parts, step, metrics, parameters, references.
         """
         record = self.record()
         self.write_record(
@@ -164,7 +174,6 @@ class RunFolder:
                 **record,
                 "status": status,
                 "ended": now(),
-                "train_seconds": round(train_seconds, 3),
                 **values,
             }
         )

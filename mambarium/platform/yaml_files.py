@@ -41,5 +41,7 @@ def _resolve_value(value: Any, folder: Path, inside: tuple[Path, ...]) -> Any:
     if isinstance(value, list):
         return [_resolve_value(item, folder, inside) for item in value]
     if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (folder / value).is_file():
-        return _resolve_file(folder / value, inside)
+        content = _resolve_file(folder / value, inside)
+        # A data file may be YAML too; only a description of a class stands for its content.
+        return content if isinstance(content, dict) and "class_path" in content else value
     return value

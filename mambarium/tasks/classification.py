@@ -53,13 +53,18 @@ class ClassificationObjective(Objective):
     Args:
         classifier: Module from VisionFeatures to logits, such as `backbone.classifier(num_classes)`.
         num_classes: Number of classes.
-        label_smoothing: Share of the target spread evenly over all classes.
+        label_smoothing: Share of the target spread evenly over all classes, from 0 to below 1.
+
+    Raises:
+        InputError: If the smoothing is out of range.
     """
 
     primary_metric = PrimaryMetric("accuracy", "max")
 
     def __init__(self, classifier: nn.Module, num_classes: int, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"label_smoothing is {label_smoothing}: give a number from 0 to below 1")
         self.classifier = classifier
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
@@ -82,7 +87,7 @@ class ImageClassification(Task):
     Args:
         backbone: The vision backbone.
         num_classes: Number of classes; the command line takes it from the data.
-        label_smoothing: Share of the target spread evenly over all classes.
+        label_smoothing: Share of the target spread evenly over all classes, from 0 to below 1.
         mixup: Alpha of mixup, 0 for none. With cutmix too, each batch takes one of the two at random.
         cutmix: Alpha of cutmix, 0 for none.
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
@@ -90,7 +95,7 @@ class ImageClassification(Task):
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
 
     Raises:
-        InputError: If the backbone is no vision backbone.
+        InputError: If the backbone is no vision backbone, or a number is out of range.
     """
 
     objective: ClassificationObjective

@@ -64,7 +64,6 @@ class LanguageModelingObjective(Objective):
 
     def __init__(self, width: int, vocab_size: int, tie_embedding: bool = True) -> None:
         super().__init__()
-        self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, width)
         self.head = nn.Linear(width, vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
@@ -156,7 +155,7 @@ class LanguageModeling(Task):
             (batch, length + max_new_tokens) tokens, the prompt included.
 
         Raises:
-            InputError: If the prompt is empty.
+            InputError: If the prompt is empty or an option of the sampling is out of range.
         """
         batch_size, length = prompt.shape
         if length == 0:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from mambarium.errors import InputError
+
 
 class ImageMixing:
     """Mixup, cutmix, or one of the two at random for each batch.
@@ -14,9 +16,15 @@ class ImageMixing:
         num_classes: Number of classes.
         mixup: Alpha of mixup's Beta distribution (Zhang et al. 2018), 0 for none.
         cutmix: Alpha of cutmix's Beta distribution (Yun et al. 2019), 0 for none.
+
+    Raises:
+        InputError: If an alpha is negative.
     """
 
     def __init__(self, num_classes: int, mixup: float, cutmix: float) -> None:
+        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            if not alpha >= 0:
+                raise InputError(f"{name} is {alpha}: give 0 for none, or a number above 0")
         self.transforms: list[v2.Transform] = []
         if mixup > 0:
             self.transforms.append(v2.MixUp(alpha=mixup, num_classes=num_classes))

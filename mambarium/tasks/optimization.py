@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
+from mambarium.errors import InputError
+
 OptimizerFactory = Callable[[Iterable], Optimizer]
 """Makes an optimiser from parameter groups; in YAML: `class_path: torch.optim.AdamW` with its `init_args`."""
 
@@ -37,9 +39,7 @@ UNDECAYED_NAMES = (
     "A_logs",
     "dt_projs_bias",
     "pos_embed",
-    "position_embedding",
     "cls_token",
-    "class_token",
 )
 
 
@@ -86,7 +86,12 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(self, progress: float) -> float:
-        """Factor on the optimiser's learning rate at `progress` from 0 (first step) to 1 (last)."""
+        """Factor on the optimiser's learning rate.
+
+        Args:
+            progress: Share of the run's steps that are done after the step at this rate: step s of n, counted from 0,
+                has (s + 1) / n, so the first is above 0 and the last has 1.
+        """
 
 
 class Constant(Schedule):
@@ -96,15 +101,26 @@ class Constant(Schedule):
         return 1.0
 
 
+def _check_warmup(warmup: float, final: float) -> None:
+    if not 0 <= warmup <= 1:
+        raise InputError(f"warmup is {warmup}: give the share of all steps, from 0 to 1")
+    if not final >= 0:
+        raise InputError(f"final is {final}: give the learning rate's factor at the last step, 0 or more")
+
+
 class WarmupCosine(Schedule):
     """Linear warm-up, then a half cosine down to a final factor.
 
     Args:
         warmup: Share of all steps spent warming up, from 0 to 1.
-        final: Factor at the last step.
+        final: Factor at the last step, 0 or more.
+
+    Raises:
+        InputError: If one of them is out of range.
     """
 
     def __init__(self, warmup: float = 0.05, final: float = 0.0) -> None:
+        _check_warmup(warmup, final)
         self.warmup, self.final = warmup, final
 
     def __call__(self, progress: float) -> float:
@@ -119,10 +135,14 @@ class WarmupLinear(Schedule):
 
     Args:
         warmup: Share of all steps spent warming up, from 0 to 1.
-        final: Factor at the last step.
+        final: Factor at the last step, 0 or more.
+
+    Raises:
+        InputError: If one of them is out of range.
     """
 
     def __init__(self, warmup: float = 0.05, final: float = 0.0) -> None:
+        _check_warmup(warmup, final)
         self.warmup, self.final = warmup, final
 
     def __call__(self, progress: float) -> float:

@@ -84,3 +84,12 @@ def test_label_smoothing_reaches_the_loss() -> None:
     batch = {"image": torch.randn(3, 3, 8, 8), "label": torch.tensor([0, 1, 2])}
     expected = F.cross_entropy(model(batch["image"]), batch["label"], label_smoothing=0.2)
     assert torch.equal(model.training_loss(batch), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("label_smoothing", -0.1), ("label_smoothing", 1.0), ("mixup", -0.5), ("cutmix", -1.0)]
+)
+def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"^{name} is {value}: give ") as caught:
+        ImageClassification(MambaOut(depths=(1,), widths=(16,)), num_classes=4, **{name: value})
+    assert "\n" not in str(caught.value)

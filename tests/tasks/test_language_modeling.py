@@ -107,6 +107,23 @@ def test_top_p_draws_the_smallest_sufficient_set() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("temperature", -0.5), ("temperature", math.nan), ("top_k", 0), ("top_k", -3), ("top_p", 0.0), ("top_p", 1.5)],
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sampling_options_out_of_range(option: str, value: float, temperature: float) -> None:
+    options = {"temperature": temperature, option: value}
+    with pytest.raises(InputError, match=f"^{option} is {value}: give ") as caught:
+        small_model().generate(torch.zeros(1, 1, dtype=torch.long), 1, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_whole_probability_keeps_every_token() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(400, 4)
+    assert set(pick_next_token(logits, 1.0, None, 1.0, torch.Generator().manual_seed(0)).tolist()) == {0, 1, 2, 3}
+
+
 def test_temperature_sharpens() -> None:
     logits = torch.tensor([[1.0, 0.0]]).expand(4000, 2)
     share = [

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mambarium.backbones import Mamba, MambaOut, Vim
+from mambarium.errors import InputError
 from mambarium.tasks import Constant, ImageClassification, LanguageModeling, WarmupCosine, WarmupLinear
 from mambarium.tasks.optimization import parameter_groups
 
@@ -71,6 +72,17 @@ def test_warmup_rises_to_one_and_falls_to_the_final_factor(schedule_class: type)
     assert schedule(1.0) == pytest.approx(0.1)
     values = [schedule(0.2 + 0.01 * step) for step in range(81)]
     assert all(earlier >= later for earlier, later in pairwise(values))
+
+
+@pytest.mark.parametrize("schedule_class", [WarmupCosine, WarmupLinear])
+@pytest.mark.parametrize(("name", "value"), [("warmup", -0.1), ("warmup", 1.5), ("warmup", 500), ("final", -0.1)])
+def test_shares_and_factors_out_of_range_are_refused(schedule_class: type, name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"^{name} is {value}: give "):
+        schedule_class(**{name: value})
+
+
+def test_a_run_of_nothing_but_warmup_ends_at_the_full_rate() -> None:
+    assert WarmupLinear(warmup=1.0)(1.0) == WarmupCosine(warmup=1.0)(1.0) == 1.0
 
 
 def test_no_warmup_starts_at_one() -> None:

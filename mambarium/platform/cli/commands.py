@@ -59,6 +59,7 @@ commands:
 
   mambarium COMMAND --help             the command's options
   mambarium fit --model.help CLASS     the options of a task; likewise --data.help, --model.backbone.help
+  mambarium COMMAND ... --debug        show the traceback of an error
   mambarium --version
 
 examples:
@@ -94,7 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns Ctrl-C into SystemExit(1).
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
         if debug:
             traceback.print_exc()
         print("stopped", file=sys.stderr)

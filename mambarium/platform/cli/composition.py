@@ -17,6 +17,7 @@ from mambarium.platform.cli.shipped import find_config
 from mambarium.platform.yaml_files import resolve_yaml
 
 CONFIG_OPTIONS = ("--config", "-c")
+SECTIONS = ("model", "data", "trainer")
 
 
 class Composition(NamedTuple):
@@ -40,19 +41,22 @@ def compose(arguments: list[str]) -> Composition:
     Raises:
         InputError: If a file is missing or not a YAML mapping.
     """
-    files: list[Path] = []
+    options = paired(arguments)
+    files = [find_config(value) for option, value in options if option in CONFIG_OPTIONS and value is not None]
     config: dict[str, Any] = {}
+    for file in files:
+        config = merged(config, read_mapping(file))
     remaining: list[str] = []
-    for option, value in paired(arguments):
-        if option in CONFIG_OPTIONS and value is not None:
-            files.append(find_config(value))
-            config = merged(config, read_mapping(files[-1]))
-        elif value is not None and names_a_class(option, value, config):
-            set_class(config, option.removeprefix("--").split("."), value)
-        elif value is not None:
-            remaining.append(f"{option}={value}")
-        else:
+    for option, value in options:
+        keys = option.removeprefix("--").split(".")
+        if value is None:
             remaining.append(option)
+        elif option not in CONFIG_OPTIONS:
+            new = class_value(value, get(config, keys)) if keys[0] in SECTIONS else None
+            if new is None:
+                remaining.append(f"{option}={value}")
+            else:
+                put(config, keys, new)
     if config:
         remaining = ["--config", yaml.safe_dump(config, sort_keys=False), *remaining]
     return Composition(remaining, files)
@@ -100,21 +104,39 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def merged(old: Any, new: Any) -> Any:
-    """Two configurations, the new one's values first; a class with another `class_path` replaces the old one whole."""
+    """Two configurations, the new one's values first; another class replaces the old one whole."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
-    if "class_path" in old and "class_path" in new and old["class_path"] != new["class_path"]:
-        return new
+    if "class_path" in old and "class_path" in new:
+        if class_name(old) != class_name(new):
+            return new
+        new = {**new, "class_path": max(old["class_path"], new["class_path"], key=len)}
     return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
 
 
-def names_a_class(option: str, value: str, config: dict[str, Any]) -> bool:
-    """Whether an option gives a class where the configuration has one, or gives a class by a YAML file."""
-    if not option.startswith(("--model", "--data", "--trainer")):
-        return False
+def class_name(config: dict[str, Any]) -> str:
+    """The short name of a configured class."""
+    return str(config["class_path"]).rsplit(".", 1)[-1]
+
+
+def class_value(value: str, old: Any) -> dict[str, Any] | None:
+    """The class that an option's value gives, merged into what was there; None if the value gives no class.
+
+    A YAML file replaces what was there. A mapping with `class_path`, or a class's name where the configuration has a
+    class, is merged if the class stays the same.
+
+    Raises:
+        InputError: If a YAML file is missing or no mapping.
+    """
     if value.endswith((".yaml", ".yml")):
-        return True
-    return isinstance(get(config, option.removeprefix("--").split(".")), dict)
+        content = read_mapping(find_config(value))
+        return content if "class_path" in content else None
+    parsed = yaml.safe_load(value) if value.lstrip().startswith("{") else value
+    if isinstance(parsed, dict) and "class_path" in parsed:
+        return merged(old, parsed)
+    if isinstance(parsed, str) and isinstance(old, dict) and "class_path" in old and value not in ("null", "~", ""):
+        return merged(old, {"class_path": parsed})
+    return None
 
 
 def get(config: Any, keys: list[str]) -> Any:
@@ -126,27 +148,10 @@ def get(config: Any, keys: list[str]) -> Any:
     return config
 
 
-def set_class(config: dict[str, Any], keys: list[str], value: str) -> None:
-    """Put a class, given by name or by a YAML file, in the place of what was there.
-
-    Raises:
-        InputError: If the file is missing or no mapping.
-    """
-    if value.endswith((".yaml", ".yml")):
-        path = Path(value)
-        if not path.is_file():
-            raise InputError(f"--{'.'.join(keys)} {value}: no such file")
-        new: dict[str, Any] = read_mapping(path)
-    else:
-        new = {"class_path": value}
-    parent: dict[str, Any] = config
+def put(config: dict[str, Any], keys: list[str], value: dict[str, Any]) -> None:
+    """Set the value under dotted keys, `init_args` left out as on the command line."""
     for key in keys[:-1]:
-        parent = parent.setdefault(key, {})
-        if "class_path" in parent:
-            parent = parent.setdefault("init_args", {})
-    old = parent.get(keys[-1])
-    same = (
-        isinstance(old, dict)
-        and old.get("class_path", "").rsplit(".", 1)[-1] == new.get("class_path", "").rsplit(".", 1)[-1]
-    )
-    parent[keys[-1]] = merged(old, new) if same and not value.endswith((".yaml", ".yml")) else new
+        config = config.setdefault(key, {})
+        if "class_path" in config:
+            config = config.setdefault("init_args", {})
+    config[keys[-1]] = value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from lightning.pytorch import Trainer
 from torch import nn
 
@@ -25,7 +27,7 @@ def metrics_of(trainer: Trainer) -> dict[str, float]:
 
 def train_seconds(trainer: Trainer) -> float:
     """Seconds of training that went into the weights, over all parts of an interrupted run."""
-    return next(logger.seconds for logger in trainer.loggers if isinstance(logger, MetricsFile))
+    return next(round(logger.seconds, 3) for logger in trainer.loggers if isinstance(logger, MetricsFile))
 
 
 def describe_start(folder: RunFolder, decision: Decision, trainer: Trainer, model: Task, data: ExactDataModule) -> str:
@@ -36,7 +38,7 @@ def describe_start(folder: RunFolder, decision: Decision, trainer: Trainer, mode
     """
     data.trainer = trainer
     how = f"going on from {decision.checkpoint}" if decision.checkpoint else "new"
-    steps = data.total_batches // trainer.accumulate_grad_batches
+    steps = ceil(data.total_batches / trainer.accumulate_grad_batches)
     device = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     return "\n".join(
         [
@@ -51,17 +53,19 @@ def describe_start(folder: RunFolder, decision: Decision, trainer: Trainer, mode
     )
 
 
-def describe_end(folder: RunFolder, model: Task, data: ExactDataModule, compilation_seconds: float) -> None:
-    """Print the last validation, what it can be measured by, and where the run's files lie."""
+def describe_end(folder: RunFolder) -> str:
+    """A finished run's last validation, what it can be measured by, and where its files lie."""
     record = folder.record()
-    compiled = f" (and {compilation_seconds:.0f} s compiling CPU kernels)" if compilation_seconds >= 0.5 else ""
-    print(f"\nfinished {record['step']:,} steps in {record['train_seconds']:.0f} s{compiled}")
-    primary = f"val/{model.primary_metric.name}"
-    metrics = sorted(record["metrics"].items(), key=lambda item: item[0] != primary)
-    for name, value in metrics:
-        print(f"  {name:20} {value:.4f}")
-    for name, value in data.reference_figures().items():
-        print(f"  {name:20} {value:.4f}   (reference, computed on the same data)")
-    print(f"checkpoints  {folder.last_checkpoint}, {folder.best_checkpoint.name}")
-    print(f"TensorBoard  tensorboard --logdir {folder.tensorboard}")
-    print(f"metrics      {folder.metrics_path}", flush=True)
+    compilation = record["compilation_seconds"]
+    compiled = f" (and {compilation:.0f} s loading or compiling CPU kernels)" if compilation >= 0.5 else ""
+    lines = [f"\nfinished {record['step']:,} steps in {record['train_seconds']:.0f} s{compiled}"]
+    primary = f"val/{record['primary_metric']['name']}"
+    for name, value in sorted(record.get("metrics", {}).items(), key=lambda item: item[0] != primary):
+        lines.append(f"  {name:20} {value:.4f}")
+    for name, value in record["references"].items():
+        lines.append(f"  {name:20} {value:.4f}   (for comparison, computed on the same data)")
+    kept = [path.name for path in (folder.last_checkpoint, folder.best_checkpoint) if path.exists()]
+    lines.append(f"checkpoints  {folder.checkpoints} ({', '.join(kept)})")
+    lines.append(f"TensorBoard  tensorboard --logdir {folder.tensorboard}")
+    lines.append(f"metrics      {folder.metrics_path}")
+    return "\n".join(lines)

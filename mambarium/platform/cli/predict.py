@@ -86,7 +86,7 @@ def print_continuations(model: LanguageModeling, datamodule: Text, options: Any)
 def write_classes(
     model: ImageClassification, datamodule: ClassificationImages, trainer: Trainer, images: Path, output: Path
 ) -> None:
-    """Write one row per image: its path, its likeliest class and the five likeliest with their probabilities.
+    """Write one row per image: its path, its likeliest class and up to five of the likeliest with their probabilities.
 
     Raises:
         InputError: If the output file exists.
@@ -94,27 +94,19 @@ def write_classes(
     if output.exists():
         raise InputError(f"{output} exists: give another file with --output, or remove it")
     datamodule.predict_path = str(images)
-    paths = find_images(images)
     names = datamodule.class_names
     shown = min(CLASSES_PER_IMAGE, len(names))
-    header = [
-        "path",
-        "class",
-        *(f"{kind}_{rank + 1}" for rank in range(shown) for kind in ("class", "probability")),
-    ]
+    header = ["path", "class", *(f"{kind}_{rank + 1}" for rank in range(shown) for kind in ("class", "probability"))]
+    paths = find_images(images)  # the loader reads them in this order
     batches: Any = trainer.predict(model, datamodule=datamodule)
+    probabilities = torch.cat(batches)  # (images, classes)
+    likeliest = probabilities.topk(shown, dim=1)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("x", newline="") as file:
+    with output.open("x", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        remaining = iter(paths)
-        for probabilities in batches:
-            likeliest = probabilities.topk(shown, dim=1)  # (batch, shown)
-            for values, classes in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
-                ranked = [
-                    cell
-                    for value, number in zip(values, classes, strict=True)
-                    for cell in (names[number], f"{value:.6f}")
-                ]
-                writer.writerow([next(remaining), names[classes[0]], *ranked])
+        for path, values, classes in zip(paths, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
+            pairs = zip(classes, values, strict=True)
+            ranked = [cell for number, value in pairs for cell in (names[number], f"{value:.6f}")]
+            writer.writerow([path, names[classes[0]], *ranked])
     print(f"classes of {len(paths)} images: {output}")

@@ -15,7 +15,7 @@ def configs_folder() -> Path:
 
 
 def find_config(name: str) -> Path:
-    """The file of a `--config` value: a path, or a shipped name such as `classification/digits_vim`.
+    """The file of a configuration: a path, or a shipped name such as `classification/digits_vim`.
 
     Raises:
         InputError: If there is no such file.
@@ -29,4 +29,4 @@ def find_config(name: str) -> Path:
     from mambarium.platform.cli.messages import suggestion
 
     names = [str(path.relative_to(folder).with_suffix("")) for path in sorted(folder.rglob("*.yaml"))]
-    raise InputError(f"--config {name}: no such file, nor a shipped configuration{suggestion(relative, names)}")
+    raise InputError(f"{name}: no such file, nor a shipped configuration{suggestion(relative, names)}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mambarium.errors import InputError
 from mambarium.platform.cli.progress import Progress
@@ -83,10 +85,23 @@ def evaluation_trainer(options: dict[str, Any], seed: int, devices: int | None =
 
 
 def make_trainer(settings: dict[str, Any]) -> Trainer:
-    """A Trainer with our checkpoint files; a summary of the model only if it was asked for."""
+    """A Trainer with our checkpoint files, on one device unless told otherwise; a model summary only if asked for.
+
+    Raises:
+        InputError: If Lightning refuses an option.
+    """
     settings["plugins"] = [*as_list(settings["plugins"]), AtomicCheckpointIO()]
     settings["enable_model_summary"] = bool(settings["enable_model_summary"])
-    return Trainer(**settings)
+    if settings["accelerator"] == "auto":
+        settings["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
+    if settings["devices"] == "auto":
+        settings["devices"] = 1
+    if settings["accelerator"] == "mps":
+        raise InputError("trainer.accelerator mps: the kernels run on cuda or cpu")
+    try:
+        return Trainer(**settings)
+    except (ValueError, MisconfigurationException) as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def check_length(options: dict[str, Any], data: ExactDataModule) -> None:

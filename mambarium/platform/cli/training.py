@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import mambarium.backbones
 import mambarium.platform.data
@@ -37,6 +37,7 @@ from mambarium.platform.cli.predict import PREDICT_OPTIONS, add_predict_argument
 from mambarium.platform.cli.quiet import quiet_lightning
 from mambarium.platform.cli.trainer import evaluation_trainer, fit_trainer
 from mambarium.platform.data.module import ExactDataModule
+from mambarium.platform.memory import keep_freed_memory
 from mambarium.platform.resume.settings import exact_trainer_settings
 from mambarium.platform.resume.signals import Interrupted
 from mambarium.platform.run_folder import Decision, ResumePolicy, RunFolder, Status, Step, write_atomically
@@ -133,7 +134,7 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
-        """A checkpoint never changes the configuration; `choose_checkpoint` says where the two differ."""
+        """A checkpoint never changes the configuration; where the two differ, it is said or refused."""
 
     @property
     def options(self) -> Any:
@@ -146,25 +147,27 @@ class TrainingCLI(LightningCLI):
         config = yaml.safe_load(parser.dump(self.options, skip_unset=False, format="yaml"))
         return {key: value for key, value in config.items() if key not in COMMAND_KEYS}
 
-    def run_name(self) -> str:
-        """The run's name: as given, or from the config file; a run's own `config.yaml` stands for that run."""
+    def run_path(self) -> Path:
+        """The run's folder: by its name, or by the config file's; a run's own `config.yaml` stands for that run."""
         if self.options.name:
-            return self.options.name
+            return Path(self.options.runs_dir) / self.options.name
         if not self.config_files:
             raise InputError("give --config FILE, or --name for a run that is configured by options alone")
-        path = self.config_files[0]
-        return path.resolve().parent.name if path.name == "config.yaml" else path.stem
+        file = self.config_files[0]
+        if file.name == "config.yaml" and (file.parent / "run.json").is_file():
+            return file.parent
+        return Path(self.options.runs_dir) / file.stem
 
     @property
     def is_first_process(self) -> bool:
-        """Whether this process is the one that writes: Lightning starts the others with these variables."""
-        return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
+        """Whether this process is the one that writes; launchers tell the others their rank by the environment."""
+        return getattr(rank_zero_only, "rank", 0) == 0
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand == "fit":
             exact_trainer_settings(vars(self.options.trainer))
         self.run_config = self.resolved_config()
-        self.folder = RunFolder(Path(self.options.runs_dir) / self.run_name())
+        self.folder = RunFolder(self.run_path())
 
     def instantiate_classes(self) -> None:
         self.decision = Decision(Step.START, None)
@@ -180,9 +183,10 @@ class TrainingCLI(LightningCLI):
             raise
 
     def _decide(self) -> Decision:
-        if not self.is_first_process:
-            return self.folder.follow()
-        decision = self.folder.decide(self.run_config, self.options.resume)
+        if self.is_first_process:
+            decision = self.folder.decide(self.run_config, self.options.resume)
+        else:
+            decision = self.folder.follow()
         given = self.options.ckpt_path
         if given is None:
             return decision
@@ -206,7 +210,9 @@ class TrainingCLI(LightningCLI):
 
     def _fit(self) -> None:
         if self.decision.step is Step.NOTHING:
-            print(f"{self.folder.path}: finished already; use another --name to train again")
+            if self.is_first_process:
+                print(f"{self.folder.path}: finished already; use another --name to train again")
+                print(describe_end(self.folder))
             return
         if not self.is_first_process:
             self._train()
@@ -218,19 +224,28 @@ class TrainingCLI(LightningCLI):
         self.folder.begin(self.run_config, self.decision)
         print(description, flush=True)
         status: Status = "failed"
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"parameters": number_of_parameters(self.model)}
         try:
             self._train()
             status = "interrupted" if self.exit_code else "finished"
-            values = {"step": self.trainer.global_step, "metrics": metrics_of(self.trainer)}
+            values |= {"step": self.trainer.global_step, "compilation_seconds": round(self.compilation_seconds, 3)}
+            values |= {
+                "train_seconds": train_seconds(self.trainer),
+                "primary_metric": self.model.primary_metric._asdict(),
+            }
+            if metrics := metrics_of(self.trainer):
+                values["metrics"] = metrics
+            if status == "finished":
+                values["references"] = self.datamodule.reference_figures()
         finally:
-            self.folder.end(status, train_seconds(self.trainer), parameters=number_of_parameters(self.model), **values)
+            self.folder.end(status, **values)
             self.folder.unlock()
         if status == "finished":
-            describe_end(self.folder, self.model, self.datamodule, self.compilation_seconds)
+            print(describe_end(self.folder), flush=True)
 
     def _train(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
             self.compilation_seconds = warm_up()
         try:
             self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.decision.checkpoint)
@@ -248,16 +263,17 @@ class TrainingCLI(LightningCLI):
             return
         prefix = "test/" if self.subcommand == "test" else "val/"
         metrics = {name.removeprefix(prefix): value for name, value in metrics_of(self.trainer).items()}
-        suffix = "" if path == self.folder.last_checkpoint else f"-{path.stem}"
-        result = self.folder.path / f"{self.subcommand}{suffix}.json"
         content = {
             "metrics": metrics,
             "primary_metric": self.model.primary_metric._asdict(),
             "checkpoint": str(path),
+            "data": self.run_config["data"],
             "parameters": number_of_parameters(self.model),
             "seconds": round(time.monotonic() - started, 3),
         }
-        write_atomically(result, json.dumps(content, indent=2) + "\n")
+        suffix = "" if path == self.folder.last_checkpoint else f"-{path.stem}"
+        result = self.folder.path / f"{self.subcommand}{suffix}.json"
+        write_result(result, content)
         print(f"{self.subcommand} of {path}:")
         for name, value in metrics.items():
             print(f"  {name:16} {value:.4f}")
@@ -272,10 +288,25 @@ class TrainingCLI(LightningCLI):
         path = choose_checkpoint(self.options.ckpt_path, self.folder)
         checkpoint = load_checkpoint(path)
         check_fit(checkpoint, self.model, path)
-        for difference in checkpoint_differences(checkpoint, self.run_config, section="model"):
-            print(f"note: {path} was trained with another {difference}; the second value is used")
+        for section in ("model", "data"):
+            for difference in checkpoint_differences(checkpoint, self.run_config, section):
+                print(f"note: {path} was trained with another {difference}; the second value is used")
         self.model.load_state_dict(checkpoint["state_dict"])
         return path
+
+
+def write_result(path: Path, content: dict[str, Any]) -> None:
+    """Write the result of an evaluation; a newer one of the same checkpoint and data takes its place.
+
+    Raises:
+        InputError: If the file holds the result of another checkpoint or of other data.
+    """
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("checkpoint", "data"):
+            if old.get(key) != content[key]:
+                raise InputError(f"{path} holds a result with another {key}: move it away first")
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def input_error_behind(error: BaseException) -> InputError | None:

@@ -1,10 +1,9 @@
 """The comparison's YAML file: what it may say, and the cells that follow from it."""
 
-import difflib
 import itertools
 import json
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 
 from mambarium.errors import InputError
+from mambarium.platform.cli.messages import suggestion
 from mambarium.platform.compare.definition import Definition, digest
 from mambarium.platform.yaml_files import resolve_yaml
 
@@ -50,7 +50,10 @@ class Cell:
 
     @cached_property
     def definition(self) -> Definition:
-        """Everything that decides the cell's result, read from its files once."""
+        """The cell's settings, read from its files once.
+
+        Files that an override names are not read: their names count, not their content.
+        """
         return {
             "config": resolve_yaml(self.task_config),
             "backbone": resolve_yaml(self.backbone_config),
@@ -107,7 +110,9 @@ def read_matrix(path: Path) -> Matrix:
 
     Its keys: `name`, `seeds` (whole numbers), and `tasks`: for each task a `config` (an ordinary `fit`
     configuration), `backbones` (name -> backbone file) and optionally `overrides` (option -> value, as on the
-    command line, for every cell of the task). Paths are relative to the YAML file.
+    command line, for every cell of the task). The paths of `config` and `backbones` are relative to the YAML file;
+    a path within an override is handed to `fit` as it stands, so it is relative to the folder in which `compare` is
+    called.
 
     Args:
         path: The YAML file.
@@ -196,7 +201,7 @@ def _check_keys(mapping: dict[str, Any], required: tuple[str, ...], optional: tu
     known = (*required, *optional)
     for key in mapping:
         if key not in known:
-            hint = _suggest(str(key), known) or f"; known are {', '.join(known)}"
+            hint = suggestion(str(key), known) or f"; known are {', '.join(known)}"
             raise InputError(f"{place}: unknown key {key!r}{hint}")
     for key in required:
         if key not in mapping:
@@ -252,12 +257,7 @@ def _shown(value: object) -> str:
     return "nothing" if value is None else repr(value)
 
 
-def _suggest(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
 def _suggest_file(file: Path) -> str:
     if not file.parent.is_dir():
         return f"; there is no folder {file.parent}"
-    return _suggest(file.name, sorted(other.name for other in file.parent.iterdir() if other.is_file()))
+    return suggestion(file.name, sorted(other.name for other in file.parent.iterdir() if other.is_file()))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mambarium.errors import InputError
-from mambarium.platform.compare.definition import Definition, digest
+from mambarium.platform.compare.definition import Definition, compared_values, digest
 from mambarium.platform.compare.matrix import Cell
 from mambarium.platform.run_folder import config_differences, write_atomically
 
@@ -121,7 +121,7 @@ def load_record(cell: Cell, folder: Path, in_use: bool) -> CellRecord:
         # Without a checkpoint there is nothing that the old definition could have left in the results.
         if old is None or not any((files.run_folder / "checkpoints").glob("*.ckpt")):
             return CellRecord()
-        changes = config_differences(old, cell.definition)
+        changes = config_differences(compared_values(old), compared_values(cell.definition))
         return CellRecord(old, "stale", _shortened(changes), record.host, record.date)
     if record.status == "running" and not in_use:
         return replace(record, status="interrupted")

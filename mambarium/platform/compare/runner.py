@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import mambarium
@@ -24,6 +23,7 @@ from mambarium.platform.compare.record import (
     read_outcome,
     save_record,
 )
+from mambarium.platform.run_folder import now
 
 # The command line with which a cell's commands are given to this Python.
 PROGRAM = (sys.executable, "-m", "mambarium")
@@ -93,7 +93,7 @@ class Runner:
             outcome = read_outcome(files.run_folder)
         except InputError as error:
             return _record(cell, "failed", str(error))
-        return CellRecord(cell.definition, "finished", "", platform.node(), _now(), outcome)
+        return CellRecord(cell.definition, "finished", "", platform.node(), now(), outcome)
 
     def _run_command(self, verb: str, cell: Cell, files: CellFiles) -> tuple[int, str]:
         """Run one command to its end, and return its exit status and its last line of output."""
@@ -125,11 +125,7 @@ class Runner:
 
 
 def _record(cell: Cell, status: Status, message: str = "") -> CellRecord:
-    return CellRecord(cell.definition, status, message, platform.node(), _now())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return CellRecord(cell.definition, status, message, platform.node(), now())
 
 
 def _environment() -> dict[str, str]:

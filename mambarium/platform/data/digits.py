@@ -24,7 +24,8 @@ class Digits(ClassificationImages):
         image_size: Height and width that the digits are enlarged to (bilinear) before the transforms; 8
             leaves them.
         train_transforms: torchvision v2 transforms of training images; none unless given.
-        eval_transforms: torchvision v2 transforms of held-out images; none unless given.
+        eval_transforms: torchvision v2 transforms of held-out images and of images to predict; None: shorter side
+            to `image_size`, centre crop, which leave the digits as they are.
         mean: Subtracted per channel, on a scale of 0 to 1.
         std: Divided by per channel, on a scale of 0 to 1.
         num_workers: Processes that load samples; 0 loads them in the training process.
@@ -47,7 +48,7 @@ class Digits(ClassificationImages):
             class_names=[str(digit) for digit in range(10)],
             image_size=image_size,
             train_transforms=train_transforms or [],
-            eval_transforms=eval_transforms or [],
+            eval_transforms=eval_transforms,
             mean=mean,
             std=std,
             cache=False,

@@ -11,8 +11,8 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.platform.data.decoding import read_image
 from mambarium.platform.data.image_sources import ImageSource
-from mambarium.platform.data.randomness import sample_randomness
 from mambarium.platform.data.sample_error import SampleError
+from mambarium.platform.randomness import sample_randomness
 from mambarium.tasks.batches import ImageBatch
 
 

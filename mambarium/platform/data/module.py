@@ -2,15 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import lightning
 from torch.utils.data import DataLoader
 
 from mambarium.errors import InputError
-
-if TYPE_CHECKING:
-    from mambarium.platform.data.order import EvaluationBatches, TrainingBatches
+from mambarium.platform.data.order import EvaluationBatches, TrainingBatches
 
 
 class Samples(Protocol):
@@ -101,8 +99,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns a loader over the whole run that starts at the trainer's position."""
-        # Imported late: the position's module imports from this package, which imports this module.
-        from mambarium.platform.data.order import TrainingBatches
+        # Only a run needs it; the data stands on its own.
         from mambarium.platform.resume.position import Position
 
         if self.trainer is None:
@@ -127,8 +124,6 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         return self._evaluation_loader(self.test_samples())
 
     def _evaluation_loader(self, samples: Samples) -> DataLoader[Any]:
-        from mambarium.platform.data.order import EvaluationBatches
-
         batches = EvaluationBatches(
             num_samples=len(samples),
             batch_size=self.batch_size,
@@ -137,7 +132,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         )
         return self._loader(samples, batches)
 
-    def _loader(self, samples: Samples, batches: "TrainingBatches | EvaluationBatches") -> DataLoader[Any]:
+    def _loader(self, samples: Samples, batches: TrainingBatches | EvaluationBatches) -> DataLoader[Any]:
         from mambarium.platform.resume.signals import shield_worker
 
         return DataLoader(

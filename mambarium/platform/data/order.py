@@ -1,13 +1,18 @@
 """In which order samples are dealt out: whole global batches, cut by position and shared among processes."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Sampler
 
 from mambarium.errors import InputError
-from mambarium.platform.data.randomness import mixed_seed
-from mambarium.platform.resume.position import Position
+from mambarium.platform.randomness import mixed_seed
+
+if TYPE_CHECKING:
+    from mambarium.platform.resume.position import Position
 
 SampleKey = tuple[int, int]
 """(pass_index, sample_index): what a data set's `__getitem__` takes."""

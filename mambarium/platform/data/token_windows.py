@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from mambarium.errors import InputError
-from mambarium.platform.data.randomness import mixed_seed
 from mambarium.platform.data.token_stream import TokenStream
+from mambarium.platform.randomness import mixed_seed
 from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch
 
 

@@ -39,7 +39,6 @@ class RunCheckpoint(Callback):
         primary_metric: The task's primary metric; None keeps no `best.ckpt`.
         every_minutes: Minutes between periodic checkpoints.
         every_steps: Optimiser steps between periodic checkpoints, instead of minutes.
-        config_hash: Hash of the run's configuration. A checkpoint with another one is refused.
 
     Raises:
         InputError: If an interval is not above 0.
@@ -51,7 +50,6 @@ class RunCheckpoint(Callback):
         primary_metric: PrimaryMetric | None = None,
         every_minutes: float = 3.0,
         every_steps: int | None = None,
-        config_hash: str = "",
     ) -> None:
         for name, interval in (("every_minutes", every_minutes), ("every_steps", every_steps)):
             if interval is not None and not interval > 0:
@@ -61,7 +59,6 @@ class RunCheckpoint(Callback):
         self._metric = primary_metric
         self._every_minutes = every_minutes
         self._every_steps = every_steps
-        self._config_hash = config_hash
         self._best_value: float | None = None
         self._log: dict[str, float] = {"rows": 0, "seconds": 0.0}
         self._metrics_file: MetricsFile | None = None
@@ -72,27 +69,16 @@ class RunCheckpoint(Callback):
         self._is_new_best = False
         self._ended = False
 
-    @property
-    def best_value(self) -> float | None:
-        """The primary metric of `best.ckpt`, None before the first validation."""
-        return self._best_value
-
     def state_dict(self) -> dict[str, Any]:
         if self._metrics_file is not None:
             self._log = {"rows": self._metrics_file.rows, "seconds": self._metrics_file.seconds}
         return {
             "best_value": self._best_value,
-            "config_hash": self._config_hash,
             "log": self._log,
             "ended": self._ended,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["config_hash"] != self._config_hash:
-            raise InputError(
-                "the checkpoint was written by a run with another configuration: use that one, or another "
-                "--name to start afresh"
-            )
         self._best_value = state_dict["best_value"]
         self._log = state_dict["log"]
         self._ended = state_dict["ended"]
@@ -177,8 +163,6 @@ class RunCheckpoint(Callback):
         self._signals.restore()
 
     def _write(self, trainer: Trainer) -> None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
         if self._metrics_file is not None:
             self._metrics_file.force_to_disk()
         if self._is_new_best:

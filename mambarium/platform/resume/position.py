@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mambarium.errors import InputError
-from mambarium.platform.data.randomness import mixed_seed, seed_all_generators
+from mambarium.platform.randomness import mixed_seed, seed_all_generators
 
 
 class Position(Callback):

@@ -23,6 +23,7 @@ INSTEAD = {
     "check_val_every_n_epoch": "trainer.val_check_interval says it in steps (500) or passes (2.0)",
     "reload_dataloaders_every_n_epochs": "the data is one stream over all passes; leave it away",
     "overfit_batches": "give a small data set and data.passes",
+    "fast_dev_run": "short runs: trainer.max_steps",
     "limit_train_batches": "a run's length is data.passes or trainer.max_steps",
     "num_sanity_val_steps": "a short trainer.val_check_interval finds errors in validation as early",
     "use_distributed_sampler": "data modules share batches among processes themselves; leave it away",
@@ -54,7 +55,7 @@ def exact_trainer_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         All options for Trainer, `given` with ours in place.
 
     Raises:
-        InputError: If an option that counts epochs was given, or time-based validation asked for.
+        InputError: If one of the options in `INSTEAD` was given.
     """
     parameters = inspect.signature(Trainer.__init__).parameters
     for name, instead in INSTEAD.items():
@@ -81,7 +82,6 @@ def exact_callbacks(
     val_check_interval: int | float | None = None,
     every_minutes: float = 3.0,
     every_steps: int | None = None,
-    config_hash: str = "",
 ) -> list[Callback]:
     """The callbacks of exact resume, in the order they need; put them before all others.
 
@@ -92,18 +92,17 @@ def exact_callbacks(
         val_check_interval: The user's `trainer.val_check_interval`; None is 1.0, once per pass.
         every_minutes: Minutes between periodic checkpoints.
         every_steps: Optimiser steps between them, instead of minutes.
-        config_hash: Hash of the run's configuration, kept in checkpoints and compared on resume.
 
     Returns:
         The callbacks; the first is the Position.
 
     Raises:
-        InputError: If an interval is out of range.
+        InputError: If an interval is not above 0, or `val_check_interval` is a time.
     """
     return [
         Position(seed),
         ValidationSchedule(1.0 if val_check_interval is None else val_check_interval),
-        RunCheckpoint(checkpoint_folder, primary_metric, every_minutes, every_steps, config_hash),
+        RunCheckpoint(checkpoint_folder, primary_metric, every_minutes, every_steps),
         FiniteLoss(),
     ]
 

@@ -131,3 +131,14 @@ def test_the_users_configuration_is_never_overruled_by_a_checkpoint(
     assert "label_smoothing: 0.0 -> 0.3" in capsys.readouterr().out
     assert tiny("test", "--config", "digits.yaml", "--model.backbone.width", "16") == 2
     assert "of another model" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_its_figures_again(
+    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny("fit", "--config", "digits.yaml") == 0
+    first = capsys.readouterr().out
+    assert tiny("fit", "--config", "digits.yaml") == 0
+    again = capsys.readouterr().out
+    for line in first[first.index("finished") :].splitlines():
+        assert line in again

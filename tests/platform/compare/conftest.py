@@ -1,4 +1,7 @@
-"""A small comparison, and a program that stands in for `mambarium`: it acts like `fit` and `test`."""
+"""A small comparison, and a program that stands in for `mambarium`: it acts like `fit` and `test`.
+
+Its steps take no time once a file `hurry` lies in the comparison's folder.
+"""
 
 import json
 import sys
@@ -41,7 +44,8 @@ if verb == "fit":
     if task.get("dies"):
         os.kill(os.getpid(), signal.SIGKILL)
     while step < steps and not stopped:
-        time.sleep(task["step_seconds"])
+        if not (folder.parent / "hurry").exists():
+            time.sleep(task["step_seconds"])
         with (folder / "trace").open("a") as trace:
             trace.write(f"{os.getpid()} {step}\\n")
         step += 1

@@ -41,6 +41,12 @@ def test_two_backbones(tmp_path: Path, monkeypatch, capfd) -> None:
     table = (tmp_path / "runs/compare/both/table.md").read_text()
     assert "vim" in table and "mambaout" in table
 
+    checkpoints = sorted((tmp_path / "runs").rglob("last.ckpt"))
+    written = [path.stat().st_mtime_ns for path in checkpoints]
+    assert len(checkpoints) == 2
     capfd.readouterr()
     assert main(["compare", "--config", "both.yaml"]) == 0
-    assert "train/loss" not in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    for number, backbone in ((1, "vim"), (2, "mambaout")):
+        assert f"cell {number} of 2: digits, {backbone}, seed 3: finished already, skipped" in printed
+    assert [path.stat().st_mtime_ns for path in checkpoints] == written

@@ -1,8 +1,11 @@
 """The data that comes with Python and scikit-learn, and what all data modules share."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lightning import Trainer
+from torchvision.io import write_png
 from torchvision.transforms import v2
 
 from mambarium.errors import InputError
@@ -41,6 +44,25 @@ def test_digits_are_normalised_and_resized() -> None:
     assert batch["label"].dtype == torch.int64
     assert abs(batch["image"].mean()) < 0.05 and abs(batch["image"].std() - 1) < 0.05
     assert Digits(image_size=32).validation_samples()[(0, 5)].image.shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("image_size", [8, 32])
+def test_preparing_held_out_digits_leaves_their_pixels(image_size: int) -> None:
+    data, plain = (
+        Digits(batch_size=400, image_size=image_size, eval_transforms=transforms) for transforms in (None, [])
+    )
+    (batch,), (expected,) = data.test_dataloader(), plain.test_dataloader()
+    assert torch.equal(batch["image"], expected["image"]) and torch.equal(batch["label"], expected["label"])
+
+
+@pytest.mark.parametrize("height, width", [(20, 30), (5, 3), (8, 8)])
+def test_images_of_any_size_can_be_predicted(tmp_path: Path, height: int, width: int) -> None:
+    write_png(torch.full((3, height, width), 200, dtype=torch.uint8), str(tmp_path / "image.png"))
+    data = Digits(image_size=8)
+    data.predict_path = str(tmp_path)
+    (batch,) = data.predict_dataloader()
+    assert batch["image"].shape == (1, 3, 8, 8)
+    assert torch.allclose(batch["image"], torch.tensor((200 / 255 - 0.305) / 0.376))
 
 
 def test_digits_reference_is_computed_on_the_same_split() -> None:

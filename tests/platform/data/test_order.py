@@ -8,7 +8,7 @@ import torch
 
 from mambarium.errors import InputError
 from mambarium.platform.data.order import EvaluationBatches, TrainingBatches
-from mambarium.platform.data.randomness import mixed_seed, sample_randomness
+from mambarium.platform.randomness import mixed_seed, sample_randomness
 from mambarium.platform.resume.position import Position
 
 

@@ -208,12 +208,6 @@ def test_exit_code_and_handlers(toy, tmp_path, number, code):
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_another_configuration_is_refused(toy, tmp_path):
-    assert not go_on(toy, tmp_path, toy.Options(config_hash="a"), CrashAt("on_validation_end", 1))
-    with pytest.raises(InputError, match="another configuration"):
-        toy.fit(tmp_path, toy.Options(config_hash="b"))
-
-
 def test_diverged_run_stops_and_keeps_a_finite_checkpoint(toy, tmp_path):
     with pytest.raises(InputError, match=r"NaN or infinite at step \d+"):
         toy.fit(tmp_path, toy.Options(learning_rate=1e30, every_steps=1))

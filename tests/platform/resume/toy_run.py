@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from mambarium.platform.data.order import EvaluationBatches, TrainingBatches
-from mambarium.platform.data.randomness import sample_randomness
+from mambarium.platform.randomness import sample_randomness
 from mambarium.platform.resume.checkpoint_io import AtomicCheckpointIO
 from mambarium.platform.resume.position import Position
 from mambarium.platform.resume.settings import exact_callbacks, exact_loggers, exact_trainer_settings
@@ -58,7 +58,6 @@ class Options:
     batch_norm: bool = False
     seconds_per_batch: float = 0.0
     learning_rate: float = 1e-2
-    config_hash: str = ""
 
 
 class Clusters(Dataset):
@@ -185,7 +184,6 @@ def fit(folder: Path, options: Options, *extra: Callback) -> tuple[Trainer, Toy]
         PrimaryMetric("accuracy", "max"),
         options.val_check_interval,
         every_steps=options.every_steps,
-        config_hash=options.config_hash,
     )
     position = callbacks[0]
     assert isinstance(position, Position)
