@@ -13,12 +13,12 @@ _UNCOMPARED_OPTIONS = (*UNCOMPARED_KEYS, *(key.replace(".init_args.", ".") for k
 
 
 def compared_values(definition: Definition) -> dict[str, Any]:
-    """Return a definition's values by dotted key, without those that a run may change on its way.
+    """Return a definition's values by dotted key, without those that a run may change on its way and empty mappings.
 
     Args:
         definition: The definition; its keys `config` and `overrides` hold options of `fit`.
     """
-    return {key: value for key, value in flatten(definition).items() if not _is_uncompared(key)}
+    return {key: value for key, value in flatten(definition).items() if value != {} and not _is_uncompared(key)}
 
 
 def digest(definition: Definition) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Trainer
-from torchvision.io import write_png
+from PIL import Image
 from torchvision.transforms import v2
 
 from mambarium.errors import InputError
@@ -57,7 +57,7 @@ def test_preparing_held_out_digits_leaves_their_pixels(image_size: int) -> None:
 
 @pytest.mark.parametrize("height, width", [(20, 30), (5, 3), (8, 8)])
 def test_images_of_any_size_can_be_predicted(tmp_path: Path, height: int, width: int) -> None:
-    write_png(torch.full((3, height, width), 200, dtype=torch.uint8), str(tmp_path / "image.png"))
+    Image.new("RGB", (width, height), (200, 200, 200)).save(tmp_path / "image.png")
     data = Digits(image_size=8)
     data.predict_path = str(tmp_path)
     (batch,) = data.predict_dataloader()
