@@ -133,9 +133,7 @@ def test_the_users_configuration_is_never_overruled_by_a_checkpoint(
     assert "of another model" in capsys.readouterr().err
 
 
-def test_a_finished_run_says_its_figures_again(
-    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_says_its_figures_again(tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny("fit", "--config", "digits.yaml") == 0
     first = capsys.readouterr().out
     assert tiny("fit", "--config", "digits.yaml") == 0
