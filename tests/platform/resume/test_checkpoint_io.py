@@ -118,7 +118,7 @@ from mambarium.errors import InputError
 from mambarium.platform.resume.checkpoint_io import AtomicCheckpointIO
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 try:
     AtomicCheckpointIO().save_checkpoint({"weight": torch.rand(int(sys.argv[2]))}, sys.argv[1])
 except InputError as error:
