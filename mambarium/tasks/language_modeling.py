@@ -155,20 +155,24 @@ class LanguageModeling(Task):
             (batch, length + max_new_tokens) tokens, the prompt included.
 
         Raises:
-            InputError: If the prompt is empty or an option of the sampling is out of range.
+            InputError: If the prompt is empty, or `max_new_tokens` or an option of the sampling is out of range.
         """
         batch_size, length = prompt.shape
         if length == 0:
             raise InputError("the prompt is empty: give at least one character")
+        if max_new_tokens < 0:
+            raise InputError(f"max_new_tokens is {max_new_tokens}: give 0 or more")
         was_training = self.training
         self.eval()
-        state = self.backbone.initial_state(batch_size, max_length=length + max_new_tokens, device=prompt.device)
-        tokens, chunk = [prompt], prompt
-        for _ in range(max_new_tokens):
-            output = self.backbone(self.objective.embedding(chunk), state)
-            state = output.state
-            logits = self.objective.head(output.features[:, -1]).float()  # (batch, vocab_size)
-            chunk = pick_next_token(logits, temperature, top_k, top_p, generator)[:, None]
-            tokens.append(chunk)
-        self.train(was_training)
+        try:
+            state = self.backbone.initial_state(batch_size, max_length=length + max_new_tokens, device=prompt.device)
+            tokens, chunk = [prompt], prompt
+            for _ in range(max_new_tokens):
+                output = self.backbone(self.objective.embedding(chunk), state)
+                state = output.state
+                logits = self.objective.head(output.features[:, -1]).float()  # (batch, vocab_size)
+                chunk = pick_next_token(logits, temperature, top_k, top_p, generator)[:, None]
+                tokens.append(chunk)
+        finally:
+            self.train(was_training)
         return torch.cat(tokens, dim=1)

@@ -114,9 +114,16 @@ def test_top_p_draws_the_smallest_sufficient_set() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_sampling_options_out_of_range(option: str, value: float, temperature: float) -> None:
     options = {"temperature": temperature, option: value}
+    model = small_model().train()
     with pytest.raises(InputError, match=f"^{option} is {value}: give ") as caught:
-        small_model().generate(torch.zeros(1, 1, dtype=torch.long), 1, **options)
+        model.generate(torch.zeros(1, 1, dtype=torch.long), 1, **options)
     assert "\n" not in str(caught.value)
+    assert model.training, "refused options leave the mode as it was"
+
+
+def test_a_negative_number_of_tokens_is_refused() -> None:
+    with pytest.raises(InputError, match="max_new_tokens is -1: give 0 or more"):
+        small_model().generate(torch.zeros(1, 1, dtype=torch.long), -1)
 
 
 def test_the_whole_probability_keeps_every_token() -> None:

@@ -3,19 +3,17 @@
 import itertools
 import json
 import re
-from collections.abc import Hashable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 
 from mambarium.errors import InputError
 from mambarium.platform.cli.messages import suggestion
 from mambarium.platform.compare.definition import Definition, digest
-from mambarium.platform.yaml_files import resolve_yaml
+from mambarium.platform.yaml_files import load_yaml, resolve_yaml
 
 # Options that the comparison sets for every cell by itself.
 OWN_OPTIONS = ("config", "model.backbone", "seed_everything", "runs_dir", "name", "resume", "ckpt_path")
@@ -126,7 +124,7 @@ def read_matrix(path: Path) -> Matrix:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file{_suggest_file(path)}")
-    content = _load_strict(path)
+    content = _checked_mapping(load_yaml(path), str(path), "'name', 'seeds' and 'tasks'")
     place = str(path)
     _check_keys(content, required=("name", "seeds", "tasks"), optional=(), place=place)
     name = _checked_name(content["name"], f"{place}: name")
@@ -163,32 +161,6 @@ def _task_cells(task: str, entry: object, seeds: list[int], path: Path) -> list[
             raise InputError(f"{backbone_place}: {file} is no backbone file: it has no 'class_path' at its top")
         cells += [Cell(task, backbone, seed, config, file, overrides) for seed in seeds]
     return cells
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a mapping that says a key twice is an error instead of the last one winning."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} stands there twice; rename or remove one", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _load_strict(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise InputError(f"{path}{line}: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return _checked_mapping(content, str(path), "'name', 'seeds' and 'tasks'")
 
 
 def _checked_mapping(value: object, place: str, expected: str) -> dict[str, Any]:

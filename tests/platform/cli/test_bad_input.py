@@ -39,6 +39,7 @@ Run = Callable[..., int]
         (["--config", "digits.yaml", "--runs_dir", "digits.yaml"], ["digits.yaml", "--runs_dir"]),
         (["--config", "empty.yaml"], ["empty.yaml", "key: value"]),
         (["--config", "broken.yaml"], ["broken.yaml", "not valid YAML"]),
+        (["--config", "double.yaml"], ["double.yaml, line 2", "'model' stands there twice"]),
         (["--config", "typo.yaml"], ["batchsize", "did you mean 'batch_size'"]),
     ],
 )
@@ -47,6 +48,7 @@ def test_fit_explains(
 ) -> None:
     (tmp_path / "empty.yaml").write_text("")
     (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
+    (tmp_path / "double.yaml").write_text("model: 1\nmodel: 2\n")
     text = (tmp_path / "digits.yaml").read_text()
     (tmp_path / "typo.yaml").write_text(text.replace("batch_size", "batchsize"))
     assert tiny("fit", *options) == 2

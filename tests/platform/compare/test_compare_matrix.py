@@ -131,8 +131,8 @@ def written(file: str, text: str) -> Callable[[Path], None]:
             r"is no backbone file: it has no 'class_path'",
         ),
         (replaced("vim: small.yaml", "vim: {class_path: Vim}"), r"vim: expected the path of a YAML file"),
-        (replaced("medium: medium.yaml", "small: medium.yaml"), r"line 7: 'small' stands there twice"),
-        (replaced("  digits:\n", "  language:\n"), r"line 13: 'language' stands there twice"),
+        (replaced("medium: medium.yaml", "small: medium.yaml"), r"line 7: not valid YAML: 'small' stands there twice"),
+        (replaced("  digits:\n", "  language:\n"), r"line 13: not valid YAML: 'language' stands there twice"),
         (
             replaced("data.passes: 3", "seed_everything: 3"),
             r"'seed_everything' is set by the comparison itself",
