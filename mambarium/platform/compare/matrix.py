@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-
 from mambarium.errors import InputError
 from mambarium.platform.cli.messages import suggestion
 from mambarium.platform.compare.definition import Definition, digest

@@ -145,9 +145,9 @@ def written(file: str, text: str) -> Callable[[Path], None]:
         (replaced("{vim: small.yaml}", "{}"), r"digits.backbones: expected a mapping"),
         (replaced("seeds: [0, 1]", "seeds: [0, 1"), r"matrix.yaml, line \d+: "),
         (written("matrix.yaml", "- 1\n"), r"matrix.yaml: expected a mapping of 'name', 'seeds' and 'tasks'"),
-        (written("small.yaml", "a: [\n"), r"small.yaml: not valid YAML"),
+        (written("small.yaml", "a: [\n"), r"small.yaml, line .*: not valid YAML"),
         (written("small.yaml", "class_path: X\ninit_args: small.yaml\n"), r"name each other in a circle"),
-        (written("tasks/digits.yaml", "a: [\n"), r"digits.yaml: not valid YAML"),
+        (written("tasks/digits.yaml", "a: [\n"), r"digits.yaml, line .*: not valid YAML"),
     ],
 )
 def test_bad_files_get_one_line(folder: Path, change: Callable[[Path], None], message: str) -> None:
