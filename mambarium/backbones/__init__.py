@@ -17,6 +17,7 @@ from mambarium.backbones.mamba import Mamba
 from mambarium.backbones.mambaout import MambaOut
 from mambarium.backbones.variants import from_variant, list_variants
 from mambarium.backbones.vim import Vim
+from mambarium.backbones.vmamba import VMamba
 
 __all__ = [
     "Backbone",
@@ -26,6 +27,7 @@ __all__ = [
     "SequenceBackbone",
     "SequenceOutput",
     "State",
+    "VMamba",
     "Vim",
     "VisionBackbone",
     "VisionFeatures",

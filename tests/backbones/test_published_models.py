@@ -15,12 +15,14 @@ from mambarium.backbones import (
     SequenceBackbone,
     Vim,
     VisionBackbone,
+    VMamba,
     from_variant,
     list_variants,
 )
 from mambarium.backbones.published import mamba as published_mamba
 from mambarium.backbones.published import mambaout as published_mambaout
 from mambarium.backbones.published import vim as published_vim
+from mambarium.backbones.published import vmamba as published_vmamba
 from mambarium.errors import InputError
 
 VECTORS = json.loads((Path(__file__).parent / "parity_vectors.json").read_text())
@@ -36,6 +38,15 @@ PUBLISHED_COUNTS = {
     "vim_tiny_stride8": 7_250_344,
     "vim_small": 25_796_584,
     "vim_base": 97_598_440,
+    "vmamba_tiny_v0": 22_893_448,
+    "vmamba_small_v0": 44_417_416,
+    "vmamba_base_v0": 76_254_056,
+    "vmamba_tiny_s2l5": 30_705_832,
+    "vmamba_small_s2l15": 50_147_752,
+    "vmamba_base_s2l15": 88_557_800,
+    "vmamba_tiny_s1l8": 30_249_064,
+    "vmamba_small_s1l20": 49_012_840,
+    "vmamba_base_s1l20": 86_614_504,
     "mambaout_femto": 7_304_536,
     "mambaout_kobe": 9_141_208,
     "mambaout_tiny": 26_545_096,
@@ -76,9 +87,9 @@ def weight_of_key(key: str, shape: torch.Size) -> Tensor:
     last = key.split(".")[-1]
     if "A_log" in key or "A_b_log" in key:
         w = np.log(np.arange(1, shape[-1] + 1, dtype=np.float32)) + 0.1 * g
-    elif last in ("D", "D_b"):
+    elif last in ("D", "D_b", "Ds"):
         w = 1 + 0.1 * g
-    elif last == "bias" and "dt_proj" in key:
+    elif last == "dt_projs_bias" or (last == "bias" and "dt_proj" in key):
         w = -4 + 0.5 * g
     elif len(shape) == 1:
         w = 1 + 0.1 * g if last == "weight" else 0.05 * g
@@ -130,6 +141,11 @@ def test_outputs_equal_the_official_code(case: str) -> None:
                 "layer23": backbone.get_submodule("layers.23.mixer"),
             }
         )
+    elif isinstance(backbone, VMamba):
+        names = published_vmamba
+        modules = {"patch_embed": backbone.stem, "l0b0.op": backbone.get_submodule("blocks.0.0.ss2d")}
+        modules |= {f"layer{i}": module for i, module in enumerate(backbone.downsample_layers)}
+        taps = record_taps(modules | {"layer3": backbone.blocks[3]})
     else:
         assert isinstance(backbone, MambaOut)
         names = published_mambaout
@@ -145,7 +161,8 @@ def test_outputs_equal_the_official_code(case: str) -> None:
 
     assert sorted(taps) == sorted(expected["taps"])
     for tap, value in taps.items():
-        check_tap(tap, value, expected["taps"][tap])
+        channels_first = value.permute(0, 3, 1, 2) if isinstance(backbone, VMamba) else value
+        check_tap(tap, channels_first, expected["taps"][tap])
     check_tap("logits", logits, expected["logits"])
     assert logits.argmax().item() == expected["argmax"]
 
@@ -157,3 +174,47 @@ def test_mamba_keys_are_the_published_ones() -> None:
     parts += ["dt_proj.weight", "dt_proj.bias", "out_proj.weight"]
     expected = {f"backbone.layers.0.mixer.{part}" for part in parts}
     assert keys == expected | {"backbone.layers.0.norm.weight", "backbone.norm_f.weight"}
+
+
+def test_both_generations_of_vmamba_checkpoints_come_to_the_same_keys() -> None:
+    weight, projection = torch.zeros(4), torch.zeros(8, 4, 1, 1)
+    former = {
+        "patch_embed.proj.weight": torch.zeros(4, 3, 4, 4),
+        "patch_embed.norm.bias": weight,
+        "layers.0.blocks.1.ln_1.weight": weight,
+        "layers.0.blocks.1.self_attention.in_proj.weight": projection,
+        "layers.0.blocks.1.self_attention.conv2d.weight": torch.zeros(4, 1, 3, 3),
+        "layers.0.blocks.1.self_attention.A_logs": torch.zeros(4, 2),
+        "layers.0.downsample.norm.weight": weight,
+        "norm.weight": weight,
+        "head.bias": weight,
+    }
+    shapes = {
+        "patch_embed.0.weight": (4, 3, 4, 4),
+        "patch_embed.2.bias": (4,),
+        "layers.0.blocks.1.norm.weight": (4,),
+        "layers.0.blocks.1.op.in_proj.weight": (8, 4),
+        "layers.0.blocks.1.op.conv2d.weight": (4, 1, 3, 3),
+        "layers.0.blocks.1.op.A_logs": (4, 2),
+        "layers.0.downsample.norm.weight": (4,),
+        "classifier.norm.weight": (4,),
+        "classifier.head.bias": (4,),
+    }
+    present = published_vmamba.current_format(former)
+    assert {key: tuple(value.shape) for key, value in present.items()} == shapes
+    assert {key: value.shape for key, value in published_vmamba.current_format(present).items()} == {
+        key: value.shape for key, value in present.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["vmamba_tiny_v0", "vmamba_tiny_s1l8"])
+def test_vmamba_keys_differ_from_parameter_to_parameter(name: str) -> None:
+    with torch.device("meta"):
+        backbone = from_variant(name)
+        assert isinstance(backbone, VMamba)
+        keys = [published_vmamba.backbone_key(parameter) for parameter in backbone.state_dict()]
+        keys += [published_vmamba.classifier_key(parameter) for parameter in backbone.classifier(9).state_dict()]
+        keys += [published_vmamba.output_norms_key(parameter) for parameter in backbone.output_norms().state_dict()]
+    assert len(set(keys)) == len(keys)
+    assert {"outnorm0.weight", "outnorm3.bias", "classifier.norm.weight", "classifier.head.bias"} <= set(keys)
+    assert all(key.split(".")[0] in ("patch_embed", "layers", "classifier") or "outnorm" in key for key in keys)

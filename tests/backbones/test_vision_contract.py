@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mambarium.backbones import MambaOut, Vim, VisionBackbone, VisionFeatures, initialize
+from mambarium.backbones import MambaOut, Vim, VisionBackbone, VisionFeatures, VMamba, initialize
 from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.errors import InputError
 
@@ -39,6 +39,21 @@ FAMILIES = {
         [(12, 12), (4, 4), (6, 14)],
         (2, 12),
         unpadded_patches=True,
+    ),
+    "vmamba": Family(
+        lambda: VMamba(depths=(1, 2, 1), widths=(8, 16, 24), ssm_ratio=2.0, mlp_ratio=2.0, drop_path=0.2),
+        [(32, 32), (33, 47), (5, 1)],
+        None,
+    ),
+    "vmamba_stem_stride_1": Family(
+        lambda: VMamba(depths=(1, 1), widths=(9, 12), stem_stride=1, d_state=2, mlp_ratio=0.0),
+        [(8, 8), (7, 9)],
+        None,
+    ),
+    "vmamba_v0": Family(
+        lambda: VMamba("v0", depths=(1, 2, 1), widths=(8, 16, 24), d_state=2, ssm_ratio=2.0, mlp_ratio=0.0),
+        [(32, 32), (36, 20), (4, 8)],
+        (34, 32),
     ),
     "mambaout": Family(
         lambda: MambaOut(depths=(1, 2, 1), widths=(8, 16, 24), kernel_size=5, drop_path=0.2),
@@ -187,6 +202,22 @@ def test_vim_class_token_keeps_its_own_position_at_other_sizes() -> None:
     torch.testing.assert_close(features.maps[0].flatten(2).transpose(1, 2), patches)
 
 
+@pytest.mark.parametrize("name", ["vmamba", "vmamba_v0"])
+def test_output_norms_make_every_pixel_zero_mean_and_unit_variance(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = FAMILIES[name].build()
+    assert isinstance(backbone, VMamba)
+    norms = backbone.output_norms()
+    features = backbone(images((32, 32)))
+    normed = norms(features)
+    assert [found.shape for found in normed.maps] == [before.shape for before in features.maps]
+    for found in normed.maps:
+        torch.testing.assert_close(found.mean(1), torch.zeros_like(found[:, 0]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.var(1, correction=0), torch.ones_like(found[:, 0]), rtol=0, atol=1e-2)
+    sum((found**3).sum() for found in normed.maps).backward()
+    assert unused_parameters(norms) == []
+
+
 def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     backbone = MambaOut(depths=(1, 1), widths=(8, 8), drop_path=0.5).train()
@@ -223,6 +254,15 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
         lambda: Vim(patch_size=0),
         lambda: Vim(drop_path=-0.1),
         lambda: Vim(dropout=1.0),
+        lambda: VMamba("v1"),
+        lambda: VMamba(depths=(1, 1), widths=(8,)),
+        lambda: VMamba(depths=(1, 0), widths=(8, 8)),
+        lambda: VMamba(depths=(1, 1), widths=(8, 1)),
+        lambda: VMamba(d_state=0),
+        lambda: VMamba(ssm_ratio=0.01),
+        lambda: VMamba(mlp_ratio=-1.0),
+        lambda: VMamba(stem_stride=3),
+        lambda: VMamba(drop_path=1.0),
         lambda: DropPath(1.0),
     ],
 )

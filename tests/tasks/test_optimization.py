@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mambarium.backbones import Mamba, MambaOut, Vim
+from mambarium.backbones import Mamba, MambaOut, Vim, VMamba
 from mambarium.errors import InputError
 from mambarium.tasks import Constant, ImageClassification, LanguageModeling, WarmupCosine, WarmupLinear
 from mambarium.tasks.optimization import parameter_groups
@@ -23,11 +23,12 @@ def small_models() -> dict[str, nn.Module]:
         "mamba": LanguageModeling(Mamba(width=16, depth=2), vocab_size=11),
         "untied": LanguageModeling(Mamba(width=16, depth=1), vocab_size=11, tie_embedding=False),
         "vim": ImageClassification(Vim(image_size=8, patch_size=2, width=16, depth=2), num_classes=3),
+        "vmamba": ImageClassification(VMamba("v0", depths=(1, 1), widths=(16, 24), d_state=2), num_classes=3),
         "mambaout": ImageClassification(MambaOut(depths=(1, 1), widths=(16, 24)), num_classes=3),
     }
 
 
-@pytest.mark.parametrize("name", ["mamba", "untied", "vim", "mambaout"])
+@pytest.mark.parametrize("name", ["mamba", "untied", "vim", "vmamba", "mambaout"])
 def test_each_parameter_stands_in_exactly_one_group(name: str) -> None:
     model = small_models()[name]
     members = [parameter for group in parameter_groups(model) for parameter in group["params"]]
@@ -35,11 +36,11 @@ def test_each_parameter_stands_in_exactly_one_group(name: str) -> None:
     assert {id(parameter) for parameter in members} == {id(parameter) for parameter in model.parameters()}
 
 
-@pytest.mark.parametrize("name", ["mamba", "untied", "vim", "mambaout"])
+@pytest.mark.parametrize("name", ["mamba", "untied", "vim", "vmamba", "mambaout"])
 def test_decay_falls_on_matrices_and_kernels_only(name: str) -> None:
     decayed = names_in_group(small_models()[name], decayed=True)
     ends = {parameter_name.rsplit(".", 1)[-1] for parameter_name in decayed}
-    assert ends == {"weight"}
+    assert ends == {"weight", *(("x_proj_weight", "dt_projs_weight") if name == "vmamba" else ())}
     for parameter_name in decayed:
         assert not any(part in parameter_name for part in ("norm", "embedding", "A_log", "A_b_log"))
 
@@ -47,6 +48,9 @@ def test_decay_falls_on_matrices_and_kernels_only(name: str) -> None:
 def test_state_space_parameters_have_no_decay() -> None:
     undecayed = names_in_group(small_models()["vim"], decayed=False)
     for end in ("A_log", "D", "dt_proj.bias", "pos_embed", "cls_token", "norm_f.weight"):
+        assert any(name.endswith(end) for name in undecayed), end
+    undecayed = names_in_group(small_models()["vmamba"], decayed=False)
+    for end in ("A_logs", "Ds", "dt_projs_bias", "out_norm.weight"):
         assert any(name.endswith(end) for name in undecayed), end
 
 
