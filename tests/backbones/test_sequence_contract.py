@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mambarium.backbones import (
     Mamba,
+    MoEMamba,
     SequenceBackbone,
     State,
     detach_state,
@@ -23,6 +24,10 @@ FAMILIES: dict[str, Callable[[], SequenceBackbone]] = {
     "mamba": lambda: Mamba(WIDTH, depth=2, d_state=3, dropout=0.1),
     "mamba_narrow_convolution": lambda: Mamba(WIDTH, depth=2, d_state=1, d_conv=2, expand=1, dt_rank=5),
     "mamba_residual_in_input_type": lambda: Mamba(WIDTH, depth=1, residual_in_fp32=False),
+    "moe_mamba": lambda: MoEMamba(WIDTH, depth=2, num_experts=3, d_state=3, dropout=0.1),
+    "moe_mamba_parallel": lambda: MoEMamba(
+        WIDTH, depth=1, num_experts=2, expert_width=7, overflow="probability", parallel=True
+    ),
 }
 LENGTH = 13
 # Lengths of chunks, all smaller and larger than the convolution's memory among them.
