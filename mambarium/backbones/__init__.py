@@ -16,6 +16,7 @@ from mambarium.backbones.layers.initialization import initialize
 from mambarium.backbones.mamba import Mamba
 from mambarium.backbones.mambaout import MambaOut
 from mambarium.backbones.moe_mamba import MoEMamba
+from mambarium.backbones.transformer import Transformer
 from mambarium.backbones.variants import from_variant, list_variants
 from mambarium.backbones.vim import Vim
 
@@ -28,6 +29,7 @@ __all__ = [
     "SequenceBackbone",
     "SequenceOutput",
     "State",
+    "Transformer",
     "Vim",
     "VisionBackbone",
     "VisionFeatures",

@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-from mambarium.backbones import mamba, mambaout, moe_mamba, vim
+from mambarium.backbones import mamba, mambaout, moe_mamba, transformer, vim
 from mambarium.backbones.contract import Backbone
 from mambarium.errors import InputError
 
 VARIANTS: dict[str, Callable[[], Backbone]] = {
     **mamba.VARIANTS,
     **moe_mamba.VARIANTS,
+    **transformer.VARIANTS,
     **vim.VARIANTS,
     **mambaout.VARIANTS,
 }

@@ -26,7 +26,7 @@ from mambarium.errors import InputError
 VECTORS = json.loads((Path(__file__).parent / "parity_vectors.json").read_text())
 
 # With a classifier for 1000 classes or an embedding of 50280 words; measured on the official code, but MoE-Mamba's,
-# which the paper gives rounded and without embedding.
+# which the paper gives rounded and without embedding, and Transformer++'s, which follow from its sizes there.
 PUBLISHED_COUNTS = {
     "mamba_130m": 129_135_360,
     "mamba_370m": 371_516_416,
@@ -35,6 +35,10 @@ PUBLISHED_COUNTS = {
     "mamba_2.8b": 2_768_345_600,
     "moe_mamba_25m": 542_220_800 + 50280 * 512,
     "moe_mamba_100m": 2_439_045_888 + 50280 * 768,
+    "transformer_125m": 123_568_896,
+    "transformer_350m": 359_818_240,
+    "transformer_760m": 756_782_592,
+    "transformer_1.3b": 1_317_324_800,
     "vim_tiny": 7_148_008,
     "vim_tiny_stride8": 7_250_344,
     "vim_small": 25_796_584,

@@ -12,6 +12,7 @@ from mambarium.backbones import (
     MoEMamba,
     SequenceBackbone,
     State,
+    Transformer,
     detach_state,
     initialize,
     map_state,
@@ -28,6 +29,8 @@ FAMILIES: dict[str, Callable[[], SequenceBackbone]] = {
     "moe_mamba_parallel": lambda: MoEMamba(
         WIDTH, depth=1, num_experts=2, expert_width=7, overflow="probability", parallel=True
     ),
+    "transformer": lambda: Transformer(WIDTH, depth=2, num_heads=2, dropout=0.1),
+    "transformer_grouped": lambda: Transformer(WIDTH, depth=1, num_heads=6, num_key_value_heads=2, mlp_width=5),
 }
 LENGTH = 13
 # Lengths of chunks, all smaller and larger than the convolution's memory among them.
