@@ -13,6 +13,7 @@ from mambarium.backbones.contract import (
     reorder_state,
 )
 from mambarium.backbones.layers.initialization import initialize
+from mambarium.backbones.lstm import LSTM
 from mambarium.backbones.mamba import Mamba
 from mambarium.backbones.mambaout import MambaOut
 from mambarium.backbones.moe_mamba import MoEMamba
@@ -21,6 +22,7 @@ from mambarium.backbones.variants import from_variant, list_variants
 from mambarium.backbones.vim import Vim
 
 __all__ = [
+    "LSTM",
     "Backbone",
     "FeatureInfo",
     "Mamba",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones import (
+    LSTM,
     Mamba,
     MoEMamba,
     SequenceBackbone,
@@ -31,6 +32,7 @@ FAMILIES: dict[str, Callable[[], SequenceBackbone]] = {
     ),
     "transformer": lambda: Transformer(WIDTH, depth=2, num_heads=2, dropout=0.1),
     "transformer_grouped": lambda: Transformer(WIDTH, depth=1, num_heads=6, num_key_value_heads=2, mlp_width=5),
+    "lstm": lambda: LSTM(WIDTH, depth=2, hidden_size=7, dropout=0.1),
 }
 LENGTH = 13
 # Lengths of chunks, all smaller and larger than the convolution's memory among them.
