@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mambarium.backbones import (
     LSTM,
+    S4D,
     Mamba,
     MoEMamba,
     SequenceBackbone,
@@ -33,6 +34,7 @@ FAMILIES: dict[str, Callable[[], SequenceBackbone]] = {
     "transformer": lambda: Transformer(WIDTH, depth=2, num_heads=2, dropout=0.1),
     "transformer_grouped": lambda: Transformer(WIDTH, depth=1, num_heads=6, num_key_value_heads=2, mlp_width=5),
     "lstm": lambda: LSTM(WIDTH, depth=2, hidden_size=7, dropout=0.1),
+    "s4d": lambda: S4D(WIDTH, depth=2, d_state=6, dropout=0.1),
 }
 LENGTH = 13
 # Lengths of chunks, all smaller and larger than the convolution's memory among them.
