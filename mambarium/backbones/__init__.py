@@ -13,20 +13,28 @@ from mambarium.backbones.contract import (
     reorder_state,
 )
 from mambarium.backbones.layers.initialization import initialize
+from mambarium.backbones.lstm import LSTM
 from mambarium.backbones.mamba import Mamba
 from mambarium.backbones.mambaout import MambaOut
+from mambarium.backbones.moe_mamba import MoEMamba
+from mambarium.backbones.s4d import S4D
+from mambarium.backbones.transformer import Transformer
 from mambarium.backbones.variants import from_variant, list_variants
 from mambarium.backbones.vim import Vim
 from mambarium.backbones.vmamba import VMamba
 
 __all__ = [
+    "LSTM",
+    "S4D",
     "Backbone",
     "FeatureInfo",
     "Mamba",
     "MambaOut",
+    "MoEMamba",
     "SequenceBackbone",
     "SequenceOutput",
     "State",
+    "Transformer",
     "VMamba",
     "Vim",
     "VisionBackbone",

@@ -18,7 +18,7 @@ from mambarium.backbones.contract import SequenceBackbone, SequenceOutput, State
 from mambarium.backbones.layers.arguments import check_mamba_sizes, check_rate
 from mambarium.backbones.layers.documents import NO_DOCUMENT, Boundaries, document_boundaries
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
-from mambarium.errors import InputError
+from mambarium.backbones.layers.sequences import check_sequences, check_state
 
 
 class MambaState(TypedDict):
@@ -76,8 +76,10 @@ class Mamba(SequenceBackbone):
         Raises:
             InputError: If the input is not (batch, length, width), or state or document ids do not fit it.
         """
-        self._check_input(x, document_ids)
-        old = None if state is None else self._checked_state(state, x.shape[0])
+        check_sequences(self, x, document_ids)
+        if state is not None:
+            check_state(self, len(self.layers), state, x.shape[0])
+        old = cast(MambaState | None, state)
         boundaries = None
         if document_ids is not None:
             boundaries = document_boundaries(document_ids, None if old is None else old["document_id"])
@@ -117,43 +119,6 @@ class Mamba(SequenceBackbone):
         """1 for the first block (0 is the task's embedding), `depth` for the last and the final norm."""
         parts = parameter_name.split(".")
         return int(parts[1]) + 1 if parts[0] == "layers" else len(self.layers)
-
-    def _check_input(self, x: Tensor, document_ids: Tensor | None) -> None:
-        if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != self.width:
-            raise InputError(
-                f"Mamba of width {self.width} takes (batch, length, {self.width}) with length at least 1, "
-                f"got {tuple(x.shape)}"
-            )
-        if document_ids is None:
-            return
-        if document_ids.shape != x.shape[:2]:
-            raise InputError(
-                f"document_ids must be (batch, length) as the input, {tuple(x.shape[:2])}, "
-                f"got {tuple(document_ids.shape)}"
-            )
-        if document_ids.is_floating_point() or document_ids.is_complex():
-            raise InputError(f"document_ids must be integers, got {document_ids.dtype}")
-
-    def _checked_state(self, state: State, batch_size: int) -> MambaState:
-        foreign = (
-            f"the state is not one of this Mamba of {len(self.layers)} layers of width {self.width}: make it with its "
-            "initial_state(batch_size)"
-        )
-        if not isinstance(state, dict) or state.keys() != {"layers", "document_id"}:
-            raise InputError(foreign)
-        found = cast(MambaState, state)
-        if len(found["layers"]) != len(self.layers):
-            raise InputError(foreign)
-        if found["document_id"].shape != (batch_size,):
-            raise InputError(
-                f"the state holds {found['document_id'].shape[0]} sequences and the input {batch_size}: "
-                "make it with initial_state(batch_size) or pick sequences with reorder_state"
-            )
-        for layer, tensors in zip(self.layers, found["layers"], strict=True):
-            shapes = cast(MambaBlock, layer).mixer.ssm.state_shapes(batch_size)
-            if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
-                raise InputError(foreign)
-        return found
 
 
 class MambaBlock(nn.Module):

@@ -6,11 +6,18 @@ import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-from mambarium.backbones import mamba, mambaout, vim, vmamba
+from mambarium.backbones import mamba, mambaout, moe_mamba, transformer, vim, vmamba
 from mambarium.backbones.contract import Backbone
 from mambarium.errors import InputError
 
-VARIANTS: dict[str, Callable[[], Backbone]] = {**mamba.VARIANTS, **vim.VARIANTS, **vmamba.VARIANTS, **mambaout.VARIANTS}
+VARIANTS: dict[str, Callable[[], Backbone]] = {
+    **mamba.VARIANTS,
+    **moe_mamba.VARIANTS,
+    **transformer.VARIANTS,
+    **vim.VARIANTS,
+    **vmamba.VARIANTS,
+    **mambaout.VARIANTS,
+}
 
 
 def from_variant(name: str) -> Backbone:

@@ -37,6 +37,9 @@ UNDECAYED_NAMES = (
     "A_log",
     "A_b_log",
     "A_logs",
+    "log_A_real",
+    "A_imag",
+    "B",
     "dt_projs_bias",
     "pos_embed",
     "cls_token",
@@ -47,8 +50,8 @@ def is_decayed(module: nn.Module, parameter_name: str, parameter: nn.Parameter) 
     """Whether weight decay belongs on a parameter.
 
     Decay shrinks weights that multiply features. It does not belong on parameters that set a scale, an offset or a
-    rate: norms, biases, embeddings, the state-space matrices `A_log` and `D`, time-step biases. Mamba-1's `A_log` has
-    two dimensions, so the number of dimensions alone does not decide.
+    rate: norms, biases, embeddings, the state-space matrices `A_log` and `D` (and S4D's fixed A and B), time-step
+    biases. Mamba-1's `A_log` has two dimensions, so the number of dimensions alone does not decide.
 
     Args:
         module: The module that owns the parameter.

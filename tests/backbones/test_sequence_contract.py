@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones import (
+    LSTM,
+    S4D,
     Mamba,
+    MoEMamba,
     SequenceBackbone,
     State,
+    Transformer,
     detach_state,
     initialize,
     map_state,
@@ -23,6 +27,14 @@ FAMILIES: dict[str, Callable[[], SequenceBackbone]] = {
     "mamba": lambda: Mamba(WIDTH, depth=2, d_state=3, dropout=0.1),
     "mamba_narrow_convolution": lambda: Mamba(WIDTH, depth=2, d_state=1, d_conv=2, expand=1, dt_rank=5),
     "mamba_residual_in_input_type": lambda: Mamba(WIDTH, depth=1, residual_in_fp32=False),
+    "moe_mamba": lambda: MoEMamba(WIDTH, depth=2, num_experts=3, d_state=3, dropout=0.1),
+    "moe_mamba_parallel": lambda: MoEMamba(
+        WIDTH, depth=1, num_experts=2, expert_width=7, overflow="probability", parallel=True
+    ),
+    "transformer": lambda: Transformer(WIDTH, depth=2, num_heads=2, dropout=0.1),
+    "transformer_grouped": lambda: Transformer(WIDTH, depth=1, num_heads=6, num_key_value_heads=2, mlp_width=5),
+    "lstm": lambda: LSTM(WIDTH, depth=2, hidden_size=7, dropout=0.1),
+    "s4d": lambda: S4D(WIDTH, depth=2, d_state=6, dropout=0.1),
 }
 LENGTH = 13
 # Lengths of chunks, all smaller and larger than the convolution's memory among them.

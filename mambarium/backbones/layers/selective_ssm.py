@@ -49,19 +49,13 @@ class SelectiveSSM(nn.Module):
         self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float32, device=self.A_log.device).log())
         self.D.fill_(1.0)
 
-    def state_shapes(self, batch_size: int) -> dict[str, tuple[int, int, int]]:
-        """The shapes of a state's tensors."""
-        return {
-            "convolution": (batch_size, self.d_inner, self.d_conv - 1),
-            "scan": (batch_size, self.d_inner, self.d_state),
-        }
-
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """Zeros: the last inputs of the convolution, and the scan's state, which is always float32."""
-        shapes = self.state_shapes(batch_size)
+        convolution = (batch_size, self.d_inner, self.d_conv - 1)
+        scan = (batch_size, self.d_inner, self.d_state)
         return {
-            "convolution": torch.zeros(shapes["convolution"], device=device, dtype=dtype),
-            "scan": torch.zeros(shapes["scan"], device=device, dtype=torch.float32),
+            "convolution": torch.zeros(convolution, device=device, dtype=dtype),
+            "scan": torch.zeros(scan, device=device, dtype=torch.float32),
         }
 
     def forward(

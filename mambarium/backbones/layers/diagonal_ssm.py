@@ -1,0 +1,288 @@
+"""The diagonal linear state-space model of S4D: one convolution per channel, which is also a recurrence."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mambarium.backbones.layers.arguments import check_at_least
+from mambarium.backbones.layers.documents import Boundaries
+from mambarium.errors import InputError
+
+StateMatrix = Literal["legs", "lin", "inv", "real"]
+Discretization = Literal["zoh", "bilinear"]
+
+DELTA_MIN, DELTA_MAX = 1e-3, 1e-1
+BLOCK_LENGTH = 64
+
+
+class DiagonalSSM(nn.Module):
+    """Channels with a fixed diagonal state-space model each, and a skip.
+
+    "On the Parameterization and Initialization of Diagonal State Space Models" (Gu et al. 2022, arXiv 2206.11893); A, B
+    and C are complex, and stand for themselves and their conjugates:
+
+        x'(t) = A x(t) + B u(t),  y(t) = 2 Re(C x(t)) + D u(t)                          (continuous)
+        x_l = A_bar x_{l-1} + B_bar u_l,  y_l = 2 Re(C x_l) + D u_l                     (recurrent)
+        y = K * u + D u,  K_l = 2 Re(C A_bar^l B_bar)                                   (convolutional)
+
+    A single position takes the recurrence. A longer chunk is cut into blocks: within a block the convolution, as a
+    matrix product, and from block to block the recurrence; no position sees the future, not even by rounding, as it
+    would through a Fourier transform.
+
+    Args:
+        num_channels: Number of channels, each with its own A, B, C, D and time step.
+        d_state: Size of a channel's state, an even number: half of it are complex numbers.
+        state_matrix: How A and B start: "legs" (the diagonal of HiPPO-LegS), "lin" (-1/2 + i pi n), "inv" (its
+            approximation by inverses) or "real" (-(n + 1)).
+        discretization: "zoh", exact for inputs constant over a time step, or "bilinear".
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        d_state: int = 64,
+        state_matrix: StateMatrix = "lin",
+        discretization: Discretization = "zoh",
+    ) -> None:
+        super().__init__()
+        check_at_least("d_state", d_state, 2)
+        if d_state % 2:
+            raise InputError(f"d_state must be even, for complex numbers and their conjugates, got {d_state}")
+        if state_matrix not in ("legs", "lin", "inv", "real"):
+            raise InputError(f'state_matrix must be "legs", "lin", "inv" or "real", got {state_matrix!r}')
+        if discretization not in ("zoh", "bilinear"):
+            raise InputError(f'discretization must be "zoh" or "bilinear", got {discretization!r}')
+        self.num_channels, self.d_state = num_channels, d_state
+        self.state_matrix, self.discretization = state_matrix, discretization
+        half = d_state // 2
+        self.log_dt = nn.Parameter(torch.empty(num_channels))
+        self.log_A_real = nn.Parameter(torch.empty(num_channels, half))
+        self.A_imag = nn.Parameter(torch.empty(num_channels, half))
+        self.B = nn.Parameter(torch.empty(num_channels, half, 2))  # real and imaginary parts
+        self.C = nn.Parameter(torch.empty(num_channels, half, 2))
+        self.D = nn.Parameter(torch.empty(num_channels))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Time steps log-uniform in [0.001, 0.1], A and B as chosen, C and D standard normal."""
+        A, B = initial_matrices(self.state_matrix, self.d_state)
+        self.log_dt.uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))
+        self.log_A_real.copy_((-A.real).log())
+        self.A_imag.copy_(A.imag)
+        self.B.copy_(torch.stack([B, torch.zeros_like(B)], dim=-1))
+        self.C.normal_(std=math.sqrt(0.5))
+        self.D.normal_()
+
+    def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A, B, C (num_channels, d_state / 2) complex and the time step (num_channels,), in at least float32."""
+        exact = torch.promote_types(self.log_dt.dtype, torch.float32)
+        A = torch.complex(-self.log_A_real.to(exact).exp(), self.A_imag.to(exact))
+        B, C = (torch.view_as_complex(value.to(exact).contiguous()) for value in (self.B, self.C))
+        return A, B, C, self.log_dt.to(exact).exp()
+
+    def discretized(self) -> tuple[Tensor, Tensor, Tensor]:
+        """log(A_bar), B_bar and C, (num_channels, d_state / 2) complex."""
+        A, B, C, dt = self.continuous()
+        z = dt[:, None] * A
+        if self.discretization == "zoh":
+            return z, complex_expm1(z) / A * B, C
+        return torch.log(1 + z / 2) - torch.log(1 - z / 2), dt[:, None] * B / (1 - z / 2), C
+
+    def kernel(self, length: int) -> Tensor:
+        """The convolution's kernel K (num_channels, length), without the skip."""
+        log_A_bar, B_bar, C = self.discretized()
+        return convolution_kernel(_powers(log_A_bar, length), B_bar, C)
+
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Zeros (batch, num_channels, d_state / 2, 2), real and imaginary parts, in at least float32."""
+        exact = torch.promote_types(dtype, torch.float32)
+        return torch.zeros(batch_size, self.num_channels, self.d_state // 2, 2, device=device, dtype=exact)
+
+    def forward(
+        self, u: Tensor, state: Tensor | None = None, boundaries: Boundaries | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run over a chunk.
+
+        Args:
+            u: (batch, length, num_channels).
+            state: (batch, num_channels, d_state / 2, 2), what came before; None starts afresh.
+            boundaries: Document boundaries of the chunk.
+
+        Returns:
+            (batch, length, num_channels), and the new state, None if there was none.
+        """
+        with torch.autocast(u.device.type, enabled=False):
+            log_A_bar, B_bar, C = self.discretized()
+            exact = u.to(B_bar.real.dtype)  # (batch, length, num_channels)
+            if state is None:
+                before = B_bar.new_zeros(u.shape[0], *B_bar.shape)
+            else:
+                before = torch.view_as_complex(state.to(exact.dtype).contiguous())
+            if u.shape[1] == 1:
+                y, after = recur(exact, before, log_A_bar, B_bar, C, boundaries)
+            else:
+                blocks = cut_into_blocks(exact, boundaries)
+                y, after = convolve_blocks(blocks, before, log_A_bar, B_bar, C)
+            y = (y + self.D.to(exact.dtype) * exact).to(u.dtype)
+        return y, None if state is None else torch.view_as_real(after).to(state.dtype)
+
+    def extra_repr(self) -> str:
+        """The sizes and the choices, for `print`."""
+        return f"{self.num_channels}, d_state={self.d_state}, {self.state_matrix}, {self.discretization}"
+
+
+def initial_matrices(state_matrix: StateMatrix, d_state: int) -> tuple[Tensor, Tensor]:
+    """The initial A (complex) and B (real), (d_state / 2,) in float64 on the CPU; section 4 of the paper.
+
+    "legs" takes the eigenvalues of the normal part of HiPPO-LegS, A + P P^T with P_n = sqrt(n + 1/2), and B in their
+    basis; the phase of an eigenvector is arbitrary, so B keeps its size only, as C's phase is random.
+    """
+    n = torch.arange(d_state // 2, device="cpu", dtype=torch.float64)
+    if state_matrix == "legs":
+        A, B = hippo_legs(d_state)
+        P = (torch.arange(d_state, device="cpu", dtype=torch.float64) + 0.5).sqrt()
+        skew = A + torch.outer(P, P) + 0.5 * torch.eye(d_state, device="cpu", dtype=torch.float64)
+        frequencies, basis = torch.linalg.eigh(-1j * skew)  # ascending, in pairs of opposite sign
+        positive = slice(d_state // 2, None)
+        return torch.complex(torch.full_like(n, -0.5), frequencies[positive]), (basis.mH @ B.to(basis))[positive].abs()
+    imaginary = {
+        "lin": math.pi * n,
+        "inv": d_state / math.pi * (d_state / (2 * n + 1) - 1),
+        "real": torch.zeros_like(n),
+    }[state_matrix]
+    real = -(n + 1) if state_matrix == "real" else torch.full_like(n, -0.5)
+    return torch.complex(real, imaginary), torch.ones_like(n)
+
+
+def hippo_legs(d_state: int) -> tuple[Tensor, Tensor]:
+    """HiPPO-LegS: A (d_state, d_state) and B (d_state,) in float64 ("HiPPO", Gu et al. 2020, theorem 2)."""
+    n = torch.arange(d_state, device="cpu", dtype=torch.float64)
+    B = (2 * n + 1).sqrt()
+    return -torch.outer(B, B).tril(-1) - torch.diag(n + 1), B
+
+
+def complex_expm1(z: Tensor) -> Tensor:
+    """exp(z) - 1, exact near 0."""
+    a, b = z.real, z.imag
+    return torch.complex(torch.expm1(a) * b.cos() - 2 * (b / 2).sin().square(), a.exp() * b.sin())
+
+
+def convolution_kernel(powers: Tensor, B_bar: Tensor, C: Tensor) -> Tensor:
+    """K_l = 2 Re(C A_bar^l B_bar), (num_channels, length), from A_bar^l (num_channels, d_state / 2, length)."""
+    return 2 * torch.einsum("hn,hnl->hl", C * B_bar, powers).real
+
+
+def recur(
+    u: Tensor, state: Tensor, log_A_bar: Tensor, B_bar: Tensor, C: Tensor, boundaries: Boundaries | None
+) -> tuple[Tensor, Tensor]:
+    """One position u (batch, 1, num_channels): its output without skip, and the state after it."""
+    if boundaries is not None:
+        state = state.masked_fill(boundaries.reset[:, :1, None], 0.0)
+    state = log_A_bar.exp() * state + B_bar * u[:, 0, :, None]  # (batch, num_channels, d_state / 2)
+    return 2 * (C * state).sum(dim=-1).real.unsqueeze(1), state
+
+
+class Blocks(NamedTuple):
+    """A chunk cut into blocks of one document each, all blocks of a document full but its last.
+
+    Attributes:
+        inputs: (batch, blocks, block_length, num_channels), zero where a block is not full.
+        place: (batch, length) place of each position among its sequence's blocks, laid end to end.
+        begins: (batch, blocks) bool, whether a block begins a document that is not the one before the chunk; None if
+            none does.
+    """
+
+    inputs: Tensor
+    place: Tensor
+    begins: Tensor | None
+
+
+def cut_into_blocks(u: Tensor, boundaries: Boundaries | None) -> Blocks:
+    """Cut a chunk u (batch, length, num_channels)."""
+    batch_size, length, num_channels = u.shape
+    block_length = min(BLOCK_LENGTH, length)
+    positions = torch.arange(length, device=u.device).expand(batch_size, length)
+    if boundaries is None:
+        blocks = math.ceil(length / block_length)
+        padded = F.pad(u, (0, 0, 0, blocks * block_length - length))
+        return Blocks(padded.unflatten(1, (blocks, block_length)), positions, None)
+    begin = torch.where(boundaries.reset, positions, 0).cummax(dim=1).values  # of each position's document
+    offset = (positions - begin) % block_length
+    block = (offset == 0).cumsum(dim=1) - 1  # (batch, length)
+    place = block * block_length + offset
+    blocks = int(block[:, -1].max()) + 1
+    inputs = u.new_zeros(batch_size, blocks * block_length, num_channels)
+    inputs = inputs.scatter(1, place.unsqueeze(-1).expand_as(u), u)
+    begins = torch.zeros(batch_size, blocks, dtype=torch.bool, device=u.device)
+    begins = begins.scatter_reduce(1, block, boundaries.reset, reduce="amax")
+    return Blocks(inputs.unflatten(1, (blocks, block_length)), place, begins)
+
+
+def convolve_blocks(
+    blocks: Blocks, state: Tensor, log_A_bar: Tensor, B_bar: Tensor, C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Convolution within blocks, recurrence from block to block.
+
+    Args:
+        blocks: The chunk.
+        state: (batch, num_channels, half) complex, before the chunk.
+        log_A_bar: (num_channels, half) complex; so are B_bar and C.
+
+    Returns:
+        Outputs without skip (batch, length, num_channels), and the state after the chunk.
+    """
+    batch_size, num_blocks, block_length, num_channels = blocks.inputs.shape
+    powers = _powers(log_A_bar, block_length + 1)  # (num_channels, half, block_length + 1)
+    u = blocks.inputs.permute(3, 0, 1, 2).flatten(1, 2)  # (num_channels, batch * blocks, block_length)
+
+    # Within a block: position t gets kernel[t - j] of position j.
+    kernel = convolution_kernel(powers[..., :-1], B_bar, C)
+    toeplitz = F.pad(kernel, (block_length - 1, 0)).unfold(-1, block_length, 1).flip(-1)  # (num_channels, t, j)
+    y = torch.bmm(u, toeplitz.mT)
+
+    # What each block adds to the state at its end, and the state at each block's beginning.
+    to_state = _real_rows((powers[..., :-1].flip(-1) * B_bar.unsqueeze(-1)).mT)  # (num_channels, block_length, 2 half)
+    added = torch.bmm(u, to_state).unflatten(1, (batch_size, num_blocks))
+    added = torch.view_as_complex(added.unflatten(-1, (-1, 2)))  # (num_channels, batch, blocks, half)
+    running = state.transpose(0, 1)  # (num_channels, batch, half)
+    beginnings = []
+    for i in range(num_blocks):
+        if blocks.begins is not None:
+            running = running.masked_fill(blocks.begins[:, i, None], 0.0)
+        beginnings.append(running)
+        running = powers[:, None, :, -1] * running + added[:, :, i]
+    at_beginning = torch.stack(beginnings, dim=2)  # (num_channels, batch, blocks, half)
+
+    # What the state at the block's beginning gives to its positions: 2 Re(C A_bar^(t + 1) state).
+    to_output = _real_rows(2 * (C.unsqueeze(-1) * powers[..., 1:]).conj().mT).mT  # (num_channels, 2 half, block_length)
+    y = y + torch.bmm(_real_rows(at_beginning.flatten(1, 2)), to_output)
+    y = y.unflatten(1, (batch_size, num_blocks)).permute(1, 2, 3, 0).flatten(1, 2)
+    y = y.gather(1, blocks.place.unsqueeze(-1).expand(-1, -1, num_channels))
+
+    # The last block need not be full: its inputs are shifted to its end, so that their weights are to_state's.
+    last = blocks.place[:, -1]
+    rows = torch.arange(batch_size, device=last.device)
+    block, filled = last // block_length, last % block_length + 1  # (batch,)
+    shift = torch.arange(block_length, device=last.device) - (block_length - filled)[:, None]  # (batch, block_length)
+    ending = blocks.inputs[rows, block].gather(1, shift.clamp(min=0).unsqueeze(-1).expand(-1, -1, num_channels))
+    ending = ending.masked_fill((shift < 0).unsqueeze(-1), 0.0).permute(2, 0, 1)  # (num_channels, batch, block_length)
+    added = torch.view_as_complex(torch.bmm(ending, to_state).unflatten(-1, (-1, 2)))
+    decay = torch.exp(log_A_bar[:, None] * filled[None, :, None])
+    after = decay * at_beginning[:, rows, block] + added
+    return y, after.transpose(0, 1)
+
+
+def _powers(log_A_bar: Tensor, count: int) -> Tensor:
+    """A_bar^0 to A_bar^(count - 1), (num_channels, half, count)."""
+    return torch.exp(log_A_bar.unsqueeze(-1) * torch.arange(count, device=log_A_bar.device))
+
+
+def _real_rows(x: Tensor) -> Tensor:
+    """(..., half) complex to (..., 2 half), real and imaginary parts in turn."""
+    return torch.view_as_real(x.resolve_conj()).flatten(-2)
