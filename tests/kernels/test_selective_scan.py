@@ -13,7 +13,9 @@ DIMS = (1, 5, 16, 17, 48)
 MANY_PARTS = {"batch": 45, "length": 35, "dim": 150, "d_state": 3}
 
 
-def make_case(batch, length, dim, d_state, *, groups=1, optional=NAMES[5:], reset=True, softplus=True, seed=0):
+def make_case(
+    batch, length, dim, d_state, *, groups=1, optional=NAMES[5:], reset=True, softplus=True, reverse=False, seed=0
+):
     """Keyword arguments of selective_scan in float64: channel-last memory, decaying states."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -41,7 +43,7 @@ def make_case(batch, length, dim, d_state, *, groups=1, optional=NAMES[5:], rese
         case["delta_bias"] = None if case["delta_bias"] is None else case["delta_bias"].abs()
     if reset:
         case["reset"] = torch.rand(batch, length, generator=generator) < 0.1
-    return {**case, "delta_softplus": softplus}
+    return {**case, "delta_softplus": softplus, "reverse": reverse}
 
 
 def to_dtype(case, half=torch.float32):
@@ -87,14 +89,20 @@ def assert_close(found, expected, outputs, gradients, parameters=None):
         assert error <= tolerance, f"{name}: relative error {error:.1e}"
 
 
-@pytest.mark.parametrize("softplus", [True, False])
+@pytest.mark.parametrize(("softplus", "reverse"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_reference_gradients_are_those_of_finite_differences(softplus, groups):
+def test_reference_gradients_are_those_of_finite_differences(softplus, reverse, groups):
     case = make_case(2, 3, 4, 2, groups=groups, softplus=softplus)
 
     def function(*tensors):
         return selective_scan(
-            *tensors[:8], softplus, True, initial_state=tensors[8], reset=case["reset"], backend="reference"
+            *tensors[:8],
+            softplus,
+            True,
+            initial_state=tensors[8],
+            reset=case["reset"],
+            reverse=reverse,
+            backend="reference",
         )
 
     assert torch.autograd.gradcheck(function, [case[name].requires_grad_() for name in NAMES])
@@ -110,6 +118,18 @@ def test_reference_is_the_recurrence():
         expected.append(h * C[t])
     found = selective_scan(**case, backend="reference")
     torch.testing.assert_close(found.flatten(), torch.stack(expected))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_reverse_is_the_scan_of_flipped_time(backend):
+    case = to_dtype(make_case(2, 67, 20, 3, groups=2))
+    rows = {name: case[name].flip(-1) for name in ("u", "delta", "B", "C", "z", "reset")}
+    found = results({**case, **rows, "reverse": True}, backend, with_grads=False)
+    expected = results(case, backend, with_grads=False)
+    tolerance = 1e-6 if backend == "reference" else 0
+    torch.testing.assert_close(found["out"].flip(-1), expected["out"], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found["last_state"], expected["last_state"], rtol=tolerance, atol=tolerance)
+    assert found["out"].stride() == case["u"].stride()
 
 
 def test_complex_A_equals_the_conjugate_pairs():
@@ -137,7 +157,7 @@ def test_complex_A_equals_the_conjugate_pairs():
     )
 
 
-FLAGS = ("grouped", "reset", "softplus", *NAMES[5:])
+FLAGS = ("grouped", "reset", "softplus", "reverse", *NAMES[5:])
 GRID = list(enumerate(itertools.product(LENGTHS, DIMS)))
 
 
@@ -167,6 +187,7 @@ def test_cpu_agrees_with_float64_reference(index, length, dim):
         optional=[name for name in NAMES[5:] if flags[name]],
         reset=flags["reset"],
         softplus=flags["softplus"],
+        reverse=flags["reverse"],
     )
     single = to_dtype(case)
     assert_close(results(single), results(to_double(single), "reference"), 1e-6, 5e-6)
@@ -419,7 +440,7 @@ def test_opcheck(save):
     rows = [case[k].transpose(1, 2) for k in ("u", "delta")] + [case["A"]]
     rows += [case[k].permute(0, 3, 1, 2) for k in ("B", "C")]
     rows += [case["D"], case["z"].transpose(1, 2), case["delta_bias"], case["initial_state"], case["reset"]]
-    torch.library.opcheck(selective_scan_forward, (*rows, True, save, "cpu"))
+    torch.library.opcheck(selective_scan_forward, (*rows, True, True, save, "cpu"))
 
 
 def test_compiles_without_graph_breaks():

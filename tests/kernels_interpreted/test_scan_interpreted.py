@@ -103,6 +103,17 @@ def test_memory_with_adjacent_positions():
     check({**case, **rows}, 5e-6)
 
 
+@pytest.mark.parametrize(("length", "optional"), [(1, ALL), (7, ALL), (6, ())])
+def test_reverse(length, optional):
+    check({**make_case(2, length, 5, 3, optional=optional), "reverse": True}, 5e-6)
+
+
+def test_reverse_in_memory_with_adjacent_positions_and_many_states():
+    case = make_case(1, 3, 4, 34, groups=2)
+    rows = {name: case[name].contiguous() for name in ("u", "delta", "z", "B", "C")}
+    check({**case, **rows, "reverse": True}, 5e-6)
+
+
 @pytest.mark.parametrize("d_state", [3, 4])  # 4: loaded as whole 64-bit words
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype, d_state):

@@ -33,6 +33,7 @@ def selective_scan(
     *,
     initial_state: Tensor | None = ...,
     reset: Tensor | None = ...,
+    reverse: bool = ...,
     backend: Backend | None = ...,
 ) -> Tensor: ...
 
@@ -52,6 +53,7 @@ def selective_scan(
     return_last_state: Literal[True],
     initial_state: Tensor | None = ...,
     reset: Tensor | None = ...,
+    reverse: bool = ...,
     backend: Backend | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -71,6 +73,7 @@ def selective_scan(
     *,
     initial_state: Tensor | None = ...,
     reset: Tensor | None = ...,
+    reverse: bool = ...,
     backend: Backend | None = ...,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 
@@ -89,6 +92,7 @@ def selective_scan(
     *,
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
+    reverse: bool = False,
     backend: Backend | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Selective scan (S6) of Mamba (Gu and Dao, 2023, arXiv 2312.00752, algorithm 2).
@@ -115,10 +119,12 @@ def selective_scan(
         z: gate, (batch, dim, length).
         delta_bias: (dim,).
         delta_softplus: whether the step is softplus of delta + delta_bias, or the sum itself.
-        return_last_state: whether the state after the last position is returned too.
-        initial_state: the state before the first position, (batch, dim, d_state); zeros if None.
-        reset: (batch, length) bool; the state is set to zero before each position where it is true (document
-            boundaries).
+        return_last_state: whether the state after the last position visited is returned too.
+        initial_state: the state before the first position visited, (batch, dim, d_state); zeros if None.
+        reset: (batch, length) bool; the state is set to zero before each position where it is true is
+            visited (document boundaries).
+        reverse: whether the positions are visited from the last to the first. Then t - 1 reads t + 1 above, and
+            first and last position are those in the order of the visits. No copies are made for it.
         backend: "triton", "cpu" or "reference"; None chooses by MAMBARIUM_BACKEND, else by the tensors.
 
     Returns:
@@ -134,7 +140,7 @@ def selective_scan(
     _check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, name)
     if name == "reference":
         out, last_state = selective_scan_reference(
-            u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reset
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reset, reverse
         )
         return (out, last_state) if return_last_state else out
 
@@ -152,6 +158,7 @@ def selective_scan(
         None if initial_state is None else initial_state.float(),
         reset,
         delta_softplus,
+        reverse,
         needs_gradient,
         name,
     )
