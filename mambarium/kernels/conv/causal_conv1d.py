@@ -125,7 +125,8 @@ def causal_conv1d(
     if return_final_states:
         count = weight.shape[1] - 1
         if reverse:
-            x, seq_idx = (None if t is None else t[..., : max(count, 1)].flip(-1) for t in (x, seq_idx))
+            x = x[..., : max(count, 1)].flip(-1)
+            seq_idx = None if seq_idx is None else seq_idx[:, : max(count, 1)].flip(-1)
         return out, _final_states(x, count, seq_idx, initial_states)
     return out
 
