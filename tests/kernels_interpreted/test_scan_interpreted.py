@@ -85,6 +85,11 @@ def test_only_what_must_be_given(length, dim, d_state):
     check(make_case(1, length, dim, d_state, optional=(), softplus=False), 5e-6)
 
 
+def test_constant_B_beside_groups_of_C():
+    case = make_case(1, 5, 4, 3, groups=2)
+    check({**case, "B": case["A"] + 1}, 5e-6)
+
+
 def test_more_states_than_one_launch_keeps():
     check(make_case(1, 3, 2, 34), 5e-6)
 
