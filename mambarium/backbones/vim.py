@@ -257,9 +257,10 @@ class BidirectionalMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same."""
         xz = self.in_proj(x)  # (batch, tokens, 2 * d_inner)
-        forwards, _ = self.forward_ssm(*xz.chunk(2, dim=-1))
-        backwards, _ = self.backward_ssm(*xz.flip(1).chunk(2, dim=-1))
-        return self.out_proj((forwards + backwards.flip(1)) * 0.5)
+        x, z = xz.chunk(2, dim=-1)
+        forwards, _ = self.forward_ssm(x, z)
+        backwards, _ = self.backward_ssm(x, z, reverse=True)
+        return self.out_proj((forwards + backwards) * 0.5)
 
 
 class VimClassifier(nn.Module):

@@ -23,6 +23,19 @@ def float_rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def row_fields(name: str, x: Tensor, reverse: bool = False) -> dict[str, int]:
+    """Where the kernels find the rows of x, (batch, time, ...), which they visit from the first or from the last.
+
+    Returns:
+        The address of the first visit's row of batch element 0 as `name`, and the bytes from one batch element
+        and from one visit to the next as `name`_batch and `name`_time.
+    """
+    batch, time = (x.element_size() * stride for stride in x.stride()[:2])
+    if reverse:
+        return {name: x.data_ptr() + (x.shape[1] - 1) * time, f"{name}_batch": batch, f"{name}_time": -time}
+    return {name: x.data_ptr(), f"{name}_batch": batch, f"{name}_time": time}
+
+
 def pack_channels(x: Tensor, groups: int = 1) -> Tensor:
     """Cuts the channels of each group into blocks of 16, padded with zeros.
 

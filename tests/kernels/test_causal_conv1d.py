@@ -11,7 +11,7 @@ LENGTHS = (1, 2, 3, 63, 64, 197, 1023)
 DIMS = (1, 5, 16, 17, 48)
 
 
-def make_case(batch, length, dim, width, *, bias=True, states=True, documents=True, seed=0):
+def make_case(batch, length, dim, width, *, bias=True, states=True, documents=True, reverse=False, seed=0):
     """Keyword arguments of causal_conv1d in float64, channel-last memory."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -25,6 +25,7 @@ def make_case(batch, length, dim, width, *, bias=True, states=True, documents=Tr
         "bias": normal(dim) if bias else None,
         "initial_states": normal(batch, dim, width - 1) if states else None,
         "seq_idx": starts.cumsum(1, dtype=torch.int32) if documents else None,
+        "reverse": reverse,
     }
 
 
@@ -43,7 +44,7 @@ def output_weights(x):
 
 
 def results(case, backend=None, activation="silu"):
-    case = {k: v if v is None else v.detach().clone() for k, v in case.items()}
+    case = {k: v.detach().clone() if isinstance(v, torch.Tensor) else v for k, v in case.items()}
     leaves = {k: case[k].requires_grad_() for k in NAMES if case[k] is not None}
     out, final = causal_conv1d(**case, return_final_states=True, activation=activation, backend=backend)
     loss = sum((x.double() * output_weights(x)).sum() for x in (out, final))
@@ -66,11 +67,14 @@ def assert_close(found, expected, outputs, gradients, parameters=None):
         assert error <= tolerance, f"{name}: relative error {error:.1e}"
 
 
-def test_reference_gradients_are_those_of_finite_differences():
+@pytest.mark.parametrize("reverse", [False, True])
+def test_reference_gradients_are_those_of_finite_differences(reverse):
     case = make_case(2, 6, 3, 4)
 
     def function(x, weight, bias, states):
-        return causal_conv1d(x, weight, bias, case["seq_idx"], states, True, "silu", backend="reference")
+        return causal_conv1d(
+            x, weight, bias, case["seq_idx"], states, True, "silu", reverse=reverse, backend="reference"
+        )
 
     assert torch.autograd.gradcheck(function, [case[name].requires_grad_() for name in NAMES])
 
@@ -83,14 +87,40 @@ def test_reference_is_a_padded_convolution(width):
     torch.testing.assert_close(causal_conv1d(**case, backend="reference"), expected)
 
 
-FLAGS = ("bias", "states", "documents", "silu")
+@pytest.mark.parametrize("length", [1, 2, 3, 70])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_reverse_is_the_convolution_of_flipped_time(backend, length):
+    case = to_dtype(make_case(2, length, 20, 4))
+    flipped = {**case, "x": case["x"].flip(-1), "seq_idx": case["seq_idx"].flip(-1), "reverse": True}
+    out, final = causal_conv1d(**flipped, return_final_states=True, backend=backend)
+    expected_out, expected_final = causal_conv1d(**case, return_final_states=True, backend=backend)
+    assert torch.equal(out.flip(-1), expected_out) and torch.equal(final, expected_final)
+
+
+def test_reverse_has_the_states_of_a_next_chunk():
+    case = to_dtype(make_case(2, 30, 5, 4, reverse=True))
+    whole, last = causal_conv1d(**case, return_final_states=True)
+    parts = [slice(17, 30), slice(15, 17), slice(0, 15)]
+    states, outputs = case["initial_states"], []
+    for part in parts:
+        cut = {**case, "x": case["x"][..., part], "seq_idx": case["seq_idx"][:, part], "initial_states": states}
+        # States of another document than the next chunk's first visit must not reach it.
+        out, states = causal_conv1d(**cut, return_final_states=True)
+        following = case["seq_idx"][:, part.start - 1]
+        states = states * (following == case["seq_idx"][:, part.start])[:, None, None]
+        outputs.insert(0, out)
+    assert torch.equal(torch.cat(outputs, -1), whole) and states.shape == last.shape
+
+
+FLAGS = ("bias", "states", "documents", "silu", "reverse")
 GRID = list(enumerate(itertools.product(LENGTHS, DIMS, (2, 3, 4))))
 
 
 def draw_flags(index):
     """Independent of each other and of the sizes, which an arithmetic rule of the index is not."""
     drawn = random.Random(index)
-    return {name: drawn.random() < 0.5 for name in FLAGS}, drawn.randint(1, 3)
+    flags, batch = {name: drawn.random() < 0.5 for name in FLAGS[:-1]}, drawn.randint(1, 3)
+    return {**flags, "reverse": drawn.random() < 0.5}, batch
 
 
 def test_the_grid_has_every_pair_of_flags():
@@ -265,6 +295,7 @@ def test_opcheck():
             case["seq_idx"],
             case["initial_states"].transpose(1, 2),
             True,
+            True,
             "cpu",
         ),
     )
@@ -294,7 +325,8 @@ def test_autocast_keeps_float32():
 
 
 def test_meta_tensors():
-    case = {k: v.to("meta") for k, v in to_dtype(make_case(2, 9, 6, 4)).items()}
+    case = to_dtype(make_case(2, 9, 6, 4))
+    case = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in case.items()}
     out, final = causal_conv1d(**case, return_final_states=True)
     assert out.device.type == "meta" and out.shape == (2, 6, 9) and final.shape == (2, 6, 3)
 

@@ -13,7 +13,9 @@ DIMS = (1, 5, 16, 17, 48)
 MANY_PARTS = {"batch": 45, "length": 35, "dim": 150, "d_state": 3}
 
 
-def make_case(batch, length, dim, d_state, *, groups=1, optional=NAMES[5:], reset=True, softplus=True, seed=0):
+def make_case(
+    batch, length, dim, d_state, *, groups=1, optional=NAMES[5:], reset=True, softplus=True, reverse=False, seed=0
+):
     """Keyword arguments of selective_scan in float64: channel-last memory, decaying states."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -41,7 +43,7 @@ def make_case(batch, length, dim, d_state, *, groups=1, optional=NAMES[5:], rese
         case["delta_bias"] = None if case["delta_bias"] is None else case["delta_bias"].abs()
     if reset:
         case["reset"] = torch.rand(batch, length, generator=generator) < 0.1
-    return {**case, "delta_softplus": softplus}
+    return {**case, "delta_softplus": softplus, "reverse": reverse}
 
 
 def to_dtype(case, half=torch.float32):
@@ -87,14 +89,20 @@ def assert_close(found, expected, outputs, gradients, parameters=None):
         assert error <= tolerance, f"{name}: relative error {error:.1e}"
 
 
-@pytest.mark.parametrize("softplus", [True, False])
+@pytest.mark.parametrize(("softplus", "reverse"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_reference_gradients_are_those_of_finite_differences(softplus, groups):
+def test_reference_gradients_are_those_of_finite_differences(softplus, reverse, groups):
     case = make_case(2, 3, 4, 2, groups=groups, softplus=softplus)
 
     def function(*tensors):
         return selective_scan(
-            *tensors[:8], softplus, True, initial_state=tensors[8], reset=case["reset"], backend="reference"
+            *tensors[:8],
+            softplus,
+            True,
+            initial_state=tensors[8],
+            reset=case["reset"],
+            reverse=reverse,
+            backend="reference",
         )
 
     assert torch.autograd.gradcheck(function, [case[name].requires_grad_() for name in NAMES])
@@ -110,6 +118,18 @@ def test_reference_is_the_recurrence():
         expected.append(h * C[t])
     found = selective_scan(**case, backend="reference")
     torch.testing.assert_close(found.flatten(), torch.stack(expected))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_reverse_is_the_scan_of_flipped_time(backend):
+    case = to_dtype(make_case(2, 67, 20, 3, groups=2))
+    rows = {name: case[name].flip(-1) for name in ("u", "delta", "B", "C", "z", "reset")}
+    found = results({**case, **rows, "reverse": True}, backend, with_grads=False)
+    expected = results(case, backend, with_grads=False)
+    tolerance = 1e-6 if backend == "reference" else 0
+    torch.testing.assert_close(found["out"].flip(-1), expected["out"], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found["last_state"], expected["last_state"], rtol=tolerance, atol=tolerance)
+    assert found["out"].stride() == case["u"].stride()
 
 
 def test_complex_A_equals_the_conjugate_pairs():
@@ -137,7 +157,7 @@ def test_complex_A_equals_the_conjugate_pairs():
     )
 
 
-FLAGS = ("grouped", "reset", "softplus", *NAMES[5:])
+FLAGS = ("grouped", "reset", "softplus", "reverse", *NAMES[5:])
 GRID = list(enumerate(itertools.product(LENGTHS, DIMS)))
 
 
@@ -167,6 +187,7 @@ def test_cpu_agrees_with_float64_reference(index, length, dim):
         optional=[name for name in NAMES[5:] if flags[name]],
         reset=flags["reset"],
         softplus=flags["softplus"],
+        reverse=flags["reverse"],
     )
     single = to_dtype(case)
     assert_close(results(single), results(to_double(single), "reference"), 1e-6, 5e-6)
@@ -175,6 +196,18 @@ def test_cpu_agrees_with_float64_reference(index, length, dim):
 @pytest.mark.parametrize("sizes", [MANY_PARTS, {"batch": 33, "length": 3, "dim": 160, "d_state": 2, "groups": 2}])
 def test_parts_of_batch_and_channels_add_up(sizes):
     single = to_dtype(make_case(**sizes))
+    assert_close(results(single), results(to_double(single), "reference"), 1e-6, 5e-6)
+
+
+@pytest.mark.parametrize(("B_groups", "C_groups"), [(1, 3), (2, 3), (6, 1), (None, 2), (1, None), (None, None)])
+def test_constant_and_unlike_groups(B_groups, C_groups):
+    """None: constant. Every shape of B is served beside every shape of C."""
+    case = make_case(2, 35, 6, 3)
+    generator = torch.Generator().manual_seed(1)
+    for name, groups in (("B", B_groups), ("C", C_groups)):
+        shape = (6, 3) if groups is None else (2, groups, 3, 35)
+        case[name] = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    single = to_dtype(case)
     assert_close(results(single), results(to_double(single), "reference"), 1e-6, 5e-6)
 
 
@@ -419,7 +452,7 @@ def test_opcheck(save):
     rows = [case[k].transpose(1, 2) for k in ("u", "delta")] + [case["A"]]
     rows += [case[k].permute(0, 3, 1, 2) for k in ("B", "C")]
     rows += [case["D"], case["z"].transpose(1, 2), case["delta_bias"], case["initial_state"], case["reset"]]
-    torch.library.opcheck(selective_scan_forward, (*rows, True, save, "cpu"))
+    torch.library.opcheck(selective_scan_forward, (*rows, True, True, save, "cpu"))
 
 
 def test_compiles_without_graph_breaks():
@@ -506,9 +539,9 @@ def test_float64_is_served_by_the_reference():
         ({"A": torch.zeros(5, 2)}, r"A: .*dim = 6; found \(5, 2\)"),
         ({"A": torch.zeros(6, 2, dtype=torch.complex64)}, r"A: .*only backend='reference'"),
         ({"B": torch.zeros(2, 3, 20)}, r"B: .*\(2, 2, 20\); found \(2, 3, 20\)"),
-        ({"B": torch.zeros(6, 2)}, r"B: .*only backend='reference'"),
+        ({"B": torch.zeros(2, 6)}, r"B: expected shape \(dim, d_state\) = \(6, 2\); found \(2, 6\)"),
+        ({"B": torch.zeros(2)}, r"B: expected shape .*; found \(2,\)"),
         ({"B": torch.zeros(2, 4, 2, 20)}, r"B: expected groups that divide dim = 6; found 4"),
-        ({"C": torch.zeros(2, 3, 2, 20)}, r"C: expected as many groups as B has, 1; found 3"),
         ({"C": torch.zeros(2, 2, 20, dtype=torch.int64)}, r"C: expected dtype .*; found torch.int64"),
         ({"D": torch.zeros(5)}, r"D: expected shape \(dim,\) = \(6,\); found \(5,\)"),
         ({"z": torch.zeros(2, 6, 20, device="meta")}, r"z: expected device cpu; found meta"),

@@ -170,3 +170,31 @@ def test_conv(direction, tmp_path):
     else:
         launch = triton_backend.plan_backward(x, *inputs)
     Compiled(launch, tmp_path).assert_sound()
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_state_update(places, tmp_path):
+    from mambarium.kernels.step import triton_backend
+
+    batch, dim, d_state = 8, 2048, 16
+    x = empty(batch, 1, dim, dtype=torch.bfloat16)
+    matrix = empty(batch, 1, d_state, dtype=torch.bfloat16)
+    parameters = empty(1, dim)
+    indices = empty(batch, dtype=torch.int32) if places else None
+    launch = triton_backend.plan(
+        empty(batch, 1, dim, d_state),
+        x,
+        x,
+        empty(1, dim, d_state),
+        matrix,
+        matrix,
+        parameters,
+        x,
+        parameters,
+        True,
+        indices,
+    )
+    compiled = Compiled(launch, tmp_path)
+    compiled.assert_sound()
+    # States are read and written as 128-bit words.
+    assert compiled.count(r"STG\.E\.128") >= 1

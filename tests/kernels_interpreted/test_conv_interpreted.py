@@ -62,6 +62,11 @@ def test_optional_inputs(optional, activation):
     check(make_case(2, 35, 5, 4, optional, activation), 1e-6)
 
 
+@pytest.mark.parametrize(("length", "optional"), [(1, ALL), (35, ALL), (35, ())])
+def test_reverse(length, optional):
+    check({**make_case(2, length, 5, 4, optional), "reverse": True}, 1e-6)
+
+
 def test_memory_with_adjacent_positions():
     case = make_case(2, 35, 5, 4)
     check({**case, "x": case["x"].contiguous(), "initial_states": case["initial_states"].contiguous()}, 1e-6)

@@ -85,6 +85,11 @@ def test_only_what_must_be_given(length, dim, d_state):
     check(make_case(1, length, dim, d_state, optional=(), softplus=False), 5e-6)
 
 
+def test_constant_B_beside_groups_of_C():
+    case = make_case(1, 5, 4, 3, groups=2)
+    check({**case, "B": case["A"] + 1}, 5e-6)
+
+
 def test_more_states_than_one_launch_keeps():
     check(make_case(1, 3, 2, 34), 5e-6)
 
@@ -101,6 +106,17 @@ def test_memory_with_adjacent_positions():
     case = make_case(2, 6, 5, 4)
     rows = {name: case[name].contiguous() for name in ("u", "delta", "z", "B", "C")}
     check({**case, **rows}, 5e-6)
+
+
+@pytest.mark.parametrize(("length", "optional"), [(1, ALL), (7, ALL), (6, ())])
+def test_reverse(length, optional):
+    check({**make_case(2, length, 5, 3, optional=optional), "reverse": True}, 5e-6)
+
+
+def test_reverse_in_memory_with_adjacent_positions_and_many_states():
+    case = make_case(1, 3, 4, 34, groups=2)
+    rows = {name: case[name].contiguous() for name in ("u", "delta", "z", "B", "C")}
+    check({**case, **rows, "reverse": True}, 5e-6)
 
 
 @pytest.mark.parametrize("d_state", [3, 4])  # 4: loaded as whole 64-bit words

@@ -64,6 +64,8 @@ class SelectiveSSM(nn.Module):
         z: Tensor,
         state: dict[str, Tensor] | None = None,
         boundaries: Boundaries | None = None,
+        *,
+        reverse: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Run over a chunk.
 
@@ -73,6 +75,7 @@ class SelectiveSSM(nn.Module):
             state: Memory of what came before, convolution (batch, d_inner, d_conv - 1) and scan
                 (batch, d_inner, d_state); None starts afresh.
             boundaries: Document boundaries of the chunk.
+            reverse: Whether the sequence is read from its end to its start; no state or boundaries then.
 
         Returns:
             (batch, length, d_inner) and the new state, None if there was none.
@@ -92,6 +95,7 @@ class SelectiveSSM(nn.Module):
                 initial_states=history,
                 return_final_states=state is not None,
                 activation="silu",
+                reverse=reverse,
             )
         )
         selected = self.x_proj(convolved.transpose(1, 2))  # (batch, length, dt_rank + 2 * d_state)
@@ -111,6 +115,7 @@ class SelectiveSSM(nn.Module):
                 return_last_state=state is not None,
                 initial_state=scan_state,
                 reset=reset,
+                reverse=reverse,
             )
         )
         if state is None or history is None or scan_state is None:

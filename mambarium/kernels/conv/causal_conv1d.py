@@ -24,6 +24,7 @@ def causal_conv1d(
     return_final_states: Literal[False] = ...,
     activation: Literal["silu", "swish"] | None = ...,
     *,
+    reverse: bool = ...,
     backend: Backend | None = ...,
 ) -> Tensor: ...
 
@@ -38,6 +39,7 @@ def causal_conv1d(
     *,
     return_final_states: Literal[True],
     activation: Literal["silu", "swish"] | None = ...,
+    reverse: bool = ...,
     backend: Backend | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -52,6 +54,7 @@ def causal_conv1d(
     return_final_states: bool = ...,
     activation: Literal["silu", "swish"] | None = ...,
     *,
+    reverse: bool = ...,
     backend: Backend | None = ...,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 
@@ -65,6 +68,7 @@ def causal_conv1d(
     return_final_states: bool = False,
     activation: Literal["silu", "swish"] | None = None,
     *,
+    reverse: bool = False,
     backend: Backend | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Causal depthwise convolution along the last axis, with optional silu.
@@ -86,6 +90,9 @@ def causal_conv1d(
         return_final_states: whether the last width - 1 inputs (initial states included, if x is shorter) are
             returned too, to be the next chunk's initial states.
         activation: None, or "silu", also called "swish".
+        reverse: whether positions are visited from the last to the first (an anti-causal convolution): then t - k
+            reads t + k above, "before position 0" means after the last, and final states are the first inputs, in
+            the order of the visits. No copies are made for it.
         backend: "triton", "cpu" or "reference"; None chooses by MAMBARIUM_BACKEND, else by the tensors.
 
     Returns:
@@ -103,7 +110,7 @@ def causal_conv1d(
     if initial_states is not None:
         initial_states = initial_states.to(x.dtype)
     if name == "reference":
-        out = causal_conv1d_reference(x, weight, bias, seq_idx, initial_states, silu)
+        out = causal_conv1d_reference(x, weight, bias, seq_idx, initial_states, silu, reverse)
     else:
         out = causal_conv1d_forward(
             x.transpose(1, 2),
@@ -112,16 +119,20 @@ def causal_conv1d(
             None if seq_idx is None else seq_idx.to(torch.int32),
             None if initial_states is None else initial_states.transpose(1, 2),
             silu,
+            reverse,
             name,
         ).transpose(1, 2)
     if return_final_states:
-        return out, _final_states(x, weight.shape[1], seq_idx, initial_states)
+        count = weight.shape[1] - 1
+        if reverse:
+            x = x[..., : max(count, 1)].flip(-1)
+            seq_idx = None if seq_idx is None else seq_idx[:, : max(count, 1)].flip(-1)
+        return out, _final_states(x, count, seq_idx, initial_states)
     return out
 
 
-def _final_states(x: Tensor, width: int, seq_idx: Tensor | None, initial_states: Tensor | None) -> Tensor:
+def _final_states(x: Tensor, count: int, seq_idx: Tensor | None, initial_states: Tensor | None) -> Tensor:
     batch, dim, length = x.shape
-    count = width - 1
     missing = max(count - length, 0)
     states = x[..., length - (count - missing) :]
     if missing:

@@ -16,6 +16,7 @@ from mambarium.kernels.layout import (
     laid_out_as,
     ordered_sum,
     pack_channels,
+    row_fields,
     unpack_channels,
 )
 from mambarium.kernels.numba_runtime import import_kernels, run_kernel
@@ -33,12 +34,13 @@ def conv_forward(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool,
 ) -> Tensor:
     """See `ConvBackend.conv_forward`."""
     kernels = import_kernels(_KERNELS)
-    inputs, _kept = _inputs(kernels, x, weight, bias, seq_idx, initial_states, silu)
+    inputs, _kept = _inputs(kernels, x, weight, bias, seq_idx, initial_states, silu, reverse)
     out = float_memory(*x.shape)
-    run_kernel(kernels, "forward", inputs, out.data_ptr(), scratch_bytes=0)
+    run_kernel(kernels, "forward", inputs, row_fields("out", out, reverse)["out"], scratch_bytes=0)
     return laid_out_as(out, x)
 
 
@@ -50,10 +52,11 @@ def conv_backward(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """See `ConvBackend.conv_backward`."""
     kernels = import_kernels(_KERNELS)
-    inputs, _kept = _inputs(kernels, x, weight, bias, seq_idx, initial_states, silu)
+    inputs, _kept = _inputs(kernels, x, weight, bias, seq_idx, initial_states, silu, reverse)
     batch, _, dim = x.shape
     width = weight.shape[1]
     batch_parts = min(batch, _PARTS)
@@ -64,10 +67,8 @@ def conv_backward(
     grad_weights = float_zeros(batch_parts, blocks, TAPS + 1, LANES)
     gradients = kernels.Gradients(
         batch_parts=batch_parts,
-        out=grad_out.data_ptr(),
-        out_batch=4 * grad_out.stride(0),
-        out_time=4 * grad_out.stride(1),
-        x=grad_x.data_ptr(),
+        **row_fields("out", grad_out, reverse),
+        x=row_fields("x", grad_x, reverse)["x"],
         states=0 if grad_states is None else grad_states.data_ptr(),
         weights=grad_weights.data_ptr(),
     )
@@ -89,6 +90,7 @@ def _inputs(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool,
 ) -> tuple[Any, list[Tensor]]:
     """The kernels' `Inputs`, and the tensors whose memory they point to, to be kept alive."""
     batch, length, dim = x.shape
@@ -103,11 +105,7 @@ def _inputs(
     states_fields = {"states": 0, "states_batch": 0, "states_time": 0}
     if initial_states is not None:
         states = float_rows(initial_states)
-        states_fields = {
-            "states": states.data_ptr(),
-            "states_batch": 4 * states.stride(0),
-            "states_time": 4 * states.stride(1),
-        }
+        states_fields = row_fields("states", states)
         kept.append(states)
     if seq_idx is not None:
         seq_idx = seq_idx.contiguous()
@@ -118,11 +116,10 @@ def _inputs(
         dim=dim,
         width=width,
         silu=int(silu),
-        x=x.data_ptr(),
-        x_batch=4 * x.stride(0),
-        x_time=4 * x.stride(1),
+        direction=-1 if reverse else 1,
+        **row_fields("x", x, reverse),
         weights=weights.data_ptr(),
-        seq_idx=0 if seq_idx is None else seq_idx.data_ptr(),
+        seq_idx=0 if seq_idx is None else row_fields("seq_idx", seq_idx, reverse)["seq_idx"],
         **states_fields,
     )
     return inputs, kept

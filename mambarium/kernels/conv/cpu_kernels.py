@@ -1,7 +1,8 @@
 """Causal depthwise convolution for the CPU: numba code on 16 channels at a time, the last inputs in
 registers.
 
-Addresses are integers and strides count bytes. A tap that is absent, because the kernel is narrower than 4
+Addresses are integers and strides count bytes; they follow the visits, so that a reversed convolution has the last
+position's addresses and negative strides of time. A tap that is absent, because the kernel is narrower than 4
 or the tap lies in another document, is left out and never multiplied by zero, so that it can't spread
 infinities.
 """
@@ -33,7 +34,9 @@ WEIGHT_ROWS = TAPS + 1
 class Inputs(NamedTuple):
     """Sizes, addresses and strides; absent tensors have address 0.
 
-    `weights`: (blocks, 5, 16), the taps from the newest to the oldest, then the bias.
+    `direction` is 1 or, where positions are visited from the last to the first, -1; it is the sign of the strides of
+    contiguous memory, which seq_idx (batch, length) and the kernels' results are. `weights`: (blocks, 5, 16), the taps
+    from the newest to the oldest, then the bias.
     """
 
     batch: int
@@ -41,6 +44,7 @@ class Inputs(NamedTuple):
     dim: int
     width: int
     silu: int
+    direction: int
     x: int
     x_batch: int
     x_time: int
@@ -73,7 +77,10 @@ def _has_tap(inputs: Inputs, documents: int, t: int, back: int) -> bool:
     0."""
     if back >= inputs.width:
         return False
-    return documents == 0 or load_int(documents + 4 * max(t - back, 0)) == load_int(documents + 4 * t)
+    if documents == 0:
+        return True
+    step = 4 * inputs.direction
+    return load_int(documents + step * max(t - back, 0)) == load_int(documents + step * t)
 
 
 @njit
@@ -111,7 +118,7 @@ def _forward_block(inputs: Inputs, batch: int, block: int, out: int) -> None:
             y = fma(w3, x3, y)
         if inputs.silu:
             y = mul(y, sigmoid(y))
-        store_channels(target + t * 4 * inputs.dim, y, count)
+        store_channels(target + t * 4 * inputs.dim * inputs.direction, y, count)
         x3, x2, x1 = x2, x1, x0
 
 
@@ -129,7 +136,7 @@ def _store_input_gradient(
 ) -> None:
     """Writes the gradient of the input at a position, which may lie before 0, among the initial states."""
     if position >= 0:
-        row = batch * inputs.length + position
+        row = batch * inputs.length + position * inputs.direction
         store_channels(gradients.x + 4 * (row * inputs.dim + channel), value, count)
     elif gradients.states != 0 and position + inputs.width - 1 >= 0:
         row = batch * (inputs.width - 1) + position + inputs.width - 1

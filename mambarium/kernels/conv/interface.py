@@ -10,7 +10,8 @@ class ConvBackend(Protocol):
 
     Tensors are channel-last views with any strides: x (batch, length, dim) float32, bfloat16 or float16;
     weight (dim, width) and bias (dim,) float32, width 2 to 4; initial_states (batch, width - 1, dim) of x's
-    dtype, oldest first; seq_idx (batch, length) int32. silu: whether the activation is applied.
+    dtype, oldest first; seq_idx (batch, length) int32. silu: whether the activation is applied. reverse: whether
+    positions are visited from the last to the first.
     """
 
     def conv_forward(
@@ -21,6 +22,7 @@ class ConvBackend(Protocol):
         seq_idx: Tensor | None,
         initial_states: Tensor | None,
         silu: bool,
+        reverse: bool,
     ) -> Tensor:
         """Returns out: (batch, length, dim), x's dtype, strides of `torch.empty_like(x)`."""
 
@@ -33,6 +35,7 @@ class ConvBackend(Protocol):
         seq_idx: Tensor | None,
         initial_states: Tensor | None,
         silu: bool,
+        reverse: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Returns the gradients of x, weight, bias and initial_states, None for absent inputs.
 

@@ -12,6 +12,7 @@ def causal_conv1d_reference(
     seq_idx: Tensor | None = None,
     initial_states: Tensor | None = None,
     silu: bool = False,
+    reverse: bool = False,
 ) -> Tensor:
     """Causal depthwise convolution as a sum over taps.
 
@@ -26,10 +27,14 @@ def causal_conv1d_reference(
         seq_idx: document of each position, (batch, length) integers, or None for one document.
         initial_states: inputs before position 0, oldest first, (batch, dim, width - 1), or None for zeros.
         silu: whether silu is applied to the sum.
+        reverse: whether time runs from the last position to the first: the same on flipped x and seq_idx, and the
+            result flipped back.
 
     Returns:
         (batch, dim, length), x's dtype.
     """
+    if reverse:
+        x, seq_idx = x.flip(-1), None if seq_idx is None else seq_idx.flip(-1)
     batch, dim, length = x.shape
     width = weight.shape[1]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -47,4 +52,5 @@ def causal_conv1d_reference(
         out = out + weight[:, k, None] * tap
     if bias is not None:
         out = out + bias.to(dtype)[:, None]
-    return (F.silu(out) if silu else out).to(x.dtype)
+    out = (F.silu(out) if silu else out).to(x.dtype)
+    return out.flip(-1) if reverse else out

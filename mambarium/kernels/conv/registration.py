@@ -22,10 +22,11 @@ def causal_conv1d_forward(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool,
     backend: str,
 ) -> Tensor:
     """Forward of `ConvBackend.conv_forward`; channel-last shapes and results as described there."""
-    return _backend(backend).conv_forward(x, weight, bias, seq_idx, initial_states, silu)
+    return _backend(backend).conv_forward(x, weight, bias, seq_idx, initial_states, silu, reverse)
 
 
 @causal_conv1d_forward.register_fake
@@ -36,6 +37,7 @@ def _(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool,
     backend: str,
 ) -> Tensor:
     return torch.empty_like(x)
@@ -50,10 +52,11 @@ def causal_conv1d_backward(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Backward of `ConvBackend.conv_backward`, with an empty tensor in place of each None."""
-    grads = _backend(backend).conv_backward(grad_out, x, weight, bias, seq_idx, initial_states, silu)
+    grads = _backend(backend).conv_backward(grad_out, x, weight, bias, seq_idx, initial_states, silu, reverse)
     return tuple(weight.new_empty(0) if grad is None else grad for grad in grads)  # type: ignore[return-value]
 
 
@@ -66,6 +69,7 @@ def _(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool,
     backend: str,
 ) -> tuple[Tensor, ...]:
     inputs = (x, weight, bias, initial_states)
@@ -73,18 +77,20 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, silu, backend = inputs
+    *tensors, silu, reverse, backend = inputs
     ctx.save_for_backward(*tensors)
-    ctx.silu, ctx.backend = silu, backend
+    ctx.silu, ctx.reverse, ctx.backend = silu, reverse, backend
 
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     x, weight, bias, seq_idx, initial_states = ctx.saved_tensors
-    grads = causal_conv1d_backward(grad_out, x, weight, bias, seq_idx, initial_states, ctx.silu, ctx.backend)
+    grads = causal_conv1d_backward(
+        grad_out, x, weight, bias, seq_idx, initial_states, ctx.silu, ctx.reverse, ctx.backend
+    )
     grad_x, grad_weight, grad_bias, grad_initial = (
         None if value is None else grad for value, grad in zip((x, weight, bias, initial_states), grads, strict=True)
     )
-    return grad_x, grad_weight, grad_bias, None, grad_initial, None, None
+    return grad_x, grad_weight, grad_bias, None, grad_initial, None, None, None
 
 
 causal_conv1d_forward.register_autograd(_backward, setup_context=_setup_context)

@@ -20,9 +20,10 @@ def conv_forward(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool,
 ) -> Tensor:
     """Convolves; see `mambarium.kernels.conv.interface.ConvBackend`."""
-    launch = plan_forward(x, weight, bias, seq_idx, initial_states, silu)
+    launch = plan_forward(x, weight, bias, seq_idx, initial_states, silu, reverse)
     launch.run(x.device)
     out: Tensor = launch.arguments["out"]
     return out
@@ -36,9 +37,10 @@ def conv_backward(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of all inputs; see `mambarium.kernels.conv.interface.ConvBackend`."""
-    launch = plan_backward(grad_out, x, weight, bias, seq_idx, initial_states, silu)
+    launch = plan_backward(grad_out, x, weight, bias, seq_idx, initial_states, silu, reverse)
     launch.run(x.device)
     parts = launch.arguments["weight_parts"].sum(dim=0)  # (width + 1, dim)
     return (
@@ -56,13 +58,16 @@ def plan_forward(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool = False,
 ) -> Launch:
     """The forward's launch, with the output that it fills among its arguments."""
     out = torch.empty_like(x)
     arguments = common_arguments(x, weight, bias, seq_idx, initial_states, silu)
     arguments |= {"out": out, "out_strides": out.stride()}
     batch, length, dim = x.shape
-    return Launch(conv_forward_kernel, batch * time_blocks(length) * dim_blocks(dim), arguments, OPTIONS)
+    programs = batch * time_blocks(length) * dim_blocks(dim)
+    backwards = ("x", "seq_idx", "out") if reverse else ()
+    return Launch(conv_forward_kernel, programs, arguments, OPTIONS, backwards)
 
 
 def plan_backward(
@@ -73,6 +78,7 @@ def plan_backward(
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
     silu: bool,
+    reverse: bool = False,
 ) -> Launch:
     """The backward's launch, with the tensors that it fills among its arguments."""
     batch, length, dim = x.shape
@@ -91,7 +97,8 @@ def plan_backward(
         "grad_x_strides": grad_x.stride(),
         "grad_initial_strides": strides(grad_initial_states),
     }
-    return Launch(conv_backward_kernel, rows * dim_blocks(dim), arguments, OPTIONS)
+    backwards = ("grad_out", "x", "seq_idx", "grad_x") if reverse else ()
+    return Launch(conv_backward_kernel, rows * dim_blocks(dim), arguments, OPTIONS, backwards)
 
 
 def common_arguments(
@@ -109,7 +116,7 @@ def common_arguments(
         "seq_idx": seq_idx,
         "initial_states": initial_states,
         "x_strides": x.stride(),
-        "seq_strides": strides(seq_idx),
+        "seq_idx_strides": strides(seq_idx),
         "initial_strides": strides(initial_states),
         "length": x.shape[1],
         "dim": x.shape[2],

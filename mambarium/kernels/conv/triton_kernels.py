@@ -81,7 +81,7 @@ def conv_forward_kernel(
     initial_states,
     out,
     x_strides,
-    seq_strides,
+    seq_idx_strides,
     initial_strides,
     out_strides,
     length,
@@ -101,14 +101,14 @@ def conv_forward_kernel(
     if bias is not None:
         total += tl.load(bias + channels, mask=channels < dim, other=0.0)[None, :]
     if seq_idx is not None:
-        document = load_documents(seq_idx, batch, positions, seq_strides, length)
+        document = load_documents(seq_idx, batch, positions, seq_idx_strides, length)
     for k in tl.static_range(WIDTH):
         shifted = positions + (k - (WIDTH - 1))
         values = load_inputs(
             x, initial_states, batch, shifted, channels, x_strides, initial_strides, length, dim, WIDTH
         )
         if seq_idx is not None:
-            same = load_documents(seq_idx, batch, shifted, seq_strides, length) == document
+            same = load_documents(seq_idx, batch, shifted, seq_idx_strides, length) == document
             values = tl.where(same[:, None], values, 0.0)
         total += taps[k] * values
     if SILU:
@@ -131,7 +131,7 @@ def conv_backward_kernel(
     weight_parts,
     grad_out_strides,
     x_strides,
-    seq_strides,
+    seq_idx_strides,
     initial_strides,
     grad_x_strides,
     grad_initial_strides,
@@ -163,7 +163,7 @@ def conv_backward_kernel(
             load_inputs(x, initial_states, batch, shifted, channels, x_strides, initial_strides, length, dim, WIDTH),
         )
         if seq_idx is not None:
-            documents += (load_documents(seq_idx, batch, shifted, seq_strides, length),)
+            documents += (load_documents(seq_idx, batch, shifted, seq_idx_strides, length),)
 
     grad = tl.zeros((BLOCK_TIME, BLOCK_DIM), tl.float32)
     for j in tl.static_range(WIDTH):

@@ -16,6 +16,7 @@ from mambarium.kernels.layout import (
     laid_out_as,
     ordered_sum,
     pack_channels,
+    row_fields,
     unpack_channels,
 )
 from mambarium.kernels.numba_runtime import import_kernels, run_kernel
@@ -46,6 +47,7 @@ def scan_forward(
     initial_state: Tensor | None,
     reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     save_for_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `ScanBackend.scan_forward`."""
@@ -58,12 +60,12 @@ def scan_forward(
     if initial_state is None:
         initial_state = float_zeros(batch, dim, d_state)
     states = pack_channels(initial_state, groups)  # (batch, blocks, d_state, 16)
-    inputs, _kept = _inputs(u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints)
+    inputs, _kept = _inputs(u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, reverse, checkpoints)
     run_kernel(
         kernels,
         "forward",
         inputs,
-        out.data_ptr(),
+        row_fields("out", out, reverse)["out"],
         states.data_ptr(),
         scratch_bytes=kernels.SCRATCH_BYTES,
     )
@@ -84,13 +86,14 @@ def scan_backward(
     initial_state: Tensor | None,
     reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     checkpoints: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """See `ScanBackend.scan_backward`."""
     kernels = import_kernels(_BACKWARD)
     batch, length, dim = u.shape
     d_state, groups = A.shape[1], B.shape[2]
-    inputs, _kept = _inputs(u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints)
+    inputs, _kept = _inputs(u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, reverse, checkpoints)
     batch_parts = min(batch, _PARTS)
     channel_parts = min(inputs.blocks_per_group, -(-_PARTS // (batch_parts * groups)))
     grad_out = float_rows(grad_out)
@@ -104,18 +107,13 @@ def scan_backward(
     grad_A = float_zeros(batch_parts, inputs.blocks, d_state, LANES)
     grad_D = float_zeros(batch_parts, inputs.blocks, 1, LANES)
     grad_bias = float_zeros(batch_parts, inputs.blocks, 1, LANES)
+    results = {"u": grad_u, "delta": grad_delta, "z": grad_z, "B": grad_B[0], "C": grad_C[0]}
     gradients = kernels.Gradients(
         batch_parts=batch_parts,
         channel_parts=channel_parts,
-        out=grad_out.data_ptr(),
-        out_batch=4 * grad_out.stride(0),
-        out_time=4 * grad_out.stride(1),
+        **row_fields("out", grad_out, reverse),
         A=plain_A.data_ptr(),
-        u=grad_u.data_ptr(),
-        delta=grad_delta.data_ptr(),
-        z=0 if grad_z is None else grad_z.data_ptr(),
-        B=grad_B.data_ptr(),
-        C=grad_C.data_ptr(),
+        **{name: 0 if x is None else row_fields(name, x, reverse)[name] for name, x in results.items()},
         grad_A=grad_A.data_ptr(),
         grad_skip=grad_D.data_ptr(),
         grad_bias=grad_bias.data_ptr(),
@@ -148,6 +146,7 @@ def _inputs(
     delta_bias: Tensor | None,
     reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     checkpoints: Tensor,
 ) -> tuple[Any, list[Tensor]]:
     """The kernels' `Inputs`, and the tensors whose memory they point to, to be kept alive."""
@@ -163,7 +162,7 @@ def _inputs(
     z_fields = {"z": 0, "z_batch": 0, "z_time": 0}
     if z is not None:
         z = float_rows(z)
-        z_fields = {"z": z.data_ptr(), "z_batch": 4 * z.stride(0), "z_time": 4 * z.stride(1)}
+        z_fields = row_fields("z", z, reverse)
         kept.append(z)
     if reset is not None:
         reset = reset.contiguous()
@@ -176,25 +175,18 @@ def _inputs(
         blocks=coefficients.shape[0],
         blocks_per_group=coefficients.shape[0] // groups,
         delta_softplus=int(delta_softplus),
-        u=u.data_ptr(),
-        u_batch=4 * u.stride(0),
-        u_time=4 * u.stride(1),
-        delta=delta.data_ptr(),
-        delta_batch=4 * delta.stride(0),
-        delta_time=4 * delta.stride(1),
+        direction=-1 if reverse else 1,
+        **row_fields("u", u, reverse),
+        **row_fields("delta", delta, reverse),
         **z_fields,
-        B=B.data_ptr(),
-        B_batch=4 * B.stride(0),
-        B_time=4 * B.stride(1),
+        **row_fields("B", B, reverse),
         B_group=4 * B.stride(2),
-        C=C.data_ptr(),
-        C_batch=4 * C.stride(0),
-        C_time=4 * C.stride(1),
+        **row_fields("C", C, reverse),
         C_group=4 * C.stride(2),
         coefficients=coefficients.data_ptr(),
         skip=skip.data_ptr(),
         bias=bias.data_ptr(),
-        reset=0 if reset is None else reset.data_ptr(),
+        reset=0 if reset is None else row_fields("reset", reset, reverse)["reset"],
         checkpoints=checkpoints.data_ptr() if checkpoints.numel() else 0,
     )
     return inputs, kept

@@ -39,8 +39,8 @@ class Gradients(NamedTuple):
     """The backward's incoming gradient, its outputs and how the work is cut.
 
     u, delta and z are (batch, length, dim) contiguous; B and C (channel_parts, batch, length, groups,
-    d_state); A, skip and bias one per-block array per batch part. `state` holds the gradient of the last
-    state and becomes that of the initial state.
+    d_state); their addresses are those of the first visit's row. A, skip and bias are one per-block array per
+    batch part. `state` holds the gradient of the last state and becomes that of the initial state.
     """
 
     batch_parts: int
@@ -93,6 +93,7 @@ def _adjoint_states(
     C: int,
     C_time: int,
     reset: int,
+    reset_time: int,
     history: int,
     decays: int,
     grad_B: int,
@@ -118,7 +119,7 @@ def _adjoint_states(
         before = load(history + vector, zero)
         decay = load(decays + vector, zero)
         after = load(history + vector + vector_bytes, zero)
-        if t + 1 < steps and is_reset(reset, t + 1):
+        if t + 1 < steps and is_reset(reset, (t + 1) * reset_time):
             after = fma(decay, before, mul(step_x, B_t))
         G = fma(gradient, load_spread(C + t * C_time, zero), carried)
         store(grad_C + vector, fma(gradient, after, load(grad_C + vector, zero)))
@@ -128,7 +129,7 @@ def _adjoint_states(
         product = mul(carried, before)
         store(decay_rows + row, dot_rows(product, a, load(decay_rows + row, zero_row())))
         grad_a = fma(product, step, grad_a)
-        if is_reset(reset, t):
+        if is_reset(reset, t * reset_time):
             carried = zero
     store(carry, carried)
     store(grad_coefficients, grad_a)
@@ -154,7 +155,7 @@ def _store_gradient_tile(
     """Writes a tile's gradients of u, delta and z, and adds to those of D and delta_bias."""
     channel, count = block_channels(inputs, block)
     dim = inputs.group_dim * (inputs.blocks // inputs.blocks_per_group)
-    target = 4 * ((batch * inputs.length + start) * dim + channel)
+    target = 4 * ((batch * inputs.length + start * inputs.direction) * dim + channel)
     out = gradients.out + batch * gradients.out_batch + start * gradients.out_time + 4 * channel
     z = inputs.z + batch * inputs.z_batch + start * inputs.z_time + 4 * channel
     part = (batch_part * inputs.blocks + block) * ROW_BYTES
@@ -162,7 +163,7 @@ def _store_gradient_tile(
     grad_skip = load(gradients.grad_skip + part, zero_row())
     grad_bias = load(gradients.grad_bias + part, zero_row())
     for t in range(steps):
-        row, position = t * ROW_BYTES, target + t * 4 * dim
+        row, position = t * ROW_BYTES, target + t * 4 * dim * inputs.direction
         x = load(x_rows + row, zero_row())
         gradient = load(gradient_rows + row, zero_row())
         through_input = load(input_rows + row, zero_row())
@@ -211,7 +212,7 @@ def _backward_states(
     block_states = inputs.d_state * ROW_BYTES
     B = inputs.B + batch * inputs.B_batch + start * inputs.B_time + group * inputs.B_group + 4 * n
     C = inputs.C + batch * inputs.C_batch + start * inputs.C_time + group * inputs.C_group + 4 * n
-    reset = inputs.reset + batch * inputs.length + start if inputs.reset != 0 else 0
+    reset = inputs.reset + batch * inputs.length + start * inputs.direction if inputs.reset != 0 else 0
     grad_B = scratch + 7 * SPAN * TILE_BYTES
     grad_C = grad_B + 2 * TILE_BYTES
     decays = grad_C + 2 * TILE_BYTES
@@ -240,6 +241,7 @@ def _backward_states(
             C,
             inputs.C_time,
             reset,
+            inputs.direction,
             history,
             decays,
         )
@@ -259,12 +261,13 @@ def _backward_states(
             C,
             inputs.C_time,
             reset,
+            inputs.direction,
             history,
             decays,
             grad_B,
             grad_C,
         )
-    step_bytes = 4 * groups * inputs.d_state
+    step_bytes = 4 * groups * inputs.d_state * inputs.direction
     for t in range(steps):
         offset = target + t * step_bytes + 4 * (group * inputs.d_state + n)
         store_row_sums(gradients.B + offset, load(grad_B + t * vector_bytes, zero), accumulate)
@@ -308,7 +311,8 @@ def _backward_span(
             for t in range(steps):
                 store(rows + 5 * TILE_BYTES + t * ROW_BYTES, zero_row())
                 store(rows + 6 * TILE_BYTES + t * ROW_BYTES, zero_row())
-        target = 4 * ((channel_part * inputs.batch + batch) * inputs.length + start) * groups * d_state
+        row = (channel_part * inputs.batch + batch) * inputs.length + start * inputs.direction
+        target = 4 * row * groups * d_state
         for n in range(0, pairs, 2):
             _backward_states(
                 zero_pair(),

@@ -44,7 +44,7 @@ def _forward_block(inputs: Inputs, batch: int, block: int, out: int, state: int,
         load_tile(inputs, batch, block, start, steps, x_rows, step_rows, y_rows, 0)
         B = inputs.B + batch * inputs.B_batch + start * inputs.B_time + group * inputs.B_group
         C = inputs.C + batch * inputs.C_batch + start * inputs.C_time + group * inputs.C_group
-        reset = inputs.reset + batch * inputs.length + start if inputs.reset != 0 else 0
+        reset = inputs.reset + batch * inputs.length + start * inputs.direction if inputs.reset != 0 else 0
         pairs = d_state - d_state % 2
         for n in range(0, pairs, 2):
             scan_states(
@@ -60,6 +60,7 @@ def _forward_block(inputs: Inputs, batch: int, block: int, out: int, state: int,
                 C + 4 * n,
                 inputs.C_time,
                 reset,
+                inputs.direction,
                 0,
                 0,
             )
@@ -77,23 +78,24 @@ def _forward_block(inputs: Inputs, batch: int, block: int, out: int, state: int,
                 C + 4 * n,
                 inputs.C_time,
                 reset,
+                inputs.direction,
                 0,
                 0,
             )
-        target = out + 4 * ((batch * inputs.length + start) * dim + channel)
+        target = out + 4 * ((batch * inputs.length + start * inputs.direction) * dim + channel)
         z = inputs.z + batch * inputs.z_batch + start * inputs.z_time + 4 * channel
         for t in range(steps):
             y = load(y_rows + t * ROW_BYTES, zero_row())
             if inputs.z != 0:
                 gate = load_channels(z + t * inputs.z_time, count)
                 y = mul(y, mul(gate, sigmoid(gate)))
-            store_channels(target + t * 4 * dim, y, count)
+            store_channels(target + t * 4 * dim * inputs.direction, y, count)
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def forward(inputs: Inputs, out: int, states: int, scratch: int) -> None:
-    """Writes out (batch, length, dim) and turns the initial states (batch, blocks, d_state, 16) into the
-    last."""
+    """Writes out (batch, length, dim), given by the first visit's row, and turns the initial states (batch, blocks,
+    d_state, 16) into the last."""
     for item in prange(inputs.batch * inputs.blocks):
         thread = scratch + numba.get_thread_id() * SCRATCH_BYTES
         state = states + item * inputs.d_state * ROW_BYTES

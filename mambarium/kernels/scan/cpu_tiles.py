@@ -7,7 +7,8 @@ then two states at a time (a last odd one alone) run over the tile with the stat
 Work is divided in a way that depends on the shapes alone, and every sum has one order: results do not
 depend on the number of threads.
 
-Addresses are integers and strides count bytes. Per-block arrays: coefficients and states (blocks, d_state,
+Addresses are integers and strides count bytes; they follow the visits, so that a reversed scan has the last
+position's addresses and negative strides of time. Per-block arrays: coefficients and states (blocks, d_state,
 16), per-channel values (blocks, 16). A is given times log2(e) for the decays, exp(s * A) = 2 ** (s * A *
 log2(e)).
 """
@@ -44,7 +45,11 @@ TILE_BYTES = (TILE + 5) * ROW_BYTES
 
 
 class Inputs(NamedTuple):
-    """Sizes, addresses and strides that forward and backward share; absent tensors have address 0."""
+    """Sizes, addresses and strides that forward and backward share; absent tensors have address 0.
+
+    `direction` is 1 or, where positions are visited from the last to the first, -1; it is the sign of the strides of
+    contiguous memory, which reset (batch, length) and the kernels' results are.
+    """
 
     batch: int
     length: int
@@ -53,6 +58,7 @@ class Inputs(NamedTuple):
     blocks: int
     blocks_per_group: int
     delta_softplus: int
+    direction: int
     u: int
     u_batch: int
     u_time: int
@@ -133,6 +139,7 @@ def scan_states(
     C: int,
     C_time: int,
     reset: int,
+    reset_time: int,
     history: int,
     decays: int,
 ) -> None:
@@ -146,7 +153,7 @@ def scan_states(
     h = load(state, zero)
     for t in range(steps):
         row = t * ROW_BYTES
-        if is_reset(reset, t):
+        if is_reset(reset, t * reset_time):
             h = zero
         step = load(step_rows + row, zero_row())
         x = load(x_rows + row, zero_row())

@@ -11,8 +11,9 @@ class ScanBackend(Protocol):
     Tensors are channel-last views with any strides: u, delta, z (batch, length, dim); B, C
     (batch, length, groups, d_state), each float32, bfloat16 or float16, not necessarily the same; A
     (dim, d_state), D, delta_bias (dim,) and initial_state (batch, dim, d_state) float32; reset (batch,
-    length) bool. Channel c belongs to group c // (dim // groups). `scan/cpu.py` imports without numba, which
-    only its kernels need; `scan/triton_backend.py` imports triton.
+    length) bool. Channel c belongs to group c // (dim // groups). With `reverse` positions are visited from the
+    last to the first, and first and last state and checkpoints follow the visits. `scan/cpu.py` imports without
+    numba, which only its kernels need; `scan/triton_backend.py` imports triton.
     """
 
     def checkpoint_shape(self, batch: int, length: int, dim: int, d_state: int, groups: int) -> tuple[int, ...]:
@@ -32,6 +33,7 @@ class ScanBackend(Protocol):
         initial_state: Tensor | None,
         reset: Tensor | None,
         delta_softplus: bool,
+        reverse: bool,
         save_for_backward: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns out, last_state and checkpoints.
@@ -56,6 +58,7 @@ class ScanBackend(Protocol):
         initial_state: Tensor | None,
         reset: Tensor | None,
         delta_softplus: bool,
+        reverse: bool,
         checkpoints: Tensor,
     ) -> tuple[
         Tensor,

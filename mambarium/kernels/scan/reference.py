@@ -17,6 +17,7 @@ def selective_scan_reference(
     delta_softplus: bool = False,
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
+    reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Selective scan (S6), algorithm 2 of Mamba (Gu and Dao, 2023, arXiv 2312.00752), as a loop over time.
 
@@ -42,6 +43,7 @@ def selective_scan_reference(
         delta_softplus: whether the step is softplus of delta + delta_bias, or the sum itself.
         initial_state: (batch, dim, d_state), or None for zeros.
         reset: (batch, length) bool, or None.
+        reverse: whether positions are visited from the last to the first: h[t + 1] in place of h[t - 1].
 
     Returns:
         out (batch, dim, length) of u's dtype, and the last state (batch, dim, d_state), float32 (float64 if
@@ -64,14 +66,17 @@ def selective_scan_reference(
     state = torch.zeros(batch, dim, d_state, dtype=dtype, device=u.device)
     if initial_state is not None:
         state = initial_state.to(dtype)
+    inputs, steps = x.unbind(-1), step.unbind(-1)  # (batch, dim) each
     outputs = []
-    for t, (x_t, step_t) in enumerate(zip(x.unbind(-1), step.unbind(-1), strict=True)):  # (batch, dim)
+    for t in reversed(range(length)) if reverse else range(length):
         if reset is not None:
             state = torch.where(reset[:, t, None, None], torch.zeros_like(state), state)
-        decay = torch.exp(step_t[..., None] * A)  # (batch, dim, d_state)
-        state = decay * state + (step_t * x_t)[..., None] * B_steps[t]
+        decay = torch.exp(steps[t][..., None] * A)  # (batch, dim, d_state)
+        state = decay * state + (steps[t] * inputs[t])[..., None] * B_steps[t]
         y = (state * C_steps[t]).sum(-1)
         outputs.append(2 * y.real if y.is_complex() else y)
+    if reverse:
+        outputs.reverse()
     channel_last = u.stride(1) < u.stride(2)
     out = torch.stack(outputs, dim=1).transpose(1, 2) if channel_last else torch.stack(outputs, dim=2)
     if D is not None:

@@ -31,12 +31,13 @@ def selective_scan_forward(
     initial_state: Tensor | None,
     reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     save_for_backward: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Forward of `ScanBackend.scan_forward`; channel-last shapes and results as described there."""
     return _backend(backend).scan_forward(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, save_for_backward
+        u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse, save_for_backward
     )
 
 
@@ -53,6 +54,7 @@ def _(
     initial_state: Tensor | None,
     reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     save_for_backward: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,6 +85,7 @@ def selective_scan_backward(
     initial_state: Tensor | None,
     reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     checkpoints: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -101,6 +104,7 @@ def selective_scan_backward(
         initial_state,
         reset,
         delta_softplus,
+        reverse,
         checkpoints,
     )
     return tuple(A.new_empty(0) if grad is None else grad for grad in grads)  # type: ignore[return-value]
@@ -121,6 +125,7 @@ def _(
     initial_state: Tensor | None,
     reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     checkpoints: Tensor,
     backend: str,
 ) -> tuple[Tensor, ...]:
@@ -129,14 +134,14 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    tensors, (delta_softplus, save_for_backward, backend) = inputs[:10], inputs[10:]
+    tensors, (delta_softplus, reverse, save_for_backward, backend) = inputs[:10], inputs[10:]
     if not save_for_backward:
         return
     checkpoints = output[2]
     ctx.mark_non_differentiable(checkpoints)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, checkpoints)
-    ctx.delta_softplus, ctx.backend = delta_softplus, backend
+    ctx.delta_softplus, ctx.reverse, ctx.backend = delta_softplus, reverse, backend
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, grad_last_state: Tensor | None, _: None) -> tuple[Any, ...]:
@@ -159,12 +164,13 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_last_state: Tensor | None,
         initial_state,
         reset,
         ctx.delta_softplus,
+        ctx.reverse,
         checkpoints,
         ctx.backend,
     )
     inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     present = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
-    return (*present, None, None, None, None)
+    return (*present, None, None, None, None, None)
 
 
 selective_scan_forward.register_autograd(_backward, setup_context=_setup_context)

@@ -1,5 +1,6 @@
 """The public selective scan: checks, choice of the backend, canonical layout."""
 
+import math
 from typing import Literal, overload
 
 import torch
@@ -33,6 +34,7 @@ def selective_scan(
     *,
     initial_state: Tensor | None = ...,
     reset: Tensor | None = ...,
+    reverse: bool = ...,
     backend: Backend | None = ...,
 ) -> Tensor: ...
 
@@ -52,6 +54,7 @@ def selective_scan(
     return_last_state: Literal[True],
     initial_state: Tensor | None = ...,
     reset: Tensor | None = ...,
+    reverse: bool = ...,
     backend: Backend | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -71,6 +74,7 @@ def selective_scan(
     *,
     initial_state: Tensor | None = ...,
     reset: Tensor | None = ...,
+    reverse: bool = ...,
     backend: Backend | None = ...,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 
@@ -89,6 +93,7 @@ def selective_scan(
     *,
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
+    reverse: bool = False,
     backend: Backend | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Selective scan (S6) of Mamba (Gu and Dao, 2023, arXiv 2312.00752, algorithm 2).
@@ -100,25 +105,28 @@ def selective_scan(
 
     The arguments are those of mamba_ssm's `selective_scan_fn`, and more. Strides are free; memory that is
     channel-last (stride 1 along dim) is read without copies. Computed in float32 whatever the inputs' dtypes
-    (under autocast too), deterministic run to run. float64 is served by the reference, as are complex A and
-    constant B and C. Under `torch.utils.flop_counter` the forward counts 9 * batch * length * dim *
-    d_state, plus batch * length * dim each for D and z, and the backward twice that.
+    (under autocast too), deterministic run to run. float64 is served by the reference, as is complex A. Under
+    `torch.utils.flop_counter` the forward counts 9 * batch * length * dim * d_state, plus batch * length * dim
+    each for D and z, and the backward twice that.
 
     Args:
         u: input, (batch, dim, length).
         delta: step before bias and softplus, (batch, dim, length).
         A: (dim, d_state). Complex: reference backend only.
         B: (batch, d_state, length) or (batch, groups, d_state, length); dim must be a multiple of groups, and
-            channel c belongs to group c // (dim // groups). Constant (dim, d_state): reference backend only.
-        C: as B.
+            channel c belongs to group c // (dim // groups). Or constant, (dim, d_state): every channel is then a
+            group, which the fast backends serve many times slower than a few groups.
+        C: as B, with groups of its own.
         D: skip weight, (dim,).
         z: gate, (batch, dim, length).
         delta_bias: (dim,).
         delta_softplus: whether the step is softplus of delta + delta_bias, or the sum itself.
-        return_last_state: whether the state after the last position is returned too.
-        initial_state: the state before the first position, (batch, dim, d_state); zeros if None.
-        reset: (batch, length) bool; the state is set to zero before each position where it is true (document
-            boundaries).
+        return_last_state: whether the state after the last position visited is returned too.
+        initial_state: the state before the first position visited, (batch, dim, d_state); zeros if None.
+        reset: (batch, length) bool; the state is set to zero before each position where it is true is
+            visited (document boundaries).
+        reverse: whether the positions are visited from the last to the first. Then t - 1 reads t + 1 above, and
+            first and last position are those in the order of the visits. No copies are made for it.
         backend: "triton", "cpu" or "reference"; None chooses by MAMBARIUM_BACKEND, else by the tensors.
 
     Returns:
@@ -134,24 +142,26 @@ def selective_scan(
     _check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, name)
     if name == "reference":
         out, last_state = selective_scan_reference(
-            u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reset
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reset, reverse
         )
         return (out, last_state) if return_last_state else out
 
+    groups = math.lcm(_groups(B), _groups(C))
     inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     out, last_state, _ = selective_scan_forward(
         u.transpose(1, 2),
         delta.transpose(1, 2),
         A.float(),
-        _channel_last_groups(B),
-        _channel_last_groups(C),
+        _channel_last_groups(B, groups, u),
+        _channel_last_groups(C, groups, u),
         None if D is None else D.float(),
         None if z is None else z.transpose(1, 2),
         None if delta_bias is None else delta_bias.float(),
         None if initial_state is None else initial_state.float(),
         reset,
         delta_softplus,
+        reverse,
         needs_gradient,
         name,
     )
@@ -159,9 +169,18 @@ def selective_scan(
     return (out, last_state) if return_last_state else out
 
 
-def _channel_last_groups(B: Tensor) -> Tensor:
-    """Views B as (batch, length, groups, d_state)."""
-    return B.transpose(1, 2).unsqueeze(2) if B.dim() == 3 else B.permute(0, 3, 1, 2)
+def _groups(B: Tensor) -> int:
+    return {2: B.shape[0], 3: 1, 4: B.shape[1]}[B.dim()]
+
+
+def _channel_last_groups(B: Tensor, groups: int, u: Tensor) -> Tensor:
+    """B as (batch, length, groups, d_state), a view unless several groups are to be several times as many."""
+    if B.dim() == 2:
+        return B.expand(u.shape[0], u.shape[2], -1, -1)
+    B = B.transpose(1, 2).unsqueeze(2) if B.dim() == 3 else B.permute(0, 3, 1, 2)
+    if B.shape[2] == groups:
+        return B
+    return B.unsqueeze(3).expand(-1, -1, -1, groups // B.shape[2], -1).flatten(2, 3)
 
 
 def _check_arguments(
@@ -190,11 +209,7 @@ def _check_arguments(
             f"A: backend {backend!r} expects real numbers; found {A.dtype}, which only backend='reference' serves"
         )
     for name, tensor in (("B", B), ("C", C)):
-        _check_matrix(name, tensor, batch, dim, length, A, backend)
-    if backend != "reference":
-        groups = [1 if tensor.dim() == 3 else tensor.shape[1] for tensor in (B, C)]
-        if groups[0] != groups[1]:
-            raise ValueError(f"C: expected as many groups as B has, {groups[0]}; found {groups[1]}")
+        _check_matrix(name, tensor, batch, dim, length, A)
 
     rows = REAL if backend == "reference" else HALF_OR_FLOAT
     states = REAL_OR_COMPLEX if A.is_complex() else REAL
@@ -218,16 +233,10 @@ def _check_arguments(
         check_dtype(name, tensor, dtypes)
 
 
-def _check_matrix(name: str, B: Tensor, batch: int, dim: int, length: int, A: Tensor, backend: Backend) -> None:
+def _check_matrix(name: str, B: Tensor, batch: int, dim: int, length: int, A: Tensor) -> None:
     d_state = A.shape[1]
     if B.dim() == 2:
         check_shape(name, B, (dim, d_state), "(dim, d_state)")
-        if backend != "reference":
-            raise ValueError(
-                f"{name}: backend {backend!r} expects (batch, d_state, length) or (batch, groups, "
-                f"d_state, length); found the constant (dim, d_state) = {tuple(B.shape)}, which only "
-                "backend='reference' serves"
-            )
         return
     if A.is_complex() and not B.is_complex():
         length = 2 * length
@@ -236,7 +245,7 @@ def _check_matrix(name: str, B: Tensor, batch: int, dim: int, length: int, A: Te
         return
     if B.dim() != 4:
         raise ValueError(
-            f"{name}: expected shape (batch, d_state, length) or (batch, groups, d_state, length); "
+            f"{name}: expected shape (batch, d_state, length), (batch, groups, d_state, length) or (dim, d_state); "
             f"found {tuple(B.shape)}"
         )
     groups = B.shape[1]

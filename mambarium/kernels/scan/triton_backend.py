@@ -41,6 +41,7 @@ def scan_forward(
     initial_state: Tensor | None,
     reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     save_for_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scans; see `mambarium.kernels.scan.interface.ScanBackend`."""
@@ -57,7 +58,7 @@ def scan_forward(
     if d_state <= MAX_STATES:
         out = torch.empty_like(u)
         launch = plan_forward(
-            u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, out, last_state, saved
+            u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, out, last_state, saved, reverse
         )
         launch.run(u.device)
         return out, last_state, checkpoints
@@ -87,6 +88,7 @@ def scan_forward(
             out,
             last_state[..., part],
             part_saved,
+            reverse,
         )
         launch.run(u.device)
         total += out
@@ -113,6 +115,7 @@ def scan_backward(
     initial_state: Tensor | None,
     reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     checkpoints: Tensor,
 ) -> tuple[
     Tensor,
@@ -127,7 +130,7 @@ def scan_backward(
 ]:
     """Gradients of all inputs; see `mambarium.kernels.scan.interface.ScanBackend`."""
     launch = plan_backward(
-        grad_out, grad_last_state, u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints
+        grad_out, grad_last_state, u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints, reverse
     )
     launch.run(u.device)
     parts = launch.arguments
@@ -135,6 +138,8 @@ def scan_backward(
     # (batch, groups, tiles, d_state, 2, tile), then positions first.
     summed = parts["BC_parts"].sum(dim=2).unflatten(-1, (2, BACKWARD_TILE))
     by_position = summed.permute(0, 2, 5, 1, 3, 4).flatten(1, 2)[:, : u.shape[1]]
+    if reverse:
+        by_position = by_position.flip(1)
     grad_B = torch.empty_like(B).copy_(by_position[..., 0])
     grad_C = torch.empty_like(C).copy_(by_position[..., 1])
     grad_A = torch.empty_like(A).copy_(parts["A_parts"].sum(dim=0).t())
@@ -171,6 +176,7 @@ def plan_forward(
     out: Tensor,
     last_state: Tensor,
     checkpoints: Tensor | None,
+    reverse: bool = False,
 ) -> Launch:
     """The forward's launch, which fills out, last_state and checkpoints.
 
@@ -219,7 +225,8 @@ def plan_forward(
         "CHUNK_TILES": BACKWARD_TILE // FORWARD_TILE,
     }
     programs = batch * groups * -(-(dim // groups) // (lanes * channels))
-    return Launch(scan_forward_kernel, programs, arguments, {"num_warps": 1, "num_stages": 1})
+    backwards = ("u", "delta", "B", "C", "z", "reset", "out") if reverse else ()
+    return Launch(scan_forward_kernel, programs, arguments, {"num_warps": 1, "num_stages": 1}, backwards)
 
 
 def plan_backward(
@@ -236,6 +243,7 @@ def plan_backward(
     reset: Tensor | None,
     delta_softplus: bool,
     checkpoints: Tensor,
+    reverse: bool = False,
 ) -> Launch:
     """The backward's launch, with the tensors that it fills among its arguments."""
     batch, length, dim = u.shape
@@ -257,7 +265,7 @@ def plan_backward(
         "u": u,
         "delta": delta,
         "A": A.t().contiguous(),
-        "BC": tile_rows(B, C, tiles),
+        "BC": tile_rows(B.flip(1), C.flip(1), tiles) if reverse else tile_rows(B, C, tiles),
         "D": contiguous(D),
         "z": z,
         "delta_bias": contiguous(delta_bias),
@@ -290,7 +298,9 @@ def plan_backward(
         # The interpreter has no lanes, and other vendors' warps have other shuffles.
         "SHUFFLE": not INTERPRETED and torch.version.hip is None,
     }
-    return Launch(scan_backward_kernel, batch * groups * blocks, arguments, {"num_warps": 1, "num_stages": 1})
+    rows = ("grad_out", "u", "delta", "z", "reset", "grad_u", "grad_delta", "grad_z")
+    options = {"num_warps": 1, "num_stages": 1}
+    return Launch(scan_backward_kernel, batch * groups * blocks, arguments, options, rows if reverse else ())
 
 
 def forward_channels(batch: int, dim: int, groups: int) -> int:

@@ -1,0 +1,117 @@
+"""The functions of `causal_conv1d`."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mambarium.kernels import causal_conv1d
+from mambarium.kernels.arguments import check_shape
+from mambarium.kernels.backend import Backend
+
+__all__ = ["causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "causal_conv1d_update_ref"]
+
+Activation = Literal["silu", "swish"] | None
+
+
+def causal_conv1d_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: Activation = None,
+    backend: Backend | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`mambarium.kernels.causal_conv1d`; the final states are written into `final_states_out`, if there is one."""
+    if not return_final_states:
+        return causal_conv1d(x, weight, bias, seq_idx, initial_states, activation=activation, backend=backend)
+    out, states = causal_conv1d(
+        x, weight, bias, seq_idx, initial_states, return_final_states=True, activation=activation, backend=backend
+    )
+    return out, states if final_states_out is None else final_states_out.copy_(states)
+
+
+def causal_conv1d_ref(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: Activation = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The plain reference of `causal_conv1d_fn`."""
+    states = (initial_states, return_final_states, final_states_out)
+    return causal_conv1d_fn(x, weight, bias, None, *states, activation, "reference")
+
+
+@torch.no_grad()
+def causal_conv1d_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: Activation = None,
+    cache_seqlens: Tensor | None = None,
+    conv_state_indices: Tensor | None = None,
+) -> Tensor:
+    """One or a few steps of the convolution on a state of the last inputs, which is updated in place.
+
+    Plain PyTorch: a step reads width values per channel.
+
+    Args:
+        x: (batch, dim) or (batch, dim, length).
+        conv_state: the last inputs, (batch, dim, state_length), state_length at least width - 1; with
+            conv_state_indices its first axis may have any size.
+        weight: (dim, width).
+        bias: (dim,).
+        activation: None, "silu" or "swish".
+        cache_seqlens: (batch,) number of inputs seen before; the state is then a ring, in which input t lies at
+            t % state_length. None: the state is in order, oldest first.
+        conv_state_indices: (batch,) place of each batch element's state.
+
+    Returns:
+        As x.
+
+    Raises:
+        ValueError: a shape does not fit, or the activation is unknown.
+    """
+    if activation not in (None, "silu", "swish"):
+        raise ValueError(f"activation: expected None, 'silu' or 'swish'; found {activation!r}")
+    new = x.unsqueeze(-1) if x.dim() == 2 else x
+    state = conv_state if conv_state_indices is None else conv_state[conv_state_indices]
+    batch, dim, length = new.shape
+    state_length, past = state.shape[-1], weight.shape[1] - 1
+    check_shape("conv_state", state, (batch, dim, state_length), "(batch, dim, state_length)")
+    check_shape("weight", weight, (dim, past + 1), "(dim, width)")
+    if state_length < past:
+        raise ValueError(f"conv_state: expected at least width - 1 = {past} inputs; found {state_length}")
+
+    if cache_seqlens is None:
+        inputs = torch.cat([state, new.to(state.dtype)], dim=-1)
+        state = inputs[..., length:]
+        inputs = inputs[..., state_length - past :]
+    else:
+        offsets = torch.arange(-past, length, device=x.device)
+        places = (cache_seqlens[:, None] + offsets).remainder(state_length)  # (batch, past + length)
+        places = places[:, None].expand(-1, dim, -1)
+        before = state.gather(2, places[..., :past])
+        inputs = torch.cat([before, new.to(state.dtype)], dim=-1)
+        state = state.scatter(2, places[..., past:], new.to(state.dtype))
+    if conv_state_indices is None:
+        conv_state.copy_(state)
+    else:
+        conv_state[conv_state_indices] = state
+
+    out = (inputs.float().unfold(-1, past + 1, 1) * weight.float()[:, None]).sum(-1)  # (batch, dim, length)
+    if bias is not None:
+        out = out + bias.float()[:, None]
+    out = (out if activation is None else F.silu(out)).to(x.dtype)
+    return out.squeeze(-1) if x.dim() == 2 else out
+
+
+causal_conv1d_update_ref = causal_conv1d_update

@@ -1,0 +1,86 @@
+"""The functions of `selective_scan_cuda_oflex`, the extension that official VMamba code calls from its own autograd.
+
+`x`, which the forward returns for the backward, holds our checkpoints.
+"""
+
+import torch
+from torch import Tensor
+
+from mambarium.kernels.backend import choose_backend
+from mambarium.kernels.scan.registration import selective_scan_backward, selective_scan_forward
+
+__all__ = ["bwd", "fwd"]
+
+
+def fwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    nrows: int,
+    out_float: bool,
+) -> tuple[Tensor, Tensor]:
+    """The scan's output, float32 with `out_float`, and its checkpoints.
+
+    Args:
+        u: (batch, dim, length).
+        delta: (batch, dim, length).
+        A: (dim, d_state).
+        B: (batch, groups, d_state, length).
+        C: as B.
+        D: (dim,).
+        delta_bias: (dim,).
+        delta_softplus: whether the step is softplus of delta + delta_bias.
+        nrows: without effect.
+        out_float: whether the output is float32 whatever u's dtype is.
+    """
+    u = u.float() if out_float else u
+    out, _, checkpoints = selective_scan_forward(
+        *_channel_last(u, delta, A, B, C, D, delta_bias), delta_softplus, False, True, choose_backend(None, u)
+    )
+    return out.transpose(1, 2), checkpoints
+
+
+def bwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    dout: Tensor,
+    x: Tensor,
+    delta_softplus: bool,
+    nrows: int,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of u, delta, A, B, C, D and delta_bias; arguments as in `fwd`."""
+    inputs = _channel_last(u, delta, A, B, C, D, delta_bias)
+    grad_last_state = torch.zeros(u.shape[0], *A.shape, dtype=torch.float32, device=u.device)
+    grads = selective_scan_backward(
+        dout.transpose(1, 2), grad_last_state, *inputs, delta_softplus, False, x, choose_backend(None, u)
+    )
+    grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, _, grad_bias, _ = grads
+    return (
+        grad_u.transpose(1, 2),
+        grad_delta.transpose(1, 2),
+        grad_A,
+        grad_B.permute(0, 2, 3, 1),
+        grad_C.permute(0, 2, 3, 1),
+        None if D is None else grad_D,
+        None if delta_bias is None else grad_bias,
+    )
+
+
+def _channel_last(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The operation's first ten arguments."""
+    rows = u.transpose(1, 2), delta.transpose(1, 2)
+    matrices = B.permute(0, 3, 1, 2), C.permute(0, 3, 1, 2)
+    skip, bias = (None if vector is None else vector.float() for vector in (D, delta_bias))
+    return *rows, A.float(), *matrices, skip, None, bias, None, None

@@ -1,0 +1,1 @@
+"""One step of the selective scan for generation: the operation, its plain reference and its Triton kernel."""

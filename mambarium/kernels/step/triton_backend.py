@@ -1,0 +1,84 @@
+"""One step of the selective scan on a GPU: the launch of the Triton kernel."""
+
+import torch
+import triton
+from torch import Tensor
+
+from mambarium.kernels.step.triton_kernels import state_update_kernel
+from mambarium.kernels.triton_launch import Launch, strides
+
+# States that a program updates: few, since a step has little work to fill the machine with.
+BLOCK = 512
+OPTIONS = {"num_warps": 4, "num_stages": 1}
+
+
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state_batch_indices: Tensor | None,
+) -> Tensor:
+    """Updates and reads the states; shapes as in `selective_state_update_reference`."""
+    launch = plan(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
+    launch.run(x.device)
+    out: Tensor = launch.arguments["out"]
+    return out
+
+
+def plan(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state_batch_indices: Tensor | None,
+) -> Launch:
+    """The launch, with the output that it fills among its arguments."""
+    batch, heads, dim = x.shape
+    d_state = state.shape[3]
+    block_state = triton.next_power_of_2(d_state)
+    block_dim = max(1, min(BLOCK // block_state, triton.next_power_of_2(dim)))
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    arguments = {
+        "state": state,
+        "x": x,
+        "dt": dt,
+        "A": A,
+        "B": B,
+        "C": C,
+        "D": D,
+        "z": z,
+        "dt_bias": dt_bias,
+        "state_batch_indices": None if state_batch_indices is None else state_batch_indices.contiguous(),
+        "out": out,
+        "state_strides": state.stride(),
+        "x_strides": x.stride(),
+        "dt_strides": dt.stride(),
+        "A_strides": A.stride(),
+        "B_strides": B.stride(),
+        "C_strides": C.stride(),
+        "D_strides": strides(D),
+        "z_strides": strides(z),
+        "dt_bias_strides": strides(dt_bias),
+        "out_strides": out.stride(),
+        "heads": heads,
+        "groups": B.shape[1],
+        "dim": dim,
+        "d_state": d_state,
+        "DT_SOFTPLUS": dt_softplus,
+        "BLOCK_DIM": block_dim,
+        "BLOCK_STATE": block_state,
+    }
+    return Launch(state_update_kernel, batch * heads * -(-dim // block_dim), arguments, OPTIONS)

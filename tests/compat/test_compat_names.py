@@ -1,0 +1,96 @@
+"""Which modules `mambarium.compat` serves; in processes of their own, since imports can't be undone."""
+
+import os
+import subprocess
+import sys
+
+ABSENT = """
+import importlib.util, sys
+import mambarium.compat
+from mambarium.compat import install
+from mambarium.kernels import selective_state_update as ours
+from mamba_ssm.ops.selective_scan_interface import selective_scan_fn, selective_scan_ref
+from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, mamba_inner_ref
+from mamba_ssm.ops.selective_scan_interface import bimamba_inner_fn, mamba_inner_fn_no_out_proj
+from mamba_ssm.ops.triton.selective_state_update import selective_state_update, selective_state_update_ref
+from mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn, rms_norm_fn
+from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+from causal_conv1d.causal_conv1d_interface import causal_conv1d_ref, causal_conv1d_update_ref
+import mamba_ssm.ops.selective_scan_interface as interface
+import selective_scan_cuda_oflex
+assert interface is mamba_ssm.ops.selective_scan_interface and interface.selective_scan_fn is selective_scan_fn
+assert selective_state_update is ours
+assert importlib.util.find_spec("causal_conv1d").origin == "mambarium.compat"
+assert len(install()) == len(install(replace=True)) == 6
+try:
+    import mamba_ssm.modules.mamba_simple
+except ModuleNotFoundError as error:
+    assert error.name == "mamba_ssm.modules", error.name
+else:
+    raise AssertionError("what is not served must be missing")
+assert not {"triton", "numba"} & set(sys.modules), "imports must stay light"
+"""
+
+PRESENT = """
+import sys
+sys.path.insert(0, {folder!r})
+import mambarium.compat
+import causal_conv1d
+assert not hasattr(causal_conv1d, "causal_conv1d_ref")
+from mamba_ssm.ops.triton.layer_norm import RMSNorm
+assert RMSNorm == "theirs"
+try:
+    mambarium.compat.install(replace=True)
+except RuntimeError as error:
+    assert "causal_conv1d" in str(error) and "before" in str(error)
+else:
+    raise AssertionError("too late to replace")
+"""
+
+REPLACED = """
+import sys
+sys.path.insert(0, {folder!r})
+from mambarium.compat import install
+install(replace=True)
+from mamba_ssm.modules.mamba_simple import selective_scan_fn
+from mambarium.compat.selective_scan_interface import selective_scan_fn as ours
+assert selective_scan_fn is ours
+import mamba_ssm
+assert mamba_ssm.__file__.startswith({folder!r})
+"""
+
+
+def run_python(code):
+    environment = {**os.environ, "MAMBARIUM_BACKEND": ""}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600)
+    assert run.returncode == 0, run.stderr
+
+
+def other_packages(folder):
+    """Packages with the names of the real ones."""
+    files = {
+        "causal_conv1d/__init__.py": "causal_conv1d_fn = 'theirs'",
+        "mamba_ssm/__init__.py": "import mamba_ssm.modules.mamba_simple",
+        "mamba_ssm/modules/__init__.py": "",
+        "mamba_ssm/modules/mamba_simple.py": "from mamba_ssm.ops.selective_scan_interface import selective_scan_fn",
+        "mamba_ssm/ops/__init__.py": "",
+        "mamba_ssm/ops/selective_scan_interface.py": "selective_scan_fn = 'theirs'",
+        "mamba_ssm/ops/triton/__init__.py": "",
+        "mamba_ssm/ops/triton/layer_norm.py": "RMSNorm = 'theirs'",
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content + "\n")
+    return str(folder)
+
+
+def test_absent_packages_are_served():
+    run_python(ABSENT)
+
+
+def test_packages_that_are_there_stay(tmp_path):
+    run_python(PRESENT.format(folder=other_packages(tmp_path)))
+
+
+def test_operations_of_packages_that_are_there_are_replaced_when_asked(tmp_path):
+    run_python(REPLACED.format(folder=other_packages(tmp_path)))
