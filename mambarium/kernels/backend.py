@@ -69,7 +69,7 @@ def load_backend(operation: str, name: str, shapes_only: bool = False) -> Module
     """Imports the module of a fast backend.
 
     Args:
-        operation: the folder of the operation, "scan" or "conv".
+        operation: the folder of the operation: "scan", "conv" or "grid".
         name: "triton" or "cpu".
         shapes_only: the module is asked for shapes, for which "cpu" needs no package.
 

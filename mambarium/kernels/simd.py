@@ -219,6 +219,35 @@ def load_int(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
+def copy_float(typing: Any, source: Any, target: Any, accumulate: Any) -> Any:
+    """Copies one float32, or adds it to what is there."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, target = (_at(builder, address, _FLOAT) for address in args[:2])
+        value = builder.load(source)
+        value = builder.select(args[2], builder.fadd(builder.load(target), value), value)
+        builder.store(value, target)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.boolean), generate
+
+
+@intrinsic
+def prefetch(typing: Any, address: Any) -> Any:
+    """Asks for the cache line at an address, which need not be valid."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _at(builder, args[0], ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, keep, data = ir.Constant(_INT, 0), ir.Constant(_INT, 3), ir.Constant(_INT, 1)
+        builder.call(function, [pointer, read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
 def load_spread(typing: Any, address: Any, like: Any) -> Any:
     """Loads one float32 per row of `like` and repeats each over its row."""
 
@@ -339,6 +368,19 @@ def silu_slope(typing: Any, x: Any, gate: Any) -> Any:
         return builder.fmul(gate, _call(builder, "fma", x, builder.fsub(one, gate), one))
 
     return x(x, x), generate
+
+
+@njit
+def copy_floats(source: int, target: int, count: int, accumulate: bool) -> None:
+    """Copies `count` float32, or adds them to what is there."""
+    whole = count - count % LANES
+    for n in range(0, whole, LANES):
+        value = load(source + FLOAT_BYTES * n, zero_row())
+        if accumulate:
+            value = add(value, load(target + FLOAT_BYTES * n, zero_row()))
+        store(target + FLOAT_BYTES * n, value)
+    for n in range(whole, count):
+        copy_float(source + FLOAT_BYTES * n, target + FLOAT_BYTES * n, accumulate)
 
 
 @njit
