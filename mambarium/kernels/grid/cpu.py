@@ -1,7 +1,10 @@
 """The CPU backend of the grid scan: what the numba kernels need around them.
 
-Implements `GridBackend`. float32 memory whose channels are adjacent is read in place; other inputs are
-converted to it first.
+Tensors are channel-last views with any strides: u (batch, height, width, 1 or routes, dim), with 1 shared by all
+routes; delta (batch, height, width, routes, dim); B, C (batch, height, width, routes, d_state), each float32,
+bfloat16 or float16, not necessarily the same; A (routes, dim, d_state), D, delta_bias (routes, dim) float32. float32
+memory whose channels are adjacent is read in place; other inputs are converted to it first. This module imports
+without numba, which only the kernels need.
 """
 
 from collections.abc import Sequence
@@ -31,7 +34,8 @@ _BACKWARD = "mambarium.kernels.grid.cpu_backward"
 
 
 def checkpoint_shape(batch: int, length: int, routes: int, dim: int, d_state: int) -> tuple[int, ...]:
-    """Shape of the checkpoints: the states at the start of every tile of a route, by blocks of 16 channels."""
+    """Shape of the checkpoints of a grid of `length` positions (sizes may be symbolic): the states at the start of
+    every tile of a route, by blocks of 16 channels."""
     return batch, routes, (length + TILE - 1) // TILE, (dim + LANES - 1) // LANES, d_state, LANES
 
 
@@ -47,7 +51,11 @@ def scan_forward(
     delta_softplus: bool,
     save_for_backward: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `GridBackend.scan_forward`."""
+    """Returns out and checkpoints.
+
+    out: (batch, height, width, dim), u's dtype, strides of `torch.empty_like(u[:, :, :, 0])`. checkpoints: float32,
+    contiguous, of `checkpoint_shape`, or of shape (0,) without save_for_backward.
+    """
     kernels = import_kernels(_FORWARD)
     batch, height, width = u.shape[:3]
     shape = checkpoint_shape(batch, height * width, *A.shape) if save_for_backward else (0,)
@@ -72,7 +80,11 @@ def scan_backward(
     delta_softplus: bool,
     checkpoints: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    """See `GridBackend.scan_backward`."""
+    """Returns the gradients of u, delta, A, B, C, D, delta_bias, None for absent inputs.
+
+    Each has its input's dtype and shape, and the strides of `torch.empty_like(input)`. grad_out may be expanded
+    (strides of zero) and of any float dtype.
+    """
     kernels = import_kernels(_BACKWARD)
     inputs, _kept = _inputs(u, delta, A, B, C, D, delta_bias, routes, delta_softplus, checkpoints)
     batch, dim, d_state = inputs.batch, inputs.dim, inputs.d_state
@@ -114,18 +126,20 @@ def scan_backward(
         laid_out_as(_sum_in_place(grad_B), B),
         laid_out_as(_sum_in_place(grad_C), C),
         None if D is None else laid_out_as(unpack_channels(ordered_sum(grad_D), dim).squeeze(-1), D),
-        None if delta_bias is None else laid_out_as(unpack_channels(ordered_sum(grad_bias), dim).squeeze(-1), delta_bias),
+        None
+        if delta_bias is None
+        else laid_out_as(unpack_channels(ordered_sum(grad_bias), dim).squeeze(-1), delta_bias),
     )
 
 
 def _sum_in_place(parts: Tensor) -> Tensor:
-    """`ordered_sum` in the parts' own memory."""
+    """Sum over the first axis in the parts' own memory, in an order of its own."""
     count = parts.shape[0]
     while count > 1:
         half = count // 2
         parts[:half] += parts[count - half : count]
         count -= half
-    return parts[0]
+    return parts[0] if parts.shape[0] == 1 else parts[0].clone()
 
 
 def _inputs(

@@ -10,17 +10,18 @@ from numba import njit, prange
 
 from mambarium.kernels.grid.cpu import TILE
 from mambarium.kernels.grid.cpu_tiles import (
-    AHEAD,
     TILE_BYTES,
     Inputs,
     block_channels,
     load_matrices,
     load_tile,
+    next_position,
     recompute_states,
     tile_order,
 )
 from mambarium.kernels.simd import (
     ROW_BYTES,
+    STATES_AT_ONCE,
     add,
     copy_floats,
     dot_rows,
@@ -36,8 +37,8 @@ from mambarium.kernels.simd import (
     store,
     store_channels,
     store_row_sums,
-    zero_pair,
     zero_row,
+    zero_states,
 )
 
 
@@ -125,7 +126,7 @@ def _load_gradient_tile(
     out = gradients.out + batch * gradients.out_batch + block * ROW_BYTES
     for t in range(steps):
         row = t * ROW_BYTES
-        prefetch(out + load_int(order + 4 * min(t + AHEAD, steps - 1)) * gradients.out_position)
+        prefetch(out + next_position(inputs, route, start + t - TILE) * gradients.out_position)
         position = load_int(order + 4 * t)
         store(scratch.gradient_rows + row, load_channels(out + position * gradients.out_position, count))
         store(scratch.input_rows + row, zero_row())
@@ -304,7 +305,7 @@ def _backward_route(
     """Backward of one route over one block of one batch element."""
     tiles = (inputs.length + TILE - 1) // TILE
     d_state = inputs.d_state
-    pairs = d_state - d_state % 2
+    grouped = d_state - d_state % STATES_AT_ONCE
     place = route * inputs.blocks + block
     grad_place = batch_part * inputs.routes * inputs.blocks + place
     block_states = d_state * ROW_BYTES
@@ -328,17 +329,14 @@ def _backward_route(
             scratch.product_rows,
             0,
             scratch.slope_rows,
+            -TILE,
         )
         _load_gradient_tile(inputs, gradients, batch, route, block, start, steps, scratch)
         states, grad_states = place * block_states, grad_place * block_states
-        for n in range(0, pairs, 2):
-            _backward_states(
-                zero_pair(), inputs, gradients, n, steps, states, grad_states, checkpoint, scratch
-            )
-        for n in range(pairs, d_state):
-            _backward_states(
-                zero_row(), inputs, gradients, n, steps, states, grad_states, checkpoint, scratch
-            )
+        for n in range(0, grouped, STATES_AT_ONCE):
+            _backward_states(zero_states(), inputs, gradients, n, steps, states, grad_states, checkpoint, scratch)
+        for n in range(grouped, d_state):
+            _backward_states(zero_row(), inputs, gradients, n, steps, states, grad_states, checkpoint, scratch)
         _store_gradient_tile(
             inputs,
             gradients,

@@ -18,14 +18,15 @@ from mambarium.kernels.grid.cpu_tiles import (
 )
 from mambarium.kernels.simd import (
     ROW_BYTES,
+    STATES_AT_ONCE,
     add,
     load,
     load_channels,
     load_int,
     store,
     store_channels,
-    zero_pair,
     zero_row,
+    zero_states,
 )
 
 
@@ -46,7 +47,7 @@ def _forward_route(inputs: Inputs, batch: int, route: int, block: int, out: int,
     tiles = (inputs.length + TILE - 1) // TILE
     block_states = d_state * ROW_BYTES
     coefficients = inputs.coefficients + (route * inputs.blocks + block) * block_states
-    pairs = d_state - d_state % 2
+    grouped = d_state - d_state % STATES_AT_ONCE
     for n in range(d_state):
         store(state + n * ROW_BYTES, zero_row())
     for tile in range(tiles):
@@ -58,10 +59,10 @@ def _forward_route(inputs: Inputs, batch: int, route: int, block: int, out: int,
                 value = load(state + n * ROW_BYTES, zero_row())
                 store(inputs.checkpoints + place * block_states + n * ROW_BYTES, value)
         load_matrices(inputs, batch, route, start, steps, B_rows, C_rows)
-        load_tile(inputs, batch, route, block, start, steps, 0, step_rows, product_rows, y_rows, 0)
-        for n in range(0, pairs, 2):
+        load_tile(inputs, batch, route, block, start, steps, 0, step_rows, product_rows, y_rows, 0, TILE)
+        for n in range(0, grouped, STATES_AT_ONCE):
             scan_states(
-                zero_pair(),
+                zero_states(),
                 steps,
                 coefficients + n * ROW_BYTES,
                 state + n * ROW_BYTES,
@@ -72,7 +73,7 @@ def _forward_route(inputs: Inputs, batch: int, route: int, block: int, out: int,
                 C_rows + 4 * n,
                 4 * d_state,
             )
-        for n in range(pairs, d_state):
+        for n in range(grouped, d_state):
             scan_states(
                 zero_row(),
                 steps,

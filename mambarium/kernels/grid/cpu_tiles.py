@@ -1,10 +1,10 @@
 """Grid scan for the CPU: what forward and backward do with a tile, numba code on 16 channels at a time.
 
 A block is 16 channels (fewer at the end: the missing lanes are zero). A route is cut into tiles of TILE steps. A
-tile's rows are gathered by the route's index map into scratch memory that stays in the first-level cache, then two
-states at a time (a last odd one alone) run over the tile with the states in registers, and the results are
-scattered by the same map. One thread does all routes of its channels, one after another, so that it alone adds to
-its part of the outputs: no order depends on the number of threads.
+tile's rows are gathered by the route's index map into scratch memory that stays in the first-level cache, then
+STATES_AT_ONCE states at a time (the last ones alone) run over the tile with the states in registers, and the results
+are scattered by the same map. One thread does all routes of its channels, one after another, so that it alone adds
+to its part of the outputs: no order depends on the number of threads.
 
 Addresses are integers and strides count bytes. Per-block arrays: coefficients (routes, blocks, d_state, 16),
 per-channel values (routes, blocks, 16). A is given times log2(e) for the decays, exp(s * A) = 2 ** (s * A *
@@ -42,8 +42,6 @@ from mambarium.kernels.simd import (
 # addresses, by which processors suspect that a load reads what a recent store wrote; the backward's history of
 # states uses part of it.
 TILE_BYTES = (TILE + 5) * ROW_BYTES
-# How many steps ahead rows are asked for: they lie apart, and routes jump, which processors don't foresee.
-AHEAD = 12
 
 
 class Inputs(NamedTuple):
@@ -93,6 +91,12 @@ def tile_order(inputs: Inputs, route: int, start: int) -> int:
 
 
 @njit
+def next_position(inputs: Inputs, route: int, step: int) -> int:
+    """The position at a step; the first or last one's for steps outside the route."""
+    return load_int(tile_order(inputs, route, max(0, min(step, inputs.length - 1))))
+
+
+@njit
 def load_matrices(inputs: Inputs, batch: int, route: int, start: int, steps: int, B_rows: int, C_rows: int) -> None:
     """Gathers a tile's rows of B and C, d_state adjacent values each."""
     order = tile_order(inputs, route, start)
@@ -118,12 +122,16 @@ def load_tile(
     product_rows: int,
     y_rows: int,
     slope_rows: int,
+    ahead: int,
 ) -> None:
     """Gathers a tile's inputs, steps and products of both, and where asked for skip terms and the steps' slopes
-    (d softplus)."""
+    (d softplus).
+
+    The rows of the tile that comes next, `ahead` steps away, are asked for: rows lie apart and routes jump, which
+    processors don't foresee.
+    """
     count = block_channels(inputs, block)
     order = tile_order(inputs, route, start)
-    last = inputs.length - 1 - start
     u = inputs.u + batch * inputs.u_batch + route * inputs.u_route + block * ROW_BYTES
     delta = inputs.delta + batch * inputs.delta_batch + route * inputs.delta_route + block * ROW_BYTES
     values = (route * inputs.blocks + block) * ROW_BYTES
@@ -131,7 +139,7 @@ def load_tile(
     skip = load(inputs.skip + values, zero_row())
     for t in range(steps):
         row = t * ROW_BYTES
-        later = load_int(order + 4 * min(t + AHEAD, last))
+        later = next_position(inputs, route, start + t + ahead)
         prefetch(u + later * inputs.u_position)
         prefetch(delta + later * inputs.delta_position)
         position = load_int(order + 4 * t)
