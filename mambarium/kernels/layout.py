@@ -69,7 +69,9 @@ def ordered_sum(parts: Tensor) -> Tensor:
 
 def laid_out_as(x: Tensor, like: Tensor) -> Tensor:
     """x with the dtype of `like` and the strides that `torch.empty_like(like)` has."""
-    result = torch.empty_like(like)
-    if x.dtype == result.dtype and x.stride() == result.stride():
+    layout = torch.empty_like(like, device="meta")
+    if x.dtype == layout.dtype and x.is_contiguous() and layout.is_contiguous():
+        return x.as_strided(layout.shape, layout.stride())  # axes of size 1 may have other strides
+    if x.dtype == layout.dtype and x.stride() == layout.stride():
         return x
-    return result.copy_(x)
+    return torch.empty_like(like).copy_(x)
