@@ -17,7 +17,7 @@ from mambarium.kernels.benchmark.plot import plot_rows
 from mambarium.kernels.benchmark.table import HEADER, Row, Table, line, machine_name, new_file
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
-ROUNDS, SECONDS = 15, 20.0
+ROUNDS, SECONDS = 15, 10.0
 QUICK_ROUNDS = 2
 # A peer that would take longer for one call is left out.
 SLOWEST_SECONDS = 10.0
@@ -106,7 +106,12 @@ class Benchmark:
             print("\n".join(line(row) for row in rows), flush=True)
 
     def _leaves_out(self, peer: Peer, case: Case, direction: Direction, key: tuple[object, ...]) -> bool:
-        """Whether a peer failed at a shorter length, or would be too slow if its time grew with the square."""
+        """Whether a peer failed at a shorter length, or would be too slow if its time grew with the square.
+
+        Ours is never left out: the others are compared with it.
+        """
+        if peer.name == OURS:
+            return False
         if key in self._given_up:
             return True
         length, seconds = self._last.get(key, (case.length, 0.0))
@@ -144,9 +149,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out",
         type=Path,
-        help="the CSV file; results/kernels_<machine>_<date>.csv if not given, with a counter if that exists",
+        default=Path("results"),
+        help="a CSV file, or a folder (results, if not given) for kernels_<machine>_<date>.csv, with a counter if "
+        "that exists",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the file that --out names, if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace the CSV file that --out names")
     return parser.parse_args(arguments)
 
 
@@ -163,7 +170,9 @@ def run(arguments: argparse.Namespace) -> None:
     machine = machine_name(device)
     threads = torch.get_num_threads()
     peers, absent = find_peers(device)
-    path = arguments.out or new_file(Path("results"), machine, None if device.type == "cuda" else threads)
+    path: Path = arguments.out
+    if path.suffix != ".csv":
+        path = new_file(path, machine, None if device.type == "cuda" else threads)
     table = Table(path, arguments.overwrite)
     print(f"machine: {machine}" + (f", {threads} threads" if device.type == "cpu" else ""))
     print(f"torch {torch.__version__}")

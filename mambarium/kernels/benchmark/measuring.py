@@ -107,7 +107,7 @@ def _turn_on_cpu(call: Call) -> list[Sample]:
     call()
     if time.perf_counter() - begin > 1:  # too slow for what the switch costs to matter
         return [_sample_on_cpu(call)]
-    samples = []
+    samples: list[Sample] = []
     begin = time.perf_counter()
     while not samples or time.perf_counter() - begin < TURN_SECONDS:
         samples.append(_sample_on_cpu(call))

@@ -52,9 +52,9 @@ def find_peers(device: torch.device) -> tuple[list[Peer], list[Absent]]:
     ours = _our_version(device)
     plain = torch.__version__
     peers = [
-        Peer("selective_scan", OURS, ours, _channel_last_views, lambda x: selective_scan(**x, delta_softplus=True)),
+        Peer("selective_scan", OURS, ours, _channel_last_views, _our_scan),
         Peer("selective_scan", "PyTorch loop", plain, dict, lambda x: torch_selective_scan(**x)),
-        Peer("causal_conv1d", OURS, ours, _channel_last_views, lambda x: causal_conv1d(**x, activation="silu")),
+        Peer("causal_conv1d", OURS, ours, _channel_last_views, _our_conv),
         Peer("causal_conv1d", "PyTorch conv1d", plain, _contiguous, _torch_conv),
     ]
     absent: list[Absent] = []
@@ -120,11 +120,17 @@ def _contiguous(inputs: Tensors) -> Tensors:
     return {name: x.contiguous() for name, x in _channel_last_views(inputs).items()}
 
 
+def _our_scan(x: Tensors) -> Tensor:
+    return selective_scan(x["u"], x["delta"], x["A"], x["B"], x["C"], x["D"], None, x["delta_bias"], True)
+
+
+def _our_conv(x: Tensors) -> Tensor:
+    return causal_conv1d(x["x"], x["weight"], x["bias"], activation="silu")
+
+
 def _torch_conv(x: Tensors) -> Tensor:
     value, weight = x["x"], x["weight"].to(x["x"].dtype)
-    padded = F.conv1d(
-        value, weight[:, None], x["bias"].to(value.dtype), padding=CONV_WIDTH - 1, groups=weight.shape[0]
-    )
+    padded = F.conv1d(value, weight[:, None], x["bias"].to(value.dtype), padding=CONV_WIDTH - 1, groups=weight.shape[0])
     return F.silu(padded[..., : value.shape[2]])
 
 

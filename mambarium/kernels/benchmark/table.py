@@ -95,8 +95,6 @@ class Table:
         Raises:
             InputError: it exists and may not be overwritten, or can't be written.
         """
-        if path.suffix != ".csv":
-            raise InputError(f"--out: expected the name of a .csv file; found {path}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w" if overwrite else "x", newline="") as file:

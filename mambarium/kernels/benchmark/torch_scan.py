@@ -90,9 +90,7 @@ def _position_first(x: Tensor) -> Tensor:
     return x.transpose(0, 1).contiguous()
 
 
-def _chunk_states(
-    state: Tensor, step: Tensor, x: Tensor, decay_rates: Tensor, B: Tensor
-) -> tuple[Tensor, Tensor]:
+def _chunk_states(state: Tensor, step: Tensor, x: Tensor, decay_rates: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """The decays and the states after each position of a chunk, (chunk, batch, d_state, dim)."""
     decay = torch.mul(step[:, :, None], decay_rates).exp_()
     states = torch.mul(x[:, :, None], B[..., None])
