@@ -98,6 +98,7 @@ class Benchmark:
                         processor_times_ours=_ratio(time.processor_median, ours.processor_median),
                         limit_ms=limit,
                         percent_of_limit=100 * limit / time.median,
+                        processor_percent_of_limit=_percent(limit, time.processor_median),
                         peak_memory_mb=None if bytes_taken is None else bytes_taken / 2**20,
                         difference=differences[peer.name],
                     )
@@ -133,6 +134,10 @@ def _difference(peer: Peer, inputs: Tensors, expected: torch.Tensor) -> float:
 
 def _ratio(x: float | None, y: float | None) -> float | None:
     return None if x is None or y is None else x / y
+
+
+def _percent(limit: float, processor: float | None) -> float | None:
+    return None if processor is None else 100 * limit * torch.get_num_threads() / processor
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -46,6 +46,8 @@ class Row:
     """The least that the machine can take."""
     percent_of_limit: float
     """limit_ms as a share of median_ms."""
+    processor_percent_of_limit: float | None
+    """The same of the processor time per thread."""
     peak_memory_mb: float | None
     """Beyond the inputs, in units of 2**20 bytes."""
     difference: float
@@ -121,7 +123,7 @@ def _rounded(value: object) -> object:
 
 HEADER = (
     f"  {'':17} {'implementation':15} {'median ms':>10} {'min ms':>9} {'CPU ms':>9} {'x ours':>7} {'x (CPU)':>7} "
-    f"{'% limit':>7} {'peak MB':>8} {'differs':>8}"
+    f"{'% limit':>7} {'% (CPU)':>7} {'peak MB':>8} {'differs':>8}"
 )
 
 
@@ -130,7 +132,8 @@ def line(row: Row) -> str:
     return (
         f"  {row.direction:17} {row.implementation:15} {row.median_ms:10.3f} {row.min_ms:9.3f} "
         f"{_number(row.processor_median_ms, 9, 3)} {row.times_ours:7.1f} {_number(row.processor_times_ours, 7, 1)} "
-        f"{row.percent_of_limit:7.1f} {_number(row.peak_memory_mb, 8, 1)} {row.difference:8.0e}"
+        f"{row.percent_of_limit:7.1f} {_number(row.processor_percent_of_limit, 7, 1)} "
+        f"{_number(row.peak_memory_mb, 8, 1)} {row.difference:8.0e}"
     )
 
 
