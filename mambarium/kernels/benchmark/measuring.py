@@ -16,7 +16,9 @@ from mambarium.kernels.benchmark.peers import Peer, Tensors
 
 # A turn of a fast call is repeated until it has taken so long, so that it is more than the switch to it.
 TURN_SECONDS = 0.03
-FLUSH_BYTES = 256 * 2**20
+# Between two calls a GPU overwrites more than its second-level cache holds, and long enough for Python to get ahead
+# of it: what Python takes to start a call is not counted then.
+FLUSH_BYTES, FLUSHES = 256 * 2**20, 8
 
 Call = Callable[[], object]
 
@@ -125,7 +127,7 @@ def _sample_on_cpu(call: Call) -> Sample:
 class _TurnOnGPU:
     """Several calls, each after the second-level cache was overwritten, timed on the GPU itself."""
 
-    CALLS = 10
+    CALLS = 5
 
     def __init__(self, device: torch.device) -> None:
         self._flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
@@ -134,8 +136,8 @@ class _TurnOnGPU:
         call()
         events = []
         for _ in range(self.CALLS):
-            # Takes longer than Python's part of most calls, which so does not count as their time.
-            self._flush.zero_()
+            for _ in range(FLUSHES):
+                self._flush.zero_()
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             call()

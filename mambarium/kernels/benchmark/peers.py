@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mambarium.errors import InputError
 from mambarium.kernels import causal_conv1d, selective_scan
 from mambarium.kernels.benchmark.cases import CONV_WIDTH, Case, Operation
 from mambarium.kernels.benchmark.torch_scan import torch_selective_scan
@@ -48,6 +49,9 @@ def find_peers(device: torch.device) -> tuple[list[Peer], list[Absent]]:
 
     Returns:
         Those found, and those not.
+
+    Raises:
+        InputError: the package that our kernels need on the device is not installed.
     """
     ours = _our_version(device)
     plain = torch.__version__
@@ -58,25 +62,22 @@ def find_peers(device: torch.device) -> tuple[list[Peer], list[Absent]]:
         Peer("causal_conv1d", "PyTorch conv1d", plain, _contiguous, _torch_conv),
     ]
     absent: list[Absent] = []
-    others: list[tuple[Operation, str, str, Callable[[str], Peer], bool]] = [
-        ("selective_scan", "mambapy", "mambapy.pscan", _mambapy, False),
-        ("selective_scan", "transformers", "transformers.models.mamba.modeling_mamba", _transformers, False),
-        ("selective_scan", "mamba-ssm", "mamba_ssm.ops.selective_scan_interface", _mamba_ssm, True),
-        ("causal_conv1d", "causal-conv1d", "causal_conv1d", _causal_conv1d, True),
+    others: list[tuple[Operation, str, Callable[[str], Peer], bool]] = [
+        ("selective_scan", "mambapy", _mambapy, False),
+        ("selective_scan", "transformers", _transformers, False),
+        ("selective_scan", "mamba-ssm", _mamba_ssm, True),
+        ("causal_conv1d", "causal-conv1d", _causal_conv1d, True),
     ]
-    for operation, name, module, make, cuda_only in others:
+    for operation, name, make, cuda_only in others:
         if cuda_only and device.type != "cuda":
             absent.append(Absent(operation, name, "runs on CUDA only"))
             continue
         try:
-            version = importlib.metadata.version(name)
-            importlib.import_module(module)
+            peers.append(make(importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             absent.append(Absent(operation, name, "not installed"))
-        except ImportError as error:
-            absent.append(Absent(operation, name, f"installed, but can't be imported: {error}"))
-        else:
-            peers.append(make(version))
+        except (ImportError, AttributeError) as error:
+            absent.append(Absent(operation, name, f"installed, but lacks what is compared: {error}"))
     return peers, absent
 
 
@@ -108,7 +109,10 @@ def _our_version(device: torch.device) -> str:
         ours = importlib.metadata.version("mambarium")
     except importlib.metadata.PackageNotFoundError:  # run from a checkout
         ours = "checkout"
-    return f"{ours} ({package} {importlib.metadata.version(package)})"
+    try:
+        return f"{ours} ({package} {importlib.metadata.version(package)})"
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(f"the {device.type} kernels need the package {package}: pip install {package}") from None
 
 
 def _channel_last_views(inputs: Tensors) -> Tensors:
