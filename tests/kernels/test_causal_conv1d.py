@@ -6,6 +6,8 @@ import torch
 
 from mambarium.kernels import causal_conv1d
 
+pytestmark = pytest.mark.usefixtures("device")
+
 NAMES = ("x", "weight", "bias", "initial_states")
 LENGTHS = (1, 2, 3, 63, 64, 197, 1023)
 DIMS = (1, 5, 16, 17, 48)
@@ -13,7 +15,7 @@ DIMS = (1, 5, 16, 17, 48)
 
 def make_case(batch, length, dim, width, *, bias=True, states=True, documents=True, reverse=False, seed=0):
     """Keyword arguments of causal_conv1d in float64, channel-last memory."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -130,7 +132,7 @@ def test_the_grid_has_every_pair_of_flags():
 
 
 @pytest.mark.parametrize(("index", "length", "dim", "width"), [(index, *sizes) for index, sizes in GRID])
-def test_cpu_agrees_with_float64_reference(index, length, dim, width):
+def test_agrees_with_float64_reference(index, length, dim, width):
     flags, batch = draw_flags(index)
     activation = "silu" if flags.pop("silu") else None
     single = to_dtype(make_case(batch, length, dim, width, **flags))
@@ -282,6 +284,7 @@ def test_no_uninitialised_memory_is_used(monkeypatch):
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.cpu_only
 def test_opcheck():
     from mambarium.kernels.conv.registration import causal_conv1d_forward
 
@@ -347,6 +350,7 @@ def test_second_derivatives_are_refused():
         grad.sum().backward()
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("change", "message"),
     [

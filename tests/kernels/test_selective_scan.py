@@ -6,6 +6,8 @@ import torch
 
 from mambarium.kernels import selective_scan
 
+pytestmark = pytest.mark.usefixtures("device")
+
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
 LENGTHS = (1, 2, 3, 63, 64, 65, 197, 1023)
 DIMS = (1, 5, 16, 17, 48)
@@ -17,7 +19,7 @@ def make_case(
     batch, length, dim, d_state, *, groups=1, optional=NAMES[5:], reset=True, softplus=True, reverse=False, seed=0
 ):
     """Keyword arguments of selective_scan in float64: channel-last memory, decaying states."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -134,7 +136,7 @@ def test_reverse_is_the_scan_of_flipped_time(backend):
 
 def test_complex_A_equals_the_conjugate_pairs():
     case = make_case(2, 5, 3, 2, optional=())
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     A = torch.complex(case["A"], torch.randn(3, 2, generator=generator, dtype=torch.float64))
     B, C = (torch.randn(3, 2, generator=generator, dtype=torch.complex128) for _ in range(2))
     found = selective_scan(**{**case, "A": A, "B": B, "C": C}, backend="reference")
@@ -176,7 +178,7 @@ def test_the_grid_has_every_pair_of_flags():
 
 
 @pytest.mark.parametrize(("index", "length", "dim"), [(index, *sizes) for index, sizes in GRID])
-def test_cpu_agrees_with_float64_reference(index, length, dim):
+def test_agrees_with_float64_reference(index, length, dim):
     flags, batch, d_state = draw_flags(index, dim)
     case = make_case(
         batch,
@@ -409,6 +411,7 @@ def test_extreme_decays():
         torch.testing.assert_close(last, torch.exp(A)[None], rtol=2e-5, atol=1e-37)
 
 
+@pytest.mark.cpu_only
 def test_forward_without_gradient_saves_no_checkpoints():
     case = to_dtype(make_case(1, 64, 16, 4, optional=()))
     saved = []
@@ -442,6 +445,7 @@ def test_second_derivatives_are_refused():
         grad.sum().backward()
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("save", [False, True])
 def test_opcheck(save):
     from mambarium.kernels.scan.registration import selective_scan_forward
@@ -520,6 +524,7 @@ def test_float64_is_served_by_the_reference():
         selective_scan(**case, backend="cpu")
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("change", "message"),
     [
