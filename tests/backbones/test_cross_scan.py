@@ -70,7 +70,8 @@ def test_half_precision_is_summed_in_float32() -> None:
     x = torch.randn(1, 2, 3, 4, dtype=torch.bfloat16)
     B = torch.ones(1, 2, 3, 4, 1, dtype=torch.bfloat16)
     delta = torch.ones(1, 2, 3, 4, 4, dtype=torch.bfloat16)
-    y = cross_scan(x, delta, -torch.ones(4, 4, 1), B, B, None, None)
+    A, D, delta_bias = -torch.ones(4, 4, 1), torch.ones(4, 4), torch.zeros(4, 4)
+    y = cross_scan(x, delta, A, B, B, D, delta_bias)
     assert y.dtype == torch.float32
-    expected = cross_scan(x.float(), delta.float(), -torch.ones(4, 4, 1), B.float(), B.float(), None, None)
+    expected = cross_scan(x.float(), delta.float(), A, B.float(), B.float(), D, delta_bias)
     torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)

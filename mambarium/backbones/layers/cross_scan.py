@@ -10,9 +10,7 @@ from mambarium.kernels import selective_scan
 ROUTES = 4
 
 
-def cross_scan(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None
-) -> Tensor:
+def cross_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     """The 2D selective scan of "VMamba: Visual State Space Model" (Liu et al. 2024, arXiv 2401.10166).
 
     Every route visits every pixel once: 0 row by row, 1 column by column, 2 as 0 from the end, 3 as 1 from the end.
@@ -25,8 +23,8 @@ def cross_scan(
         A: (4, dim, d_state), negative.
         B: (batch, height, width, 4, d_state).
         C: As B.
-        D: Skip weight, (4, dim), or None.
-        delta_bias: (4, dim), or None.
+        D: Skip weight, (4, dim).
+        delta_bias: (4, dim).
 
     Returns:
         The sum of the four outputs, (batch, height, width, dim), in float32 also for half-precision input.
@@ -39,8 +37,8 @@ def cross_scan(
         A.flatten(0, 1),
         _along_routes(B).permute(0, 2, 3, 1),  # (batch, 4, d_state, length)
         _along_routes(C).permute(0, 2, 3, 1),
-        None if D is None else D.flatten(),
-        delta_bias=None if delta_bias is None else delta_bias.flatten(),
+        D.flatten(),
+        delta_bias=delta_bias.flatten(),
         delta_softplus=True,
     )
     return _merge_routes(y.transpose(1, 2).unflatten(2, (ROUTES, -1)), height, width)
