@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
 from mambarium.backbones.layers.arguments import check_at_least, check_images
+from mambarium.backbones.layers.conv_nhwc import ConvNHWC
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
+from mambarium.backbones.layers.linear import Linear
 from mambarium.errors import InputError
 
 
@@ -111,28 +113,14 @@ class MambaOut(VisionBackbone):
         return sum(self.depths[:stage]) + int(parts[2]) + 1
 
 
-class ConvNHWC(nn.Conv2d):
-    """`nn.Conv2d` on (batch, height, width, channels), with MambaOut's initialisation."""
+class Conv(ConvNHWC):
+    """A convolution on (batch, height, width, channels) with MambaOut's initialisation."""
 
     def reset_parameters(self) -> None:
         """Truncated normal weight, zero bias."""
         nn.init.trunc_normal_(self.weight, std=0.02)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, in_channels) to (batch, new height, new width, out_channels)."""
-        # Contiguous channels-last memory keeps the depthwise convolution on its fast path on the CPU.
-        return super().forward(x.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-class Linear(nn.Linear):
-    """`nn.Linear` with MambaOut's initialisation."""
-
-    def reset_parameters(self) -> None:
-        """Truncated normal weight, zero bias."""
-        nn.init.trunc_normal_(self.weight, std=0.02)
-        nn.init.zeros_(self.bias)
 
 
 class Stem(nn.Module):
@@ -146,9 +134,9 @@ class Stem(nn.Module):
     def __init__(self, width: int, stride: Literal[1, 2, 4]) -> None:
         super().__init__()
         first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[stride]
-        self.conv1 = ConvNHWC(3, width // 2, 3, stride=first, padding=1)
+        self.conv1 = Conv(3, width // 2, 3, stride=first, padding=1)
         self.norm1 = nn.LayerNorm(width // 2, eps=1e-6)
-        self.conv2 = ConvNHWC(width // 2, width, 3, stride=second, padding=1)
+        self.conv2 = Conv(width // 2, width, 3, stride=second, padding=1)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,7 +154,7 @@ class Downsample(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        self.conv = ConvNHWC(before, after, 3, stride=2, padding=1)
+        self.conv = Conv(before, after, 3, stride=2, padding=1)
         self.norm = nn.LayerNorm(after, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,7 +179,7 @@ class GatedCNNBlock(nn.Module):
         self.split_sizes = (hidden, hidden - convolved, convolved)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.fc1 = Linear(width, 2 * hidden)
-        self.conv = ConvNHWC(convolved, convolved, kernel_size, padding=kernel_size // 2, groups=convolved)
+        self.conv = Conv(convolved, convolved, kernel_size, padding=kernel_size // 2, groups=convolved)
         self.fc2 = Linear(hidden, width)
         self.drop_path = DropPath(drop_path)
 

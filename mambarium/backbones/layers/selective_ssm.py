@@ -45,9 +45,7 @@ class SelectiveSSM(nn.Module):
         """A = -(1..d_state) (S4D-real), D = 1, and softplus(delta bias) log-uniform in [0.001, 0.1]."""
         bound = self.dt_rank**-0.5
         self.dt_proj.weight.uniform_(-bound, bound)
-        log_delta = torch.empty_like(self.dt_proj.bias).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))
-        delta = log_delta.exp_().clamp_(min=DELTA_FLOOR)
-        self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # inverse of softplus
+        reset_delta_bias(self.dt_proj.bias)
         self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float32, device=self.A_log.device).log())
         self.D.fill_(1.0)
 
@@ -127,6 +125,14 @@ class SelectiveSSM(nn.Module):
             "convolution": history.to(state["convolution"].dtype),
             "scan": scan_state,
         }
+
+
+@torch.no_grad()
+def reset_delta_bias(bias: Tensor) -> None:
+    """Draw a time step's bias such that softplus(bias) is log-uniform in [0.001, 0.1]."""
+    log_delta = torch.empty_like(bias).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))
+    delta = log_delta.exp_().clamp_(min=DELTA_FLOOR)
+    bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # inverse of softplus
 
 
 def _with_state(result: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
