@@ -15,6 +15,7 @@ from mambarium.backbones.contract import (
 from mambarium.backbones.layers.initialization import initialize
 from mambarium.backbones.mamba import Mamba
 from mambarium.backbones.mambaout import MambaOut
+from mambarium.backbones.mambavision import MambaVision
 from mambarium.backbones.variants import from_variant, list_variants
 from mambarium.backbones.vim import Vim
 
@@ -23,6 +24,7 @@ __all__ = [
     "FeatureInfo",
     "Mamba",
     "MambaOut",
+    "MambaVision",
     "SequenceBackbone",
     "SequenceOutput",
     "State",

@@ -6,11 +6,16 @@ import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-from mambarium.backbones import mamba, mambaout, vim
+from mambarium.backbones import mamba, mambaout, mambavision, vim
 from mambarium.backbones.contract import Backbone
 from mambarium.errors import InputError
 
-VARIANTS: dict[str, Callable[[], Backbone]] = {**mamba.VARIANTS, **vim.VARIANTS, **mambaout.VARIANTS}
+VARIANTS: dict[str, Callable[[], Backbone]] = {
+    **mamba.VARIANTS,
+    **vim.VARIANTS,
+    **mambavision.VARIANTS,
+    **mambaout.VARIANTS,
+}
 
 
 def from_variant(name: str) -> Backbone:

@@ -40,12 +40,11 @@ def test_file_builds_a_backbone(file: Path) -> None:
         assert yaml.safe_load(file.read_text())["init_args"] == {"name": file.name.removesuffix(".yaml")}
 
 
-@pytest.mark.parametrize(
-    "name, size", [("vim_digits", 8), ("mambaout_digits", 8), ("vim_cifar", 32), ("mambaout_cifar", 32)]
-)
+@pytest.mark.parametrize("family", ["vim", "mambavision", "mambaout"])
+@pytest.mark.parametrize(("data", "size"), [("digits", 8), ("cifar", 32)])
 @torch.no_grad()
-def test_small_vision_files_take_their_images(name: str, size: int) -> None:
-    backbone = build(FOLDER / f"{name}.yaml").eval()
+def test_small_vision_files_take_their_images(family: str, data: str, size: int) -> None:
+    backbone = build(FOLDER / f"{family}_{data}.yaml").eval()
     assert isinstance(backbone, VisionBackbone)
     logits = backbone.classifier(10)(backbone(torch.zeros(2, 3, size, size)))
     assert logits.shape == (2, 10)
