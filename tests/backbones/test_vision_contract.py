@@ -68,6 +68,11 @@ FAMILIES = {
         [(32, 32), (33, 47), (5, 1)],
         None,
     ),
+    "mambaout_with_ssm": Family(
+        lambda: MambaOut(depths=(1, 1), widths=(8, 12), kernel_size=3, ssm=True, d_state=4),
+        [(16, 16), (17, 9)],
+        None,
+    ),
     "mambaout_stem_stride_1": Family(
         lambda: MambaOut(depths=(1, 1), widths=(9, 12), stem_stride=1, kernel_size=3, conv_ratio=0.5),
         [(8, 8), (7, 9)],
@@ -235,6 +240,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
         lambda: MambaOut(depths=(1, 1), widths=(1, 8)),
         lambda: MambaOut(depths=(1, 1), widths=(8, 0)),
         lambda: MambaOut(drop_path=1.0),
+        lambda: MambaOut(ssm=True, d_state=0),
         lambda: MambaOut(stem_stride=3),
         lambda: MambaVision(depths=(1, 1), num_heads=(4, 8), window_sizes=(7,)),
         lambda: MambaVision(depths=(1,), num_heads=(4, 8), window_sizes=(7, 7)),
