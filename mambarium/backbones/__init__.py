@@ -16,6 +16,7 @@ from mambarium.backbones.layers.initialization import initialize
 from mambarium.backbones.lstm import LSTM
 from mambarium.backbones.mamba import Mamba
 from mambarium.backbones.mambaout import MambaOut
+from mambarium.backbones.mambavision import MambaVision
 from mambarium.backbones.moe_mamba import MoEMamba
 from mambarium.backbones.s4d import S4D
 from mambarium.backbones.transformer import Transformer
@@ -30,6 +31,7 @@ __all__ = [
     "FeatureInfo",
     "Mamba",
     "MambaOut",
+    "MambaVision",
     "MoEMamba",
     "SequenceBackbone",
     "SequenceOutput",

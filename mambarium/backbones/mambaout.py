@@ -1,4 +1,4 @@
-"""MambaOut: Mamba's gated block with the SSM taken out.
+"""MambaOut: Mamba's gated block with the SSM taken out, or put back in.
 
 "MambaOut: Do We Really Need Mamba for Vision?" (Yu and Wang 2024, arXiv 2405.07992), as in the official
 `yuweihao/MambaOut` (`models/mambaout.py`). Tensors are (batch, height, width, channels) inside.
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -20,7 +21,9 @@ from mambarium.backbones.layers.arguments import check_at_least, check_images
 from mambarium.backbones.layers.conv_nhwc import ConvNHWC
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
 from mambarium.backbones.layers.linear import Linear
+from mambarium.backbones.layers.selective_ssm import reset_delta_bias
 from mambarium.errors import InputError
+from mambarium.kernels import selective_scan
 
 
 class MambaOut(VisionBackbone):
@@ -33,6 +36,9 @@ class MambaOut(VisionBackbone):
         kernel_size: Height and width of the depthwise convolution, odd.
         expansion: Hidden channels per channel of a stage.
         conv_ratio: Convolved channels per channel of a stage, at most `expansion`.
+        ssm: Put Mamba's SSM back behind the convolution of every block, scanning row by row: the paper's question is
+            what it is worth. The published models have none.
+        d_state: Size of one channel's state, with ssm.
         drop_path: Probability of dropping the last block for a sample in training; linearly less before.
     """
 
@@ -46,6 +52,8 @@ class MambaOut(VisionBackbone):
         kernel_size: int = 7,
         expansion: float = 8 / 3,
         conv_ratio: float = 1.0,
+        ssm: bool = False,
+        d_state: int = 16,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -65,6 +73,7 @@ class MambaOut(VisionBackbone):
             raise InputError(f"MambaOut's kernel_size must be odd, got {kernel_size}")
         if stem_stride not in (1, 2, 4):
             raise InputError(f"MambaOut's stem_stride must be 1, 2 or 4, got {stem_stride}")
+        check_at_least("d_state", d_state, 1)
         self.depths = tuple(depths)
         self.feature_info = tuple(FeatureInfo(width, stem_stride * 2**i) for i, width in enumerate(widths))
         self.downsample_layers = nn.ModuleList([Stem(widths[0], stem_stride)])
@@ -72,7 +81,10 @@ class MambaOut(VisionBackbone):
         rates = iter(drop_path_rates(drop_path, sum(depths)))
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                *(GatedCNNBlock(width, kernel_size, expansion, conv_ratio, next(rates)) for _ in range(depth))
+                *(
+                    GatedCNNBlock(width, kernel_size, expansion, conv_ratio, d_state if ssm else None, next(rates))
+                    for _ in range(depth)
+                )
             )
             for width, depth in zip(widths, depths, strict=True)
         )
@@ -163,31 +175,87 @@ class Downsample(nn.Module):
 
 
 class GatedCNNBlock(nn.Module):
-    """The paper's figure 1b: of the hidden value channels the last ones are convolved, then all are gated.
+    """The paper's figure 1: of the hidden value channels the last ones are convolved, then all are gated.
+
+    With an SSM it is the paper's Mamba block: tokens are mixed by SSM(SiLU(convolution)) instead of the convolution.
 
     Args:
         width: Channels.
         kernel_size: Height and width of the depthwise convolution.
         expansion: Hidden channels per channel.
         conv_ratio: Convolved channels per channel.
+        d_state: Size of one channel's state in the SSM; None for no SSM.
         drop_path: Probability of dropping the block for a sample in training.
     """
 
-    def __init__(self, width: int, kernel_size: int, expansion: float, conv_ratio: float, drop_path: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        kernel_size: int,
+        expansion: float,
+        conv_ratio: float,
+        d_state: int | None,
+        drop_path: float,
+    ) -> None:
         super().__init__()
         hidden, convolved = int(expansion * width), int(conv_ratio * width)
         self.split_sizes = (hidden, hidden - convolved, convolved)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.fc1 = Linear(width, 2 * hidden)
         self.conv = Conv(convolved, convolved, kernel_size, padding=kernel_size // 2, groups=convolved)
+        self.ssm = nn.Identity() if d_state is None else SSM(convolved, d_state, math.ceil(width / 16))
         self.fc2 = Linear(hidden, width)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, channels) to the same."""
         gate, identity, value = self.fc1(self.norm(x)).split(self.split_sizes, dim=-1)
-        value = torch.cat([identity, self.conv(value)], dim=-1)
+        value = torch.cat([identity, self.ssm(self.conv(value))], dim=-1)
         return x + self.drop_path(self.fc2(F.gelu(gate) * value))
+
+
+class SSM(nn.Module):
+    """Mamba's SiLU and selective scan over a map, row by row, started as in Mamba.
+
+    Args:
+        dim: Channels, each with its own state.
+        d_state: Size of one channel's state.
+        dt_rank: Rank of the projection to the time step.
+    """
+
+    def __init__(self, dim: int, d_state: int, dt_rank: int) -> None:
+        super().__init__()
+        self.split_sizes = (dt_rank, d_state, d_state)
+        self.x_proj = nn.Linear(dim, sum(self.split_sizes), bias=False)
+        self.dt_proj = nn.Linear(dt_rank, dim)
+        self.A_log = nn.Parameter(torch.empty(dim, d_state, dtype=torch.float32))
+        self.D = nn.Parameter(torch.empty(dim, dtype=torch.float32))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A = -(1..d_state) (S4D-real), D = 1, and Mamba's start of the time steps."""
+        dt_rank, d_state, _ = self.split_sizes
+        nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
+        reset_delta_bias(self.dt_proj.bias)
+        self.A_log.copy_(torch.arange(1, d_state + 1, dtype=torch.float32, device=self.A_log.device).log())
+        self.D.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, height, width, channels) to the same."""
+        tokens = F.silu(x).flatten(1, 2)  # (batch, height * width, channels)
+        delta_low, B, C = self.x_proj(tokens).split(self.split_sizes, dim=-1)
+        y = selective_scan(
+            tokens.transpose(1, 2),
+            F.linear(delta_low, self.dt_proj.weight).transpose(1, 2),  # the scan adds the bias
+            -torch.exp(self.A_log.float()),
+            B.transpose(1, 2),
+            C.transpose(1, 2),
+            self.D,
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+        )
+        return y.transpose(1, 2).unflatten(1, x.shape[1:3])
 
 
 class MambaOutClassifier(nn.Module):

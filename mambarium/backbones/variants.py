@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-from mambarium.backbones import mamba, mambaout, moe_mamba, transformer, vim, vmamba
+from mambarium.backbones import mamba, mambaout, mambavision, moe_mamba, transformer, vim, vmamba
 from mambarium.backbones.contract import Backbone
 from mambarium.errors import InputError
 
@@ -16,6 +16,7 @@ VARIANTS: dict[str, Callable[[], Backbone]] = {
     **transformer.VARIANTS,
     **vim.VARIANTS,
     **vmamba.VARIANTS,
+    **mambavision.VARIANTS,
     **mambaout.VARIANTS,
 }
 

@@ -40,7 +40,7 @@ def test_file_builds_a_backbone(file: Path) -> None:
         assert yaml.safe_load(file.read_text())["init_args"] == {"name": file.name.removesuffix(".yaml")}
 
 
-@pytest.mark.parametrize("family", ["vim", "vmamba", "mambaout"])
+@pytest.mark.parametrize("family", ["vim", "vmamba", "mambavision", "mambaout"])
 @pytest.mark.parametrize(("data", "size"), [("digits", 8), ("cifar", 32)])
 @torch.no_grad()
 def test_small_vision_files_take_their_images(family: str, data: str, size: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mambarium.backbones import (
     Mamba,
     MambaOut,
+    MambaVision,
     SequenceBackbone,
     Vim,
     VisionBackbone,
@@ -21,6 +22,7 @@ from mambarium.backbones import (
 )
 from mambarium.backbones.published import mamba as published_mamba
 from mambarium.backbones.published import mambaout as published_mambaout
+from mambarium.backbones.published import mambavision as published_mambavision
 from mambarium.backbones.published import vim as published_vim
 from mambarium.backbones.published import vmamba as published_vmamba
 from mambarium.errors import InputError
@@ -54,6 +56,18 @@ PUBLISHED_COUNTS = {
     "vmamba_tiny_s1l8": 30_249_064,
     "vmamba_small_s1l20": 49_012_840,
     "vmamba_base_s1l20": 86_614_504,
+    "mambavision_t": 31_794_248,
+    "mambavision_t2": 35_104_008,
+    "mambavision_s": 50_140_584,
+    "mambavision_b": 97_685_288,
+    "mambavision_b_21k": 97_685_288,
+    "mambavision_l": 227_961_048,
+    "mambavision_l_21k": 227_961_048,
+    "mambavision_l2": 241_554_824,
+    "mambavision_l2_512_21k": 241_554_824,
+    "mambavision_l3": 739_570_472,
+    "mambavision_l3_256_21k": 739_570_472,
+    "mambavision_l3_512_21k": 739_570_472,
     "mambaout_femto": 7_304_536,
     "mambaout_kobe": 9_141_208,
     "mambaout_tiny": 26_545_096,
@@ -103,7 +117,11 @@ def weight_of_key(key: str, shape: torch.Size) -> Tensor:
     """The weights with which the vectors were made: drawn by the official key, scaled by what the key is."""
     g = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(tuple(shape)).astype(np.float32)
     last = key.split(".")[-1]
-    if "A_log" in key or "A_b_log" in key:
+    if last == "num_batches_tracked":
+        return torch.zeros(shape, dtype=torch.int64)
+    if last == "running_var":
+        w = 1 + 0.1 * np.abs(g)
+    elif "A_log" in key or "A_b_log" in key:
         w = np.log(np.arange(1, shape[-1] + 1, dtype=np.float32)) + 0.1 * g
     elif last in ("D", "D_b", "Ds"):
         w = 1 + 0.1 * g
@@ -164,6 +182,11 @@ def test_outputs_equal_the_official_code(case: str) -> None:
         modules = {"patch_embed": backbone.stem, "l0b0.op": backbone.get_submodule("blocks.0.0.ss2d")}
         modules |= {f"layer{i}": module for i, module in enumerate(backbone.downsample_layers)}
         taps = record_taps(modules | {"layer3": backbone.blocks[3]})
+    elif isinstance(backbone, MambaVision):
+        names = published_mambavision
+        modules = {"patch_embed": backbone.downsample_layers[0], "level3": backbone.levels[3]}
+        modules |= {f"level{i}": module for i, module in enumerate(backbone.downsample_layers[1:])}
+        taps = record_taps(modules | {"level2.block0.mixer": backbone.get_submodule("levels.2.0.mixer")})
     else:
         assert isinstance(backbone, MambaOut)
         names = published_mambaout
@@ -236,3 +259,25 @@ def test_vmamba_keys_differ_from_parameter_to_parameter(name: str) -> None:
     assert len(set(keys)) == len(keys)
     assert {"outnorm0.weight", "outnorm3.bias", "classifier.norm.weight", "classifier.head.bias"} <= set(keys)
     assert all(key.split(".")[0] in ("patch_embed", "layers", "classifier") or "outnorm" in key for key in keys)
+
+
+def test_mambavision_keys_are_the_published_ones_whatever_stands_before_them() -> None:
+    with torch.device("meta"):
+        backbone = MambaVision(depths=(1, 2), width=8, num_heads=(2,), window_sizes=(2,), layer_scale=1e-5)
+        state = backbone.state_dict()
+    keys = {published_mambavision.backbone_key(name) for name in state}
+    assert len(keys) == len(state)
+    assert {key.split(".")[0] for key in keys} == {"patch_embed", "levels"}
+    # The first block is a Mamba mixer, the second attends.
+    parts = ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "gamma_1", "gamma_2"]
+    parts += [f"mlp.{layer}.{kind}" for layer in ("fc1", "fc2") for kind in ("weight", "bias")]
+    ssm = ["A_log", "D", "dt_proj.bias"]
+    ssm += [f"{layer}.weight" for layer in ("in_proj", "x_proj", "dt_proj", "out_proj", "conv1d_x", "conv1d_z")]
+    attention = [f"{layer}.{kind}" for layer in ("qkv", "proj") for kind in ("weight", "bias")]
+    for block, mixer in enumerate((ssm, attention)):
+        expected = {f"levels.1.blocks.{block}.{part}" for part in parts + [f"mixer.{name}" for name in mixer]}
+        assert {key for key in keys if key.startswith(f"levels.1.blocks.{block}.")} == expected
+
+    for prefix in ("", "module.", "model."):
+        stored = {prefix + key: torch.zeros(1) for key in keys}
+        assert set(published_mambavision.current_format(stored)) == keys

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mambarium.backbones import MambaOut, Vim, VisionBackbone, VisionFeatures, VMamba, initialize
+from mambarium.backbones import MambaOut, MambaVision, Vim, VisionBackbone, VisionFeatures, VMamba, initialize
 from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.errors import InputError
 
@@ -55,9 +55,37 @@ FAMILIES = {
         [(32, 32), (36, 20), (4, 8)],
         (34, 32),
     ),
+    "mambavision": Family(
+        lambda: MambaVision(
+            depths=(1, 2, 3), width=8, num_heads=(2, 4), window_sizes=(3, 2), d_state=4, layer_scale=0.5, drop_path=0.2
+        ),
+        [(32, 32), (33, 47), (5, 1)],
+        None,
+    ),
+    "mambavision_ablated": Family(
+        lambda: MambaVision(
+            depths=(2, 3),
+            width=16,
+            num_heads=(2, 4),
+            window_sizes=(4, 8),
+            stem_stride=1,
+            d_conv=4,
+            attention="alternating_attention_first",
+            causal=True,
+            symmetric_branch=False,
+            combine="gate",
+        ),
+        [(8, 8), (7, 9)],
+        None,
+    ),
     "mambaout": Family(
         lambda: MambaOut(depths=(1, 2, 1), widths=(8, 16, 24), kernel_size=5, drop_path=0.2),
         [(32, 32), (33, 47), (5, 1)],
+        None,
+    ),
+    "mambaout_with_ssm": Family(
+        lambda: MambaOut(depths=(1, 1), widths=(8, 12), kernel_size=3, ssm=True, d_state=4),
+        [(16, 16), (17, 9)],
         None,
     ),
     "mambaout_stem_stride_1": Family(
@@ -243,7 +271,25 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
         lambda: MambaOut(depths=(1, 1), widths=(1, 8)),
         lambda: MambaOut(depths=(1, 1), widths=(8, 0)),
         lambda: MambaOut(drop_path=1.0),
+        lambda: MambaOut(ssm=True, d_state=0),
         lambda: MambaOut(stem_stride=3),
+        lambda: MambaVision(depths=(1, 1), num_heads=(4, 8), window_sizes=(7,)),
+        lambda: MambaVision(depths=(1,), num_heads=(4, 8), window_sizes=(7, 7)),
+        lambda: MambaVision(depths=(1, 1), num_heads=(), window_sizes=()),
+        lambda: MambaVision(depths=(1, 0, 1, 1)),
+        lambda: MambaVision(width=0),
+        lambda: MambaVision(width=9, num_heads=(1, 1, 1, 1), window_sizes=(7, 7, 7, 7)),
+        lambda: MambaVision(num_heads=(3, 8)),
+        lambda: MambaVision(num_heads=(0, 8)),
+        lambda: MambaVision(window_sizes=(14, 0)),
+        lambda: MambaVision(stem_stride=3),
+        lambda: MambaVision(stem_width=0),
+        lambda: MambaVision(mlp_ratio=0.0),
+        lambda: MambaVision(d_state=0),
+        lambda: MambaVision(d_conv=5),
+        lambda: MambaVision(attention="middle"),
+        lambda: MambaVision(combine="add"),
+        lambda: MambaVision(drop_path=1.0),
         lambda: Vim(width=0),
         lambda: Vim(depth=0),
         lambda: Vim(d_state=0),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mambarium.backbones import Mamba, MambaOut, Vim, VMamba
+from mambarium.backbones import Mamba, MambaOut, MambaVision, Vim, VMamba
 from mambarium.errors import InputError
 from mambarium.tasks import Constant, ImageClassification, LanguageModeling, WarmupCosine, WarmupLinear
 from mambarium.tasks.optimization import parameter_groups
@@ -24,11 +24,14 @@ def small_models() -> dict[str, nn.Module]:
         "untied": LanguageModeling(Mamba(width=16, depth=1), vocab_size=11, tie_embedding=False),
         "vim": ImageClassification(Vim(image_size=8, patch_size=2, width=16, depth=2), num_classes=3),
         "vmamba": ImageClassification(VMamba("v0", depths=(1, 1), widths=(16, 24), d_state=2), num_classes=3),
+        "mambavision": ImageClassification(
+            MambaVision(depths=(1, 2), width=8, num_heads=(2,), window_sizes=(2,), layer_scale=1e-5), num_classes=3
+        ),
         "mambaout": ImageClassification(MambaOut(depths=(1, 1), widths=(16, 24)), num_classes=3),
     }
 
 
-@pytest.mark.parametrize("name", ["mamba", "untied", "vim", "vmamba", "mambaout"])
+@pytest.mark.parametrize("name", ["mamba", "untied", "vim", "vmamba", "mambavision", "mambaout"])
 def test_each_parameter_stands_in_exactly_one_group(name: str) -> None:
     model = small_models()[name]
     members = [parameter for group in parameter_groups(model) for parameter in group["params"]]
@@ -36,7 +39,7 @@ def test_each_parameter_stands_in_exactly_one_group(name: str) -> None:
     assert {id(parameter) for parameter in members} == {id(parameter) for parameter in model.parameters()}
 
 
-@pytest.mark.parametrize("name", ["mamba", "untied", "vim", "vmamba", "mambaout"])
+@pytest.mark.parametrize("name", ["mamba", "untied", "vim", "vmamba", "mambavision", "mambaout"])
 def test_decay_falls_on_matrices_and_kernels_only(name: str) -> None:
     decayed = names_in_group(small_models()[name], decayed=True)
     ends = {parameter_name.rsplit(".", 1)[-1] for parameter_name in decayed}
