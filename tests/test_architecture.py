@@ -35,6 +35,15 @@ def test_no_layer_imports_one_above_it(layer: str) -> None:
             assert not (parts[0] == "mambarium" and len(parts) > 1 and parts[1] in above), f"{path} imports {module}"
 
 
+def test_compat_stands_beside_the_layers_on_the_kernels() -> None:
+    for layer in LAYERS:
+        for path in (PACKAGE / layer).rglob("*.py"):
+            assert not any(module.startswith("mambarium.compat") for module in imported_modules(path)), path
+    for path in (PACKAGE / "compat").rglob("*.py"):
+        ours = {module for module in imported_modules(path) if module.startswith("mambarium.")}
+        assert all(module.startswith(("mambarium.compat", "mambarium.kernels")) for module in ours), path
+
+
 def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
     """What Python runs when it imports a module: not the bodies of functions, nor what is for type checkers only."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):

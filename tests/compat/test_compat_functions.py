@@ -13,12 +13,11 @@ DIM, D_STATE, RANK, LENGTH = 6, 3, 2, 11
 @pytest.fixture(scope="module")
 def compat():
     """The functions under their own names, without leaving other packages' names in this process."""
-    before = set(sys.modules)
     from mambarium.compat import causal_conv, layer_norm, oflex, selective_scan_interface
 
     yield {**vars(selective_scan_interface), **vars(causal_conv), **vars(layer_norm), "oflex": oflex}
-    for name in set(sys.modules) - before:
-        if not name.startswith("mambarium"):
+    for name, module in list(sys.modules.items()):
+        if getattr(getattr(module, "__spec__", None), "origin", None) == "mambarium.compat":
             del sys.modules[name]
 
 

@@ -355,8 +355,9 @@ def test_bit_identical_for_any_number_of_threads():
             assert torch.equal(value, runs[0][name]), name
 
 
-def test_no_uninitialised_memory_is_used(monkeypatch):
-    case = to_dtype(make_case(**MANY_PARTS))
+@pytest.mark.parametrize("reverse", [False, True])
+def test_no_uninitialised_memory_is_used(monkeypatch, reverse):
+    case = to_dtype(make_case(**MANY_PARTS, reverse=reverse))
     expected = results(case)
     real = {name: getattr(torch, name) for name in ("empty", "empty_like")}
 
