@@ -1,5 +1,6 @@
 """Backbones: networks from images or sequences to features, at their published sizes and at any other."""
 
+from mambarium.backbones.block_state_transformer import BlockStateTransformer
 from mambarium.backbones.contract import (
     Backbone,
     FeatureInfo,
@@ -28,6 +29,7 @@ __all__ = [
     "LSTM",
     "S4D",
     "Backbone",
+    "BlockStateTransformer",
     "FeatureInfo",
     "Mamba",
     "MambaOut",

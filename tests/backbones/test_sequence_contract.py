@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mambarium.backbones import (
     LSTM,
     S4D,
+    BlockStateTransformer,
     Mamba,
     MoEMamba,
     SequenceBackbone,
@@ -35,6 +36,9 @@ FAMILIES: dict[str, Callable[[], SequenceBackbone]] = {
     "transformer_grouped": lambda: Transformer(WIDTH, depth=1, num_heads=6, num_key_value_heads=2, mlp_width=5),
     "lstm": lambda: LSTM(WIDTH, depth=2, hidden_size=7, dropout=0.1),
     "s4d": lambda: S4D(WIDTH, depth=2, d_state=6, dropout=0.1),
+    "block_state_transformer": lambda: BlockStateTransformer(
+        WIDTH, depth=3, num_heads=2, window_size=4, context_layers=[0, 2], d_state=4, mlp_width=9, dropout=0.1
+    ),
 }
 LENGTH = 13
 # Lengths of chunks, all smaller and larger than the convolution's memory among them.
