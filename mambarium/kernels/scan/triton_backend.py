@@ -187,7 +187,7 @@ def plan_forward(
     batch, length, dim = u.shape
     groups, d_state = B.shape[2:]
     lanes = 32
-    channels = forward_channels(batch, dim, groups)
+    channels = lane_channels(batch, dim, groups)
     arguments = {
         "u": u,
         "delta": delta,
@@ -250,7 +250,7 @@ def plan_backward(
     groups, d_state = B.shape[2:]
     # A warp per program: sums over its lanes need no shared memory.
     lanes = 32
-    channels = backward_channels(batch, dim, groups, z is not None)
+    channels = lane_channels(batch, dim, groups)
     blocks = -(-(dim // groups) // (lanes * channels))
     tiles = -(-length // BACKWARD_TILE)
 
@@ -295,22 +295,17 @@ def plan_backward(
         "LANES": lanes,
         "CHANNELS": channels,
         "TILE": BACKWARD_TILE,
-        # The interpreter has no lanes, and other vendors' warps have other shuffles.
-        "SHUFFLE": not INTERPRETED and torch.version.hip is None,
+        # The interpreter and other vendors' GPUs have no assembly of NVIDIA's.
+        "PTX": not INTERPRETED and torch.version.hip is None,
     }
     rows = ("grad_out", "u", "delta", "z", "reset", "grad_u", "grad_delta", "grad_z")
     options = {"num_warps": 1, "num_stages": 1}
     return Launch(scan_backward_kernel, batch * groups * blocks, arguments, options, rows if reverse else ())
 
 
-def forward_channels(batch: int, dim: int, groups: int) -> int:
-    """Channels per lane of the forward: two share the loads of B and C, where that leaves enough warps."""
+def lane_channels(batch: int, dim: int, groups: int) -> int:
+    """Channels per lane: two share the loads of B and C and the sums over lanes, where enough warps remain."""
     return 2 if dim // groups > 32 and batch * dim // 64 >= MANY_WARPS else 1
-
-
-def backward_channels(batch: int, dim: int, groups: int, gated: bool) -> int:
-    """Channels per lane of the backward: two halve the sums over lanes; with a gate they don't fit."""
-    return 1 if gated else forward_channels(batch, dim, groups)
 
 
 def tile_rows(B: Tensor, C: Tensor, tiles: int) -> Tensor:

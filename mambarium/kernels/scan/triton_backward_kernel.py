@@ -9,24 +9,32 @@ import triton.language as tl
 
 from mambarium.kernels.scan.triton_kernels import (
     LOG2E,
-    advance,
     load_channels,
     load_states,
     locate,
-    row_pointers,
+    rows_within,
     sigmoid,
     step_size,
 )
 
 
 @triton.jit
-def load_rows(pointers, stride, masks, first, length, TILE: tl.constexpr):
-    """TILE rows from position `first` on as float32, zero past the end: item channel * TILE + row."""
+def row_pointer(pointer, batch, strides, first, channel):
+    """Pointers to a channel per lane at position `first`.
+
+    Built anew for every tile from what all lanes share: kept from tile to tile, two registers per tensor and
+    channel of a lane, they would displace the sums.
+    """
+    return pointer + (batch * strides[0] + first * strides[1]) + channel * strides[2]
+
+
+@triton.jit
+def load_rows(pointer, batch, strides, first, channel, offsets):
+    """The rows at `offsets` from position `first` as float32."""
+    start = row_pointer(pointer, batch, strides, first, channel)
     rows = ()
-    for c in tl.static_range(len(pointers)):
-        for i in tl.static_range(TILE):
-            mask = masks[c] & (first + i < length)
-            rows += (tl.load(pointers[c] + i * stride, mask=mask, other=0.0).to(tl.float32),)
+    for i in tl.static_range(len(offsets)):
+        rows += (tl.load(start + offsets[i] * strides[1]).to(tl.float32),)
     return rows
 
 
@@ -41,6 +49,12 @@ def exchange(x, distance):
         is_pure=False,
         pack=1,
     )
+
+
+@triton.jit
+def concealed(x):
+    """x, of which the compiler no longer knows that it is x: nothing computed from x before is kept for later."""
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
@@ -103,7 +117,7 @@ def scan_backward_kernel(
     LANES: tl.constexpr,
     CHANNELS: tl.constexpr,
     TILE: tl.constexpr,
-    SHUFFLE: tl.constexpr,
+    PTX: tl.constexpr,
 ):
     """Gradients of LANES * CHANNELS channels of one batch element.
 
@@ -127,42 +141,22 @@ def scan_backward_kernel(
     batch, group, channels, masks = locate(dim, groups, LANES, CHANNELS)
     program = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, LANES)
-    skip = load_channels(D, channels, masks)
-    bias = load_channels(delta_bias, channels, masks)
-    D_sums = load_channels(None, channels, masks)
-    bias_sums = load_channels(None, channels, masks)
-
-    gout_start = row_pointers(grad_out, batch, grad_out_strides, channels)
-    u_start = row_pointers(u, batch, u_strides, channels)
-    delta_start = row_pointers(delta, batch, delta_strides, channels)
-    gu_start = row_pointers(grad_u, batch, grad_u_strides, channels)
-    gdelta_start = row_pointers(grad_delta, batch, grad_delta_strides, channels)
-    if z is not None:
-        z_start = row_pointers(z, batch, z_strides, channels)
-        gz_start = row_pointers(grad_z, batch, grad_z_strides, channels)
-    if reset is not None:
-        reset_start = reset + batch * reset_strides[0]
+    skip = load_channels(D, channels)
+    bias = load_channels(delta_bias, channels)
+    D_sums = load_channels(None, channels)
+    bias_sums = load_channels(None, channels)
 
     tiles = tl.cdiv(length, TILE)
     for reversed_tile in range(tiles):
         tile = tiles - 1 - reversed_tile
         first = tile * TILE
         first_row = first.to(tl.int64)
-        u_rows = advance(u_start, first_row * u_strides[1])
-        delta_rows = advance(delta_start, first_row * delta_strides[1])
-        gout_rows = advance(gout_start, first_row * grad_out_strides[1])
-        u_now = load_rows(u_rows, u_strides[1], masks, first, length, TILE)
-        delta_now = load_rows(delta_rows, delta_strides[1], masks, first, length, TILE)
-        gout_now = load_rows(gout_rows, grad_out_strides[1], masks, first, length, TILE)
-        if z is not None:
-            z_rows = advance(z_start, first_row * z_strides[1])
-            z_now = load_rows(z_rows, z_strides[1], masks, first, length, TILE)
+        offsets = rows_within(first, length, TILE)
         cleared = ()
         if reset is not None:
-            reset_row = reset_start + first_row * reset_strides[1]
+            reset_row = reset + (batch * reset_strides[0] + first_row * reset_strides[1])
             for i in tl.static_range(TILE):
-                flag = tl.load(reset_row + i * reset_strides[1], mask=first + i < length, other=0)
-                cleared += (flag != 0,)
+                cleared += ((tl.load(reset_row + offsets[i] * reset_strides[1]) != 0) & (first + i < length),)
 
         # Item channel * TILE + row.
         dt = ()
@@ -172,15 +166,21 @@ def scan_backward_kernel(
         GB = ()
         Gha = ()
         for c in tl.static_range(CHANNELS):
+            u_now = load_rows(u, batch, u_strides, first_row, channels[c], offsets)
+            delta_now = load_rows(delta, batch, delta_strides, first_row, channels[c], offsets)
+            gout_now = load_rows(grad_out, batch, grad_out_strides, first_row, channels[c], offsets)
+            if z is not None:
+                z_now = load_rows(z, batch, z_strides, first_row, channels[c], offsets)
             for i in tl.static_range(TILE):
-                dt += (step_size(delta_now[c * TILE + i], bias[c], first + i < length, DELTA_SOFTPLUS),)
-                dtu += (dt[c * TILE + i] * u_now[c * TILE + i],)
+                step = step_size(delta_now[i], bias[c], first + i < length, DELTA_SOFTPLUS)
+                dt += (step,)
+                # A lane past the last channel adds nothing to the sums over channels: its states are zero too.
+                dtu += (tl.where(masks[c], step * u_now[i], 0.0),)
                 if z is not None:
-                    gate = z_now[c * TILE + i]
-                    dy += (gout_now[c * TILE + i] * gate * sigmoid(gate),)
-                    y += (skip[c] * u_now[c * TILE + i],)
+                    dy += (gout_now[i] * z_now[i] * sigmoid(z_now[i]),)
+                    y += (skip[c] * u_now[i],)
                 else:
-                    dy += (gout_now[c * TILE + i],)
+                    dy += (gout_now[i],)
                 GB += (tl.zeros((LANES,), tl.float32),)
                 Gha += (tl.zeros((LANES,), tl.float32),)
 
@@ -195,10 +195,10 @@ def scan_backward_kernel(
             for c in tl.static_range(CHANNELS):
                 place = (batch * d_state + n) * dim + channels[c]
                 saved = checkpoints + ((batch * tiles + tile) * d_state + n) * dim + channels[c]
-                a = tl.load(A + n * dim + channels[c], mask=masks[c], other=0.0)
+                a = tl.load(A + n * dim + channels[c])
                 state = tl.load(saved, mask=masks[c], other=0.0)
-                carried = tl.load(adjoint + place, mask=masks[c], other=0.0)
-                A_sum = tl.load(A_parts + place, mask=masks[c], other=0.0)
+                carried = tl.load(adjoint + place)
+                A_sum = tl.load(A_parts + place)
                 decay = ()
                 before = ()
                 after = ()
@@ -238,7 +238,7 @@ def scan_backward_kernel(
             y = y_new
             GB = GB_new
             Gha = Gha_new
-            if SHUFFLE:
+            if PTX:
                 sums = sum_over_lanes(parts, lane, 2 * TILE)
                 tl.store(BC_targets + n * (2 * TILE) + lane, sums, mask=lane < 2 * TILE)
             else:
@@ -248,42 +248,46 @@ def scan_backward_kernel(
                     stacked = tl.where((index == i)[:, None], parts[i][None, :], stacked)
                 tl.store(BC_targets + n * (2 * TILE) + index, tl.sum(stacked, axis=1))
 
-        # Loaded once more, out of the cache: kept through the loop over states they would fill the registers.
-        u_now = load_rows(u_rows, u_strides[1], masks, first, length, TILE)
-        delta_now = load_rows(delta_rows, delta_strides[1], masks, first, length, TILE)
-        if z is not None:
-            gout_now = load_rows(gout_rows, grad_out_strides[1], masks, first, length, TILE)
-            z_now = load_rows(z_rows, z_strides[1], masks, first, length, TILE)
-            gz_rows = advance(gz_start, first_row * grad_z_strides[1])
-        gu_rows = advance(gu_start, first_row * grad_u_strides[1])
-        gdelta_rows = advance(gdelta_start, first_row * grad_delta_strides[1])
+        # The rows' addresses are computed anew: kept through the loop over states they would fill the registers.
+        if PTX:
+            first = concealed(first)
+            first_row = first.to(tl.int64)
+            offsets = rows_within(first, length, TILE)
         D_sums_new = ()
         bias_sums_new = ()
         for c in tl.static_range(CHANNELS):
+            # Loaded once more, out of the cache, for the same reason.
+            u_now = load_rows(u, batch, u_strides, first_row, channels[c], offsets)
+            if DELTA_SOFTPLUS:
+                delta_now = load_rows(delta, batch, delta_strides, first_row, channels[c], offsets)
+            if z is not None:
+                gout_now = load_rows(grad_out, batch, grad_out_strides, first_row, channels[c], offsets)
+                z_now = load_rows(z, batch, z_strides, first_row, channels[c], offsets)
+                gz_rows = row_pointer(grad_z, batch, grad_z_strides, first_row, channels[c])
+            gu_rows = row_pointer(grad_u, batch, grad_u_strides, first_row, channels[c])
+            gdelta_rows = row_pointer(grad_delta, batch, grad_delta_strides, first_row, channels[c])
             D_sum = D_sums[c]
             bias_sum = bias_sums[c]
-            for i in tl.static_range(TILE):
+            # Rows past the end go to the last row's place, which is therefore written after them.
+            for i in tl.static_range(TILE - 1, -1, -1):
                 valid = first + i < length
-                u_i = u_now[c * TILE + i]
-                D_sum += dy[c * TILE + i] * u_i
+                u_i = u_now[i]
+                D_sum += tl.where(valid, dy[c * TILE + i] * u_i, 0.0)
                 gu = GB[c * TILE + i] * dt[c * TILE + i] + skip[c] * dy[c * TILE + i]
-                tl.store(gu_rows[c] + i * grad_u_strides[1], gu.to(grad_u.dtype.element_ty), mask=masks[c] & valid)
+                gu_row = gu_rows + offsets[i] * grad_u_strides[1]
+                tl.store(gu_row, gu.to(grad_u.dtype.element_ty), mask=masks[c])
                 gdelta = GB[c * TILE + i] * u_i + Gha[c * TILE + i]
                 if DELTA_SOFTPLUS:
-                    gdelta *= sigmoid(delta_now[c * TILE + i] + bias[c])
-                gdelta = tl.where(valid, gdelta, 0.0)
-                bias_sum += gdelta
-                gdelta_row = gdelta_rows[c] + i * grad_delta_strides[1]
-                tl.store(gdelta_row, gdelta.to(grad_delta.dtype.element_ty), mask=masks[c] & valid)
+                    gdelta *= sigmoid(delta_now[i] + bias[c])
+                bias_sum += tl.where(valid, gdelta, 0.0)
+                gdelta_row = gdelta_rows + offsets[i] * grad_delta_strides[1]
+                tl.store(gdelta_row, gdelta.to(grad_delta.dtype.element_ty), mask=masks[c])
                 if z is not None:
-                    gate = z_now[c * TILE + i]
+                    gate = z_now[i]
                     s = sigmoid(gate)
-                    gz = gout_now[c * TILE + i] * y[c * TILE + i] * s * (1.0 + gate * (1.0 - s))
-                    tl.store(
-                        gz_rows[c] + i * grad_z_strides[1],
-                        gz.to(grad_z.dtype.element_ty),
-                        mask=masks[c] & valid,
-                    )
+                    gz = gout_now[i] * y[c * TILE + i] * s * (1.0 + gate * (1.0 - s))
+                    gz_row = gz_rows + offsets[i] * grad_z_strides[1]
+                    tl.store(gz_row, gz.to(grad_z.dtype.element_ty), mask=masks[c])
             D_sums_new += (D_sum,)
             bias_sums_new += (bias_sum,)
         D_sums = D_sums_new

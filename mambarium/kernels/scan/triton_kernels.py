@@ -23,7 +23,9 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(x * -LOG2E))
+    # A division would add a guard against denormal numbers, which 1 + exp(-x) never is.
+    root = tl.rsqrt(1.0 + tl.exp2(x * -LOG2E))
+    return root * root
 
 
 @triton.jit
@@ -67,13 +69,12 @@ def rows_within(first, length, TILE: tl.constexpr):
 
 
 @triton.jit
-def load_rows(pointers, stride, masks, offsets):
+def load_rows(pointers, stride, offsets):
     """A tile's rows as float32: item channel * TILE + row."""
     rows = ()
     for c in tl.static_range(len(pointers)):
         for i in tl.static_range(len(offsets)):
-            pointer = pointers[c] + offsets[i] * stride
-            rows += (tl.load(pointer, mask=masks[c], other=0.0).to(tl.float32),)
+            rows += (tl.load(pointers[c] + offsets[i] * stride).to(tl.float32),)
     return rows
 
 
@@ -115,12 +116,12 @@ def unpack(pair, dtype: tl.constexpr):
 
 
 @triton.jit
-def load_channels(pointer, channels, masks):
+def load_channels(pointer, channels):
     """One float32 vector per channel of a lane, zero without a tensor."""
     values = ()
     for c in tl.static_range(len(channels)):
         if pointer is not None:
-            values += (tl.load(pointer + channels[c], mask=masks[c], other=0.0),)
+            values += (tl.load(pointer + channels[c]),)
         else:
             values += (tl.zeros(channels[c].shape, tl.float32),)
     return values
@@ -147,7 +148,8 @@ def advance(pointers, offset):
 def locate(dim, groups, LANES: tl.constexpr, CHANNELS: tl.constexpr):
     """Batch element, group, and per channel of a lane its index and mask.
 
-    Programs never straddle groups: each group is cut into blocks of its own.
+    Programs never straddle groups: each group is cut into blocks of its own. Past a group's end the last
+    channel is repeated, so that loads need no mask; what such lanes compute is not stored.
     """
     channels_per_group = dim // groups
     blocks = tl.cdiv(channels_per_group, LANES * CHANNELS)
@@ -159,7 +161,7 @@ def locate(dim, groups, LANES: tl.constexpr, CHANNELS: tl.constexpr):
     masks = ()
     for c in tl.static_range(CHANNELS):
         inner = (block * CHANNELS + c) * LANES + tl.arange(0, LANES)
-        channels += (group * channels_per_group + inner,)
+        channels += (group * channels_per_group + tl.minimum(inner, channels_per_group - 1),)
         masks += (inner < channels_per_group,)
     return batch, group, channels, masks
 
@@ -214,14 +216,14 @@ def scan_forward_kernel(
     h = ()
     for n in tl.static_range(D_STATE):
         for c in tl.static_range(CHANNELS):
-            a += (tl.load(A + channels[c] * A_stride + n, mask=masks[c], other=0.0) * LOG2E,)
+            a += (tl.load(A + channels[c] * A_stride + n) * LOG2E,)
             if initial_state is not None:
                 start = initial_state + batch * initial_strides[0] + channels[c] * initial_strides[1]
-                h += (tl.load(start + n, mask=masks[c], other=0.0),)
+                h += (tl.load(start + n),)
             else:
                 h += (tl.zeros((LANES,), tl.float32),)
-    skip = load_channels(D, channels, masks)
-    bias = load_channels(delta_bias, channels, masks)
+    skip = load_channels(D, channels)
+    bias = load_channels(delta_bias, channels)
 
     u_rows = row_pointers(u, batch, u_strides, channels)
     delta_rows = row_pointers(delta, batch, delta_strides, channels)
@@ -237,8 +239,8 @@ def scan_forward_kernel(
     chunks = tl.cdiv(tiles, CHUNK_TILES)
     # The rows of a tile are loaded one tile ahead: nothing else hides the memory's latency.
     offsets_next = rows_within(0, length, TILE)
-    u_next = load_rows(u_rows, u_strides[1], masks, offsets_next)
-    delta_next = load_rows(delta_rows, delta_strides[1], masks, offsets_next)
+    u_next = load_rows(u_rows, u_strides[1], offsets_next)
+    delta_next = load_rows(delta_rows, delta_strides[1], offsets_next)
     for chunk in range(chunks):
         if checkpoints is not None:
             for c in tl.static_range(CHANNELS):
@@ -253,10 +255,10 @@ def scan_forward_kernel(
             offsets_next = rows_within(first + TILE, length, TILE)
             u_rows = advance(u_rows, TILE * u_strides[1])
             delta_rows = advance(delta_rows, TILE * delta_strides[1])
-            u_next = load_rows(u_rows, u_strides[1], masks, offsets_next)
-            delta_next = load_rows(delta_rows, delta_strides[1], masks, offsets_next)
+            u_next = load_rows(u_rows, u_strides[1], offsets_next)
+            delta_next = load_rows(delta_rows, delta_strides[1], offsets_next)
             if z is not None:
-                z_now = load_rows(z_rows, z_strides[1], masks, offsets)
+                z_now = load_rows(z_rows, z_strides[1], offsets)
                 z_rows = advance(z_rows, TILE * z_strides[1])
             outputs = ()
             for i in tl.static_range(TILE):
