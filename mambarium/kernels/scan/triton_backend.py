@@ -250,7 +250,8 @@ def plan_backward(
     groups, d_state = B.shape[2:]
     # A warp per program: sums over its lanes need no shared memory.
     lanes = 32
-    channels = lane_channels(batch, dim, groups)
+    # With gate and resets, the code for two channels is so long that compiling it takes minutes.
+    channels = 1 if z is not None and reset is not None else lane_channels(batch, dim, groups)
     blocks = -(-(dim // groups) // (lanes * channels))
     tiles = -(-length // BACKWARD_TILE)
 
