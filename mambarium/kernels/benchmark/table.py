@@ -97,12 +97,12 @@ class Table:
         Raises:
             InputError: it exists and may not be overwritten, or can't be written.
         """
+        if path.exists() and not overwrite:
+            raise InputError(f"--out: {path} exists already: give another name, or --overwrite")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w" if overwrite else "x", newline="") as file:
                 csv.writer(file).writerow(COLUMNS)
-        except FileExistsError:
-            raise InputError(f"--out: {path} exists already: give another name, or --overwrite") from None
         except OSError as error:
             raise InputError(f"--out: {path} can't be written: {error}") from None
         self.path = path
