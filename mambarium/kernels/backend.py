@@ -62,7 +62,7 @@ def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
                 f"backend 'triton': expected tensors on cuda; found {device!r} (only Triton's "
                 "interpreter, TRITON_INTERPRET=1, takes cpu tensors)"
             )
-    return name  # type: ignore[return-value]
+    return name  # type: ignore[return-value]  # one of Backend's names, as checked above
 
 
 def load_backend(operation: str, name: str, shapes_only: bool = False) -> ModuleType:

@@ -49,16 +49,16 @@ def sample_randomness(seed: int, pass_index: int, sample_index: int) -> Iterator
     """
     state_of_torch = torch.get_rng_state()
     # swapped rather than saved: reading and writing the state of NumPy, or seeding its MT19937, takes far longer
-    generator_of_numpy = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    generator_of_numpy = np.random.get_bit_generator()  # type: ignore[attr-defined]  # not exported by NumPy's stubs
     state_of_python = random.getstate()
     number = mixed_seed("sample", seed, pass_index, sample_index)
     # torch.manual_seed would also reach for the GPU, which a loader's worker must not touch
     torch.default_generator.manual_seed(number)
-    np.random.set_bit_generator(np.random.PCG64(number))  # type: ignore[attr-defined]
+    np.random.set_bit_generator(np.random.PCG64(number))  # type: ignore[attr-defined]  # not exported by NumPy's stubs
     random.seed(number)
     try:
         yield
     finally:
         torch.set_rng_state(state_of_torch)
-        np.random.set_bit_generator(generator_of_numpy)  # type: ignore[attr-defined]
+        np.random.set_bit_generator(generator_of_numpy)  # type: ignore[attr-defined]  # not exported by NumPy's stubs
         random.setstate(state_of_python)

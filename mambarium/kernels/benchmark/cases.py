@@ -18,7 +18,7 @@ class Work(NamedTuple):
     exponentials: float
     operations: float
 
-    def __add__(self, other: "Work") -> "Work":  # type: ignore[override]
+    def __add__(self, other: "Work") -> "Work":  # type: ignore[override]  # adds figures, where a tuple would append
         """Both, one after the other."""
         return Work(*(x + y for x, y in zip(self, other, strict=True)))
 

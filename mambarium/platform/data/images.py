@@ -128,7 +128,7 @@ class ClassificationImages(ExactDataModule):
             raise InputError("no images to predict on: name a folder of images")
         files = find_images(Path(self.predict_path))[self._rank :: self._world_size]
         return DataLoader(
-            UnlabelledImages(files, self._eval_transforms, self.image_size),  # type: ignore[arg-type]
+            UnlabelledImages(files, self._eval_transforms, self.image_size),  # type: ignore[arg-type]  # has what a Dataset needs: length and items
             batch_size=max(1, self.batch_size // self._world_size),
             collate_fn=CollateForPrediction(self.normalization),
             num_workers=self.num_workers,

@@ -136,7 +136,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         from mambarium.platform.resume.signals import shield_worker
 
         return DataLoader(
-            samples,  # type: ignore[arg-type]
+            samples,  # type: ignore[arg-type]  # Samples has what a Dataset needs: length and items
             batch_sampler=batches,
             collate_fn=self.collate,
             num_workers=self.num_workers,

@@ -23,7 +23,7 @@ class FiniteLoss(Callback):
     ) -> None:
         finite = torch.isfinite(outputs["loss"].detach())
         self._all_finite = finite if self._all_finite is None else self._all_finite & finite
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
         if (batch_idx + 1) % max(1, every) == 0:
             self._check(trainer)
 

@@ -44,7 +44,7 @@ class Position(Callback):
         Raises:
             InputError: If there is none.
         """
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
             if isinstance(callback, cls):
                 return callback
         raise InputError(

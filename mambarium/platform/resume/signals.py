@@ -76,7 +76,7 @@ class StopSignals:
     def restore(self) -> None:
         """Gives the handlers back as they were."""
         for number, handler in self._earlier.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)  # type: ignore[arg-type]  # as signal.signal returned it
         self._earlier.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
