@@ -23,6 +23,7 @@ from mambarium.kernels.numba_runtime import import_kernels, run_kernel
 
 # Steps between two checkpoints; the kernels work tile by tile too.
 TILE = 32
+# At least so many parts are there to be shared out among threads, where the tensors are large enough.
 _PARTS = 32
 _LOG2_E = 1.4426950408889634
 _FORWARD = "mambarium.kernels.scan.cpu_forward"
@@ -65,6 +66,7 @@ def scan_forward(
         kernels,
         "forward",
         inputs,
+        min(inputs.blocks, -(-_PARTS // batch)),
         row_fields("out", out, reverse)["out"],
         states.data_ptr(),
         scratch_bytes=kernels.SCRATCH_BYTES,
