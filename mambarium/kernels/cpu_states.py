@@ -18,6 +18,7 @@ from mambarium.kernels.simd import (
     PARTIAL_BYTES,
     PARTIAL_LANES,
     ROW_BYTES,
+    add,
     all_below,
     bounded_exp2,
     exp2,
@@ -63,7 +64,7 @@ class Adjoint(NamedTuple):
     gradient_rows are the gradients of y; input_rows and decay_rows get the sums over states of G * B and of w *
     h[t - 1] * A, see `adjoint_states`. carry, A and grad_A are (d_state, 16). Scratch memory for up to STATES_AT_ONCE
     states at a time: history (steps + 1, states, 16) and decays (steps, states, 16); partial sums of a matrix's
-    gradient, and the sums (steps, states).
+    gradient, and the sums (steps, states); the tile's part of grad_A.
     """
 
     gradient_rows: int
@@ -76,13 +77,15 @@ class Adjoint(NamedTuple):
     decays: int
     partial: int
     sums: int
+    A_sums: int
 
 
 def adjoint_scratch_bytes(steps: int) -> tuple[int, ...]:
-    """Sizes of an `Adjoint`'s history, decays, partial and sums for tiles of so many steps."""
+    """Sizes of an `Adjoint`'s history, decays, partial, sums and A_sums for tiles of so many steps."""
     vectors = steps * STATES_AT_ONCE
     padded = vectors + PARTIAL_LANES
-    return (vectors + STATES_AT_ONCE) * ROW_BYTES, vectors * ROW_BYTES, padded * PARTIAL_BYTES, padded * FLOAT_BYTES
+    states = STATES_AT_ONCE * ROW_BYTES
+    return vectors * ROW_BYTES + states, vectors * ROW_BYTES, padded * PARTIAL_BYTES, padded * FLOAT_BYTES, states
 
 
 @njit
@@ -212,6 +215,7 @@ def adjoint_states(tile: Tile, adjoint: Adjoint, first: int, last: int) -> None:
     count = last - first
     offset = first * ROW_BYTES
     carry, A, grad_A = adjoint.carry + offset, adjoint.A + offset, adjoint.grad_A + offset
+    clear_rows(adjoint.A_sums, count)
     for back in range(tile.steps):
         t = tile.steps - 1 - back
         row = t * ROW_BYTES
@@ -232,11 +236,14 @@ def adjoint_states(tile: Tile, adjoint: Adjoint, first: int, last: int) -> None:
             store(carry + place, carried)
             change = mul(carried, load(before + place))
             through_decay = fma(change, load(A + place), through_decay)
-            store(grad_A + place, fma(change, step, load(grad_A + place)))
+            store(adjoint.A_sums + place, fma(change, step, load(adjoint.A_sums + place)))
         if is_reset(tile, t):
             clear_rows(carry, count)
         store(adjoint.input_rows + row, through_input)
         store(adjoint.decay_rows + row, through_decay)
+    for n in range(count):  # tile by tile, as the error of a sum one by one grows with the length
+        place = n * ROW_BYTES
+        store(grad_A + place, add(load(grad_A + place), load(adjoint.A_sums + place)))
     _add_up(adjoint, tile.steps * count)
 
 

@@ -83,13 +83,13 @@ class Scratch(NamedTuple):
     states: int
 
 
-HISTORY_BYTES, DECAYS_BYTES, PARTIAL_BYTES, SUMS_BYTES = adjoint_scratch_bytes(TILE)
+HISTORY_BYTES, DECAYS_BYTES, PARTIAL_BYTES, SUMS_BYTES, A_SUMS_BYTES = adjoint_scratch_bytes(TILE)
 
 
 def scratch_bytes(d_state: int) -> int:
     """Scratch memory per thread."""
     rows = 7 * TILE_BYTES + 2 * FLOAT_BYTES * TILE * d_state + d_state * ROW_BYTES
-    return rows + HISTORY_BYTES + DECAYS_BYTES + PARTIAL_BYTES + SUMS_BYTES
+    return rows + HISTORY_BYTES + DECAYS_BYTES + PARTIAL_BYTES + SUMS_BYTES + A_SUMS_BYTES
 
 
 @njit
@@ -154,8 +154,7 @@ def _store_gradient_tile(
         grad_u_rows += route * 4 * inputs.dim
     grad_delta_rows = gradients.delta + first * inputs.routes + route * 4 * inputs.dim + block * ROW_BYTES
     skip = load(inputs.skip + values)
-    grad_skip = load(gradients.grad_skip + grad_values)
-    grad_bias = load(gradients.grad_bias + grad_values)
+    grad_skip, grad_bias = zero_row(), zero_row()
     for t in range(steps):
         row = t * ROW_BYTES
         position = load_int(order + 4 * t) * 4 * inputs.dim
@@ -173,8 +172,8 @@ def _store_gradient_tile(
             grad_u = add(grad_u, load_channels(target, count))
         store_channels(target, grad_u, count)
         store_channels(grad_delta_rows + position * inputs.routes, grad_step, count)
-    store(gradients.grad_skip + grad_values, grad_skip)
-    store(gradients.grad_bias + grad_values, grad_bias)
+    store(gradients.grad_skip + grad_values, add(load(gradients.grad_skip + grad_values), grad_skip))
+    store(gradients.grad_bias + grad_values, add(load(gradients.grad_bias + grad_values), grad_bias))
 
 
 @njit
@@ -222,6 +221,7 @@ def _backward_route(
     clear_rows(scratch.carry, d_state)
     decays = scratch.states + HISTORY_BYTES
     partial = decays + DECAYS_BYTES
+    sums = partial + PARTIAL_BYTES
     adjoint = Adjoint(
         scratch.gradient_rows,
         scratch.input_rows,
@@ -232,7 +232,8 @@ def _backward_route(
         scratch.states,
         decays,
         partial,
-        partial + PARTIAL_BYTES,
+        sums,
+        sums + SUMS_BYTES,
     )
     for back in range(tiles):
         tile = tiles - 1 - back

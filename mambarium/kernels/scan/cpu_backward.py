@@ -33,11 +33,12 @@ from mambarium.kernels.simd import (
     silu_slope,
     store,
     store_channels,
+    zero_row,
 )
 
 ROWS_BYTES = 8 * TILE_BYTES
-HISTORY_BYTES, DECAYS_BYTES, PARTIAL_BYTES, SUMS_BYTES = adjoint_scratch_bytes(TILE)
-SCRATCH_BYTES = ROWS_BYTES + HISTORY_BYTES + DECAYS_BYTES + PARTIAL_BYTES + SUMS_BYTES
+HISTORY_BYTES, DECAYS_BYTES, PARTIAL_BYTES, SUMS_BYTES, A_SUMS_BYTES = adjoint_scratch_bytes(TILE)
+SCRATCH_BYTES = ROWS_BYTES + HISTORY_BYTES + DECAYS_BYTES + PARTIAL_BYTES + SUMS_BYTES + A_SUMS_BYTES
 
 
 class Gradients(NamedTuple):
@@ -107,8 +108,7 @@ def _store_gradient_tile(
     z = inputs.z + batch * inputs.z_batch + start * inputs.z_time + FLOAT_BYTES * channel
     part = (batch_part * inputs.blocks + block) * ROW_BYTES
     skip = load(inputs.skip + block * ROW_BYTES)
-    grad_skip = load(gradients.grad_skip + part)
-    grad_bias = load(gradients.grad_bias + part)
+    grad_skip, grad_bias = zero_row(), zero_row()
     for t in range(steps):
         row, position = t * ROW_BYTES, target + t * FLOAT_BYTES * dim * inputs.direction
         x = load(x_rows + row)
@@ -128,8 +128,8 @@ def _store_gradient_tile(
             incoming = load_channels(out + t * gradients.out_time, count)
             grad_z = mul(mul(incoming, load(y_rows + row)), slope)
             store_channels(gradients.z + position, grad_z, count)
-    store(gradients.grad_skip + part, grad_skip)
-    store(gradients.grad_bias + part, grad_bias)
+    store(gradients.grad_skip + part, add(load(gradients.grad_skip + part), grad_skip))
+    store(gradients.grad_bias + part, add(load(gradients.grad_bias + part), grad_bias))
 
 
 @njit
@@ -171,6 +171,7 @@ def _backward_tile(
     history = scratch + ROWS_BYTES
     decays = history + HISTORY_BYTES
     partial = decays + DECAYS_BYTES
+    sums = partial + PARTIAL_BYTES
     states = block * d_state * ROW_BYTES
     batch_states = inputs.blocks * d_state * ROW_BYTES
     adjoint = Adjoint(
@@ -183,7 +184,8 @@ def _backward_tile(
         history,
         decays,
         partial,
-        partial + PARTIAL_BYTES,
+        sums,
+        sums + SUMS_BYTES,
     )
     start = tile * TILE
     steps = min(TILE, inputs.length - start)
