@@ -39,7 +39,9 @@ def run_compare(arguments: list[str]) -> int:
         (option, str(find_config(value)) if option in ("--config", "-c") and value else value)
         for option, value in paired(arguments)
     ]
-    return run_function("compare", compare, [option if value is None else f"{option}={value}" for option, value in found])
+    return run_function(
+        "compare", compare, [option if value is None else f"{option}={value}" for option, value in found]
+    )
 
 
 def run_list(arguments: list[str]) -> int:
