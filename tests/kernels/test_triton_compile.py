@@ -63,7 +63,7 @@ class Compiled:
             return "constexpr"
         if value % 16 == 0 and not plain:
             self.attributes[path] = [["tt.divisibility", 16]]
-        return "i32"
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
 
     @staticmethod
     def _tool(name, *arguments):
@@ -117,7 +117,8 @@ def test_scan_forward(d_state, most_per_state_step, tmp_path, record_property):
     batch, length, dim = u.shape
     checkpoints = empty(*triton_backend.checkpoint_shape(batch, length, dim, d_state, 1))
     last_state = empty(batch, dim, d_state)
-    launch = triton_backend.plan_forward(u, *rest, None, None, True, u, last_state, checkpoints)
+    segments = triton_backend.Segments(1, length)
+    launch = triton_backend.plan_forward(u, *rest, None, None, True, u, last_state, checkpoints, segments)
     compiled = Compiled(launch, tmp_path)
     compiled.assert_sound()
     assert compiled.count("SHFL|BAR") == 0
@@ -142,7 +143,8 @@ def test_scan_backward(gate, most_per_state_step, tmp_path, record_property):
     batch, length, dim = u.shape
     checkpoints = empty(*triton_backend.checkpoint_shape(batch, length, dim, d_state, 1))
     grad_last_state = empty(batch, dim, d_state)
-    launch = triton_backend.plan_backward(u, grad_last_state, u, delta, A, *rest, None, True, checkpoints)
+    segments = triton_backend.Segments(1, length)
+    launch = triton_backend.plan_backward(u, grad_last_state, u, delta, A, *rest, None, True, checkpoints, segments)
     compiled = Compiled(launch, tmp_path)
     compiled.assert_sound()
     assert compiled.count("BAR") == 0
@@ -157,6 +159,36 @@ def test_scan_backward(gate, most_per_state_step, tmp_path, record_property):
     # Two sums over the lanes per state and tile row, in a transposing butterfly.
     assert compiled.count("SHFL", states) <= 2 * launch.arguments["TILE"] + 2
     assert per_state_step <= most_per_state_step
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_scan_of_segments_side_by_side(direction, tmp_path):
+    from mambarium.kernels.scan import triton_backend
+
+    d_state = 16
+    u, delta, A, *rest = scan_inputs(d_state, gate=True, batch=1, length=2**20, dim=16)
+    batch, length, dim = u.shape
+    state = empty(batch, dim, d_state)
+    checkpoints = empty(*triton_backend.checkpoint_shape(batch, length, dim, d_state, 1))
+    segments = triton_backend.plan_segments(batch, length, dim, 1, triton_backend.BACKWARD_TILE, 132)
+    if direction == "forward":
+        scan = triton_backend.plan_forward(u, delta, A, *rest, None, None, True, u, state, checkpoints, segments)
+        summary, carry = triton_backend.forward_entries(scan, None)
+    else:
+        scan = triton_backend.plan_backward(u, state, u, delta, A, *rest, None, True, checkpoints, segments)
+        summary, carry = triton_backend.adjoint_entries(scan, state)
+    # Two warps for each of a processor's four schedulers.
+    assert scan.programs == summary.programs >= 0.95 * 8 * 132
+
+    compiled = Compiled(summary, tmp_path)
+    compiled.assert_sound()
+    assert compiled.count("SHFL|BAR") == 0
+    (loop,) = compiled.loops
+    per_state_step = len(loop) / (d_state * summary.arguments["TILE"])
+    print(f"{direction} summary: {compiled.registers} registers, {per_state_step:.2f} instructions per state step")
+    assert per_state_step <= 9
+    Compiled(carry, tmp_path).assert_sound()
+    Compiled(scan, tmp_path).assert_sound()
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

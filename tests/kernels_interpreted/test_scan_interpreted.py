@@ -97,6 +97,77 @@ def test_two_channels_per_lane(monkeypatch):
     check(make_case(1, 3, 37, 2), 5e-6)
 
 
+@pytest.fixture
+def short_segments(monkeypatch):
+    """A GPU so large that sequences are divided into segments of eight or twelve positions."""
+    from mambarium.kernels.scan import triton_segments
+
+    monkeypatch.setattr(triton_segments, "WARPS_PER_PROCESSOR", 1000)
+    monkeypatch.setattr(triton_segments, "MIN_POSITIONS", 8)
+
+
+@pytest.mark.usefixtures("short_segments")
+@pytest.mark.parametrize(
+    ("batch", "length", "dim", "d_state", "groups", "optional"),
+    [(1, 61, 5, 2, 1, ALL), (2, 27, 6, 3, 2, ALL), (1, 24, 2, 34, 1, ALL), (2, 32, 3, 1, 1, ())],
+)
+def test_segments_side_by_side(batch, length, dim, d_state, groups, optional):
+    check(make_case(batch, length, dim, d_state, groups, optional), 5e-6)
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_a_segment_without_a_reset_between_segments_with_one():
+    case = make_case(1, 24, 3, 2)
+    case["reset"][:] = False
+    case["reset"][0, [3, 16]] = True
+    check(case, 5e-6)
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_nan_passes_through_segments_up_to_the_next_reset():
+    case = make_case(1, 40, 3, 2)
+    case["u"][0, 2, 3] = torch.nan
+    case["reset"][:] = False
+    case["reset"][0, 27] = True
+    out, last_state = selective_scan(**case, return_last_state=True, backend="triton")
+    expected = torch.zeros_like(out, dtype=torch.bool)
+    expected[0, 2, 3:27] = True
+    assert torch.equal(out.isnan(), expected)
+    assert not last_state.isnan().any()
+
+
+def test_time_is_divided_only_where_a_gpu_would_idle():
+    from mambarium.kernels.scan.triton_segments import plan_segments
+
+    processors = 132
+    for batch, length, dim, groups in [(1, 2**20, 16, 1), (1, 10007, 1536, 1), (2, 3001, 96, 4)]:
+        number, positions = plan_segments(batch, length, dim, groups, 8, processors)
+        assert number >= 3
+        assert positions % 8 == 0
+        assert (number - 1) * positions < length <= number * positions
+    assert plan_segments(1, 2**20, 16, 1, 8, processors).number > 7.5 * processors
+    assert plan_segments(8, 2048, 2048, 1, 8, processors).number == 1  # full already
+    assert plan_segments(1, 197, 384, 1, 8, processors).number == 1  # too short
+
+
+def test_more_than_2_to_the_31_elements():
+    # Memory that is never touched takes no room.
+    stride, length = 2**27 - 8, 18
+    case = make_case(1, length, 1, 1, optional=(), dtype=torch.float16)
+    memory = torch.empty(stride * (length - 1) + 1, dtype=torch.float16)
+    apart = memory.as_strided((1, length, 1), (memory.numel(), stride, 1)).transpose(1, 2)
+    apart.copy_(case["u"])
+    outputs, grads = [], []
+    for u in (case["u"], apart):
+        u.requires_grad_()
+        outputs.append(selective_scan(**{**case, "u": u}, backend="triton"))
+        delta = case["delta"].requires_grad_()
+        grads.append(torch.autograd.grad(outputs[-1].float().sum(), [u, delta]))
+    assert torch.equal(*outputs)
+    for together, parted in zip(*grads, strict=True):
+        assert torch.equal(together, parted)
+
+
 def test_memory_with_adjacent_positions():
     case = make_case(2, 6, 5, 4)
     rows = {name: case[name].contiguous() for name in ("u", "delta", "z", "B", "C")}

@@ -9,6 +9,14 @@ from torch import Tensor
 
 from mambarium.kernels.scan.triton_backward_kernel import scan_backward_kernel
 from mambarium.kernels.scan.triton_kernels import scan_forward_kernel
+from mambarium.kernels.scan.triton_segments import (
+    MAX_STATES,
+    Segments,
+    adjoint_entries,
+    count_processors,
+    forward_entries,
+    plan_segments,
+)
 from mambarium.kernels.triton_launch import Launch, contiguous, strides
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
@@ -18,8 +26,6 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)
 BACKWARD_TILE = 4 if INTERPRETED else 8
 # Positions per tile of the forward: more hide more of the memory's latency and take more registers.
 FORWARD_TILE = BACKWARD_TILE // 2
-# States that one forward launch keeps in registers; more are split over launches.
-MAX_STATES = 32
 # Warps that fill a large GPU; below, a lane takes one channel, so that there are more of them.
 MANY_WARPS = 1024
 
@@ -56,10 +62,7 @@ def scan_forward(
 
     if d_state <= MAX_STATES:
         out = torch.empty_like(u)
-        launch = plan_forward(
-            u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, out, last_state, saved
-        )
-        launch.run(u.device)
+        run_forward(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, out, last_state, saved)
         return out, last_state, checkpoints
 
     # The states don't interact: each slice of them is a scan of its own, and the outputs add up.
@@ -72,7 +75,7 @@ def scan_forward(
         part_saved = None
         if save_for_backward:
             part_saved = checkpoints.new_empty((*shape[:2], part.stop - start, dim))
-        launch = plan_forward(
+        run_forward(
             u,
             delta,
             A[:, part],
@@ -88,7 +91,6 @@ def scan_forward(
             last_state[..., part],
             part_saved,
         )
-        launch.run(u.device)
         total += out
         if part_saved is not None:
             checkpoints[:, :, part] = part_saved
@@ -126,11 +128,16 @@ def scan_backward(
     Tensor | None,
 ]:
     """Gradients of all inputs; see `mambarium.kernels.scan.interface.ScanBackend`."""
-    launch = plan_backward(
-        grad_out, grad_last_state, u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints
+    batch, length, dim = u.shape
+    segments = plan_segments(batch, length, dim, B.shape[2], BACKWARD_TILE, count_processors(u.device))
+    scan = plan_backward(
+        grad_out, grad_last_state, u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, checkpoints, segments
     )
-    launch.run(u.device)
-    parts = launch.arguments
+    if segments.number > 1:
+        for launch in adjoint_entries(scan, grad_last_state):
+            launch.run(u.device)
+    scan.run(u.device)
+    parts = scan.arguments
 
     # (batch, groups, tiles, d_state, 2, tile), then positions first.
     summed = parts["BC_parts"].sum(dim=2).unflatten(-1, (2, BACKWARD_TILE))
@@ -142,7 +149,8 @@ def scan_backward(
     grad_bias = None if delta_bias is None else torch.empty_like(delta_bias).copy_(parts["bias_parts"].sum(dim=0))
     grad_initial = None
     if initial_state is not None:
-        grad_initial = torch.empty_like(initial_state).copy_(parts["adjoint"].transpose(1, 2))
+        # Of every batch element, the gradient of what its first segment starts from.
+        grad_initial = torch.empty_like(initial_state).copy_(parts["adjoint"][:: segments.number].transpose(1, 2))
     return (
         parts["grad_u"],
         parts["grad_delta"],
@@ -154,6 +162,48 @@ def scan_backward(
         grad_bias,
         grad_initial,
     )
+
+
+def run_forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    delta_softplus: bool,
+    out: Tensor,
+    last_state: Tensor,
+    checkpoints: Tensor | None,
+) -> None:
+    """Fills out, last_state and checkpoints; arguments as those of `plan_forward`."""
+    batch, length, dim = u.shape
+    segments = plan_segments(batch, length, dim, B.shape[2], BACKWARD_TILE, count_processors(u.device))
+    scan = plan_forward(
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        initial_state,
+        reset,
+        delta_softplus,
+        out,
+        last_state,
+        checkpoints,
+        segments,
+    )
+    if segments.number > 1:
+        for launch in forward_entries(scan, initial_state):
+            launch.run(u.device)
+    scan.run(u.device)
 
 
 def plan_forward(
@@ -171,17 +221,24 @@ def plan_forward(
     out: Tensor,
     last_state: Tensor,
     checkpoints: Tensor | None,
+    segments: Segments,
 ) -> Launch:
     """The forward's launch, which fills out, last_state and checkpoints.
 
     Args:
         A: (dim, d_state), adjacent states, as in initial_state and last_state; d_state up to MAX_STATES.
         checkpoints: of `checkpoint_shape`, or None to save none.
+        segments: with several, the launch's initial_state is left for `forward_entries` to fill.
     """
     batch, length, dim = u.shape
     groups, d_state = B.shape[2:]
     lanes = 32
-    channels = lane_channels(batch, dim, groups)
+    channels = lane_channels(batch * segments.number, dim, groups)
+    entries = initial_state
+    entry_strides = None if initial_state is None else (initial_state.stride(0), 0, initial_state.stride(1), 1)
+    if segments.number > 1:
+        entries = torch.empty(batch * segments.number, d_state, dim, dtype=torch.float32, device=u.device)
+        entry_strides = (segments.number * d_state * dim, d_state * dim, 1, dim)
     arguments = {
         "u": u,
         "delta": delta,
@@ -191,7 +248,7 @@ def plan_forward(
         "D": contiguous(D),
         "z": z,
         "delta_bias": contiguous(delta_bias),
-        "initial_state": initial_state,
+        "initial_state": entries,
         "reset": as_bytes(reset),
         "out": out,
         "last_state": last_state,
@@ -202,13 +259,15 @@ def plan_forward(
         "B_strides": row_strides(B),
         "C_strides": row_strides(C),
         "z_strides": row_strides(z),
-        "initial_strides": strides(initial_state),
+        "initial_strides": entry_strides,
         "reset_strides": row_strides(reset),
         "out_strides": row_strides(out),
         "last_strides": last_state.stride(),
         "length": length,
         "dim": dim,
         "groups": groups,
+        "segments": segments.number,
+        "segment_chunks": segments.positions // BACKWARD_TILE,
         "D_STATE": d_state,
         "DELTA_SOFTPLUS": delta_softplus,
         "B_WORD": values_per_word(B),
@@ -218,7 +277,7 @@ def plan_forward(
         "TILE": FORWARD_TILE,
         "CHUNK_TILES": BACKWARD_TILE // FORWARD_TILE,
     }
-    programs = batch * groups * -(-(dim // groups) // (lanes * channels))
+    programs = batch * segments.number * groups * -(-(dim // groups) // (lanes * channels))
     return Launch(scan_forward_kernel, programs, arguments, {"num_warps": 1, "num_stages": 1})
 
 
@@ -236,13 +295,17 @@ def plan_backward(
     reset: Tensor | None,
     delta_softplus: bool,
     checkpoints: Tensor,
+    segments: Segments,
 ) -> Launch:
-    """The backward's launch, with the tensors that it fills among its arguments."""
+    """The backward's launch, with the tensors that it fills among its arguments.
+
+    With several segments, the launch's adjoint is left for `adjoint_entries` to fill.
+    """
     batch, length, dim = u.shape
     groups, d_state = B.shape[2:]
     # A warp per program: sums over its lanes need no shared memory.
     lanes = 32
-    channels = lane_channels(batch, dim, groups)
+    channels = lane_channels(batch * segments.number, dim, groups)
     blocks = -(-(dim // groups) // (lanes * channels))
     tiles = -(-length // BACKWARD_TILE)
 
@@ -252,6 +315,10 @@ def plan_backward(
     grad_u = torch.empty_like(u)
     grad_delta = torch.empty_like(delta)
     grad_z = None if z is None else torch.empty_like(z)
+    rows = batch * segments.number
+    adjoint = new(rows, d_state, dim)
+    if segments.number == 1:
+        adjoint.copy_(grad_last_state.transpose(1, 2))
     arguments = {
         "grad_out": grad_out,
         "u": u,
@@ -263,14 +330,14 @@ def plan_backward(
         "delta_bias": contiguous(delta_bias),
         "reset": as_bytes(reset),
         "checkpoints": checkpoints,
-        "adjoint": new(batch, d_state, dim).copy_(grad_last_state.transpose(1, 2)),
+        "adjoint": adjoint,
         "grad_u": grad_u,
         "grad_delta": grad_delta,
         "grad_z": grad_z,
-        "A_parts": new(batch, d_state, dim).zero_(),
+        "A_parts": new(rows, d_state, dim).zero_(),
         "BC_parts": new(batch, groups, blocks, tiles, d_state, 2 * BACKWARD_TILE),
-        "D_parts": None if D is None else new(batch, dim),
-        "bias_parts": None if delta_bias is None else new(batch, dim),
+        "D_parts": None if D is None else new(rows, dim),
+        "bias_parts": None if delta_bias is None else new(rows, dim),
         "grad_out_strides": row_strides(grad_out),
         "u_strides": row_strides(u),
         "delta_strides": row_strides(delta),
@@ -283,6 +350,8 @@ def plan_backward(
         "dim": dim,
         "groups": groups,
         "d_state": d_state,
+        "segments": segments.number,
+        "segment_tiles": segments.positions // BACKWARD_TILE,
         "DELTA_SOFTPLUS": delta_softplus,
         "LANES": lanes,
         "CHANNELS": channels,
@@ -290,7 +359,7 @@ def plan_backward(
         # The interpreter and other vendors' GPUs have no assembly of NVIDIA's.
         "PTX": not INTERPRETED and torch.version.hip is None,
     }
-    return Launch(scan_backward_kernel, batch * groups * blocks, arguments, {"num_warps": 1, "num_stages": 1})
+    return Launch(scan_backward_kernel, rows * groups * blocks, arguments, {"num_warps": 1, "num_stages": 1})
 
 
 def lane_channels(batch: int, dim: int, groups: int) -> int:
