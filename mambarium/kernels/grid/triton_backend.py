@@ -16,7 +16,7 @@ from torch import Tensor
 from mambarium.kernels.grid.routes import Route, visited_positions
 from mambarium.kernels.layout import laid_out_as
 from mambarium.kernels.scan import triton_launches
-from mambarium.kernels.scan.triton_launches import Order, Scan, run_backward, run_forward
+from mambarium.kernels.scan.triton_launches import Order, Scan, copied_as, run_backward, run_forward
 
 
 def checkpoint_shape(batch: int, length: int, routes: int, dim: int, d_state: int) -> tuple[int, ...]:
@@ -68,13 +68,11 @@ def scan_backward(
     return (
         laid_out_as(grad_u.unflatten(1, grid), u),
         laid_out_as(grads.delta.unflatten(1, grid), delta),
-        torch.empty_like(A).copy_(grads.A.view_as(A)),
+        copied_as(A, grads.A),
         torch.empty_like(B).copy_(grads.B.unflatten(1, grid)),
         torch.empty_like(C).copy_(grads.C.unflatten(1, grid)),
-        None if grads.D is None or D is None else torch.empty_like(D).copy_(grads.D.view_as(D)),
-        None
-        if grads.delta_bias is None or delta_bias is None
-        else torch.empty_like(delta_bias).copy_(grads.delta_bias.view_as(delta_bias)),
+        copied_as(D, grads.D),
+        copied_as(delta_bias, grads.delta_bias),
     )
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mambarium.kernels.scan import triton_launches
-from mambarium.kernels.scan.triton_launches import Scan, run_backward, run_forward
+from mambarium.kernels.scan.triton_launches import Scan, copied_as, run_backward, run_forward
 
 
 def checkpoint_shape(batch: int, length: int, dim: int, d_state: int, groups: int) -> tuple[int, ...]:
@@ -70,8 +70,8 @@ def scan_backward(
         torch.empty_like(A).copy_(grads.A),
         torch.empty_like(B).copy_(grads.B),
         torch.empty_like(C).copy_(grads.C),
-        None if D is None else torch.empty_like(D).copy_(grads.D),
+        copied_as(D, grads.D),
         grads.z,
-        None if delta_bias is None else torch.empty_like(delta_bias).copy_(grads.delta_bias),
-        None if initial_state is None else torch.empty_like(initial_state).copy_(grads.initial_state),
+        copied_as(delta_bias, grads.delta_bias),
+        copied_as(initial_state, grads.initial_state),
     )

@@ -188,6 +188,11 @@ def run_backward(
     )
 
 
+def copied_as(x: Tensor | None, grad: Tensor | None) -> Tensor | None:
+    """The gradient of an input, with the input's shape, dtype and layout."""
+    return None if x is None or grad is None else torch.empty_like(x).copy_(grad.view_as(x))
+
+
 def plan_forward(
     scan: Scan,
     out: Tensor,
