@@ -1,5 +1,6 @@
 """Backbones: networks from images or sequences to features, at their published sizes and at any other."""
 
+from mambarium.backbones.block_recurrent_transformer import BlockRecurrentTransformer
 from mambarium.backbones.block_state_transformer import BlockStateTransformer
 from mambarium.backbones.contract import (
     Backbone,
@@ -29,6 +30,7 @@ __all__ = [
     "LSTM",
     "S4D",
     "Backbone",
+    "BlockRecurrentTransformer",
     "BlockStateTransformer",
     "FeatureInfo",
     "Mamba",

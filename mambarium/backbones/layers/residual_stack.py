@@ -80,6 +80,10 @@ class ResidualStack(SequenceBackbone):
         """What all blocks are told of a chunk x (batch, length, width): its document boundaries, unless overridden."""
         return boundaries
 
+    def initial_memory(self, batch_size: int, device: torch.device) -> dict[str, State]:
+        """What the state holds before the first position beside the blocks' own: nothing, unless overridden."""
+        return {}
+
     def memory_of(self, chunk: Any) -> dict[str, State]:
         """What the state holds after a chunk beside the blocks' own: nothing, unless overridden."""
         return {}
@@ -128,6 +132,7 @@ class ResidualStack(SequenceBackbone):
         blocks = [cast(Block, block) for block in self.layers]
         return {
             "layers": [block.initial_state(batch_size, device, dtype) for block in blocks],
+            **self.initial_memory(batch_size, device),
             "document_id": torch.full((batch_size,), NO_DOCUMENT, device=device, dtype=torch.int64),
         }
 
