@@ -161,7 +161,7 @@ class SelectiveSSM(nn.Module):
         step = F.softplus(delta + self.dt_proj.bias.to(exact))  # (batch, d_inner)
         after = torch.exp(step.unsqueeze(-1) * A).mul_(state)  # (batch, d_inner, d_state)
         after.addcmul_((step * u).unsqueeze(-1), B.unsqueeze(1))
-        y = torch.bmm(after, C.unsqueeze(-1)).squeeze(-1) + self.D * u
+        y = (after * C.unsqueeze(1)).sum(dim=-1) + self.D * u  # no matrix product: autocast would round it
         return (y * F.silu(z)).to(x.dtype), after.to(state.dtype)
 
 
