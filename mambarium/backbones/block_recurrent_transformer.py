@@ -125,7 +125,7 @@ class RecurrentContext(Context):
         known = (initial, *self.cell.key_value(initial))
         now = (state["states"], state["key"].to(query.dtype), state["value"].to(query.dtype))
         keys, values = [], []
-        for window in range(cut.count):
+        for window in range(cut.num_windows):
             now = _choose(cut.first[:, window], known, now)
             keys.append(now[1])
             values.append(now[2])

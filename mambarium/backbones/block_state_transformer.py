@@ -4,12 +4,12 @@
 feed-forward network are those of the Block-Recurrent Transformer on which it builds. The paper leaves open, and is
 settled here:
 
-- a window at a document's end may be short, and every document is cut into windows from its own start;
-- the multi-filter form's shift is by a window, as the paper's text has it: its printed pseudo-code would roll the
+- every document is cut into windows from its own start, its last window may be short;
+- the multi-filter form's shift is by one window, as the paper's text has it: its printed pseudo-code would roll the
   states instead, and let a window see its own end;
-- structured filters are S4D's, started as HiPPO-LegS, with a skip for each filter; unstructured ones are Hyena's;
-- one pair of filters and projections serves each layer with context; the multi-head form has no dense map but each
-  head's own.
+- structured filters are S4D's, started as HiPPO-LegS, with a skip for each filter; unstructured ones are Hyena's, and
+  end at a stated length, so that decoding remembers a constant number of inputs;
+- in the multi-head form keys and values of a head are a linear map of that head's own filters.
 """
 
 from __future__ import annotations
@@ -268,14 +268,14 @@ class LastStatesContext(Context):
     ) -> tuple[Tensor, State]:
         """See `Context.forward`."""
         cut = cut_into_windows(chunk.windows.offset, self.window_size)
-        y, filters_state = self.filters(x, state["filters"], chunk, cut.last)  # (batch, count, width, num_states)
+        y, filters_state = self.filters(x, state["filters"], chunk, cut.last)  # (batch, num_windows, width, num_states)
         query = scaled_direction(self.query(x).unflatten(-1, (self.num_heads, self.head_dim)), self.scale)
         first_key, first_value = self._project(self.initial)  # (num_states, heads, head_dim)
         key, value = (state[name].to(query.dtype).unsqueeze(1) for name in ("key", "value"))
         if bool(cut.complete.any()):
-            own_key, own_value = self._project(y.mT)  # (batch, count, num_states, heads, head_dim)
+            own_key, own_value = self._project(y.mT)  # (batch, num_windows, num_states, heads, head_dim)
         else:
-            own_key, own_value = (tensor.expand(-1, cut.count, -1, -1, -1) for tensor in (key, value))
+            own_key, own_value = (tensor.expand(-1, cut.num_windows, -1, -1, -1) for tensor in (key, value))
         key, value = torch.cat([key, own_key[:, :-1]], dim=1), torch.cat([value, own_value[:, :-1]], dim=1)
         first = cut.first[..., None, None, None]
         key, value = torch.where(first, first_key, key), torch.where(first, first_value, value)

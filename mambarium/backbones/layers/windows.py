@@ -109,16 +109,16 @@ class Cut(NamedTuple):
     """The windows of a chunk when each document is cut into windows of one size from its start.
 
     Attributes:
-        count: Most windows that a sequence of the chunk has; window 0 is that of its first position.
+        num_windows: Most windows that a sequence of the chunk has; window 0 is that of its first position.
         slots: Most positions of a window that are in the chunk.
         number: (batch, length) int64, the window of each position.
         place: (batch, length) int64, a slot of the window's own for each position, the windows' slots end to end.
-        last: (batch, count) int64, each window's last position in the chunk; 0 where there is no such window.
-        complete: (batch, count) bool, whether the window ends there.
-        first: (batch, count) bool, whether the window is its document's first.
+        last: (batch, num_windows) int64, each window's last position in the chunk; 0 where there is no such window.
+        complete: (batch, num_windows) bool, whether the window ends there.
+        first: (batch, num_windows) bool, whether the window is its document's first.
     """
 
-    count: int
+    num_windows: int
     slots: int
     number: Tensor
     place: Tensor
@@ -152,7 +152,7 @@ def attend_to_states(query: Tensor, key: Tensor, value: Tensor, cut: Cut) -> Ten
 
     Args:
         query: (batch, length, heads, head_dim).
-        key: (batch, count, states, heads, head_dim), each window's states.
+        key: (batch, num_windows, states, heads, head_dim), each window's states.
         value: As key.
         cut: The windows.
 
@@ -160,11 +160,11 @@ def attend_to_states(query: Tensor, key: Tensor, value: Tensor, cut: Cut) -> Ten
         (batch, length, heads, head_dim).
     """
     place = cut.place[..., None, None].expand_as(query)
-    slots = query.new_zeros(query.shape[0], cut.count * cut.slots, *query.shape[2:]).scatter(1, place, query)
-    slots = slots.unflatten(1, (cut.count, cut.slots)).flatten(0, 1).transpose(1, 2)
+    slots = query.new_zeros(query.shape[0], cut.num_windows * cut.slots, *query.shape[2:]).scatter(1, place, query)
+    slots = slots.unflatten(1, (cut.num_windows, cut.slots)).flatten(0, 1).transpose(1, 2)
     key, value = (x.flatten(0, 1).transpose(1, 2).to(query.dtype) for x in (key, value))
-    out = F.scaled_dot_product_attention(slots, key, value, scale=1.0)  # (batch * count, heads, slots, head_dim)
-    return out.transpose(1, 2).unflatten(0, (-1, cut.count)).flatten(1, 2).gather(1, place)
+    out = F.scaled_dot_product_attention(slots, key, value, scale=1.0)  # (batch * num_windows, heads, slots, head_dim)
+    return out.transpose(1, 2).unflatten(0, (-1, cut.num_windows)).flatten(1, 2).gather(1, place)
 
 
 def relative_position_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:

@@ -74,7 +74,7 @@ class InductionRule:
         special = self.vocab_size - 1
         tokens = random.integers(special, size=length)
         place = random.integers(length - 2)
-        tokens[[place, -1]] = special
+        tokens[place] = tokens[-1] = special
         targets = no_answers(length)
         targets[-1] = tokens[place + 1]
         return tokens, targets
