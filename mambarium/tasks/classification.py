@@ -80,6 +80,9 @@ class ClassificationObjective(Objective):
     def new_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(self.num_classes)
 
+    def published_names(self) -> dict[str, str]:
+        return {f"classifier.{name}": name for name in self.classifier.state_dict()}
+
 
 class ImageClassification(Task):
     """Trains a vision backbone to name the class of an image.

@@ -17,6 +17,10 @@ from mambarium.tasks.sampling import pick_next_token
 from mambarium.tasks.task import Task, auxiliary_loss
 
 
+VOCABULARY_MULTIPLE = 8
+"""Of what Mamba's published embeddings have a multiple of rows."""
+
+
 class LanguageMetrics(TaskMetrics):
     """Perplexity per token and bits per raw byte, exact: from summed float32 losses and true counts."""
 
@@ -84,6 +88,16 @@ class LanguageModelingObjective(Objective):
 
     def new_metrics(self) -> LanguageMetrics:
         return LanguageMetrics()
+
+    def published_names(self) -> dict[str, str]:
+        return {name: name for name in ("embedding.weight", "head.weight")}
+
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """Published embeddings have rows for tokens that don't exist, up to a multiple of 8; they are cut off."""
+        vocab_size, width = self.embedding.weight.shape
+        if stored.ndim != 2 or stored.shape[1] != width or not 0 < stored.shape[0] - vocab_size < VOCABULARY_MULTIPLE:
+            return None
+        return stored[:vocab_size]
 
 
 class LanguageModeling(Task):
