@@ -32,3 +32,56 @@ class TokenBatch(TypedDict):
     tokens: Tensor
     targets: Tensor
     num_bytes: Tensor
+
+
+class PaddedImages(TypedDict):
+    """Images of different sizes in one tensor, each in its upper left corner, zeros beside and below it.
+
+    Attributes:
+        image: (batch, 3, height, width), normalised floating point.
+        valid_size: (batch, 2) height and width of each image before padding, in pixels.
+        original_size: (batch, 2) height and width of each image as it was read, in pixels; results are reported in
+            its coordinates.
+        image_id: (batch,) the number of each image in its data set.
+    """
+
+    image: Tensor
+    valid_size: Tensor
+    original_size: Tensor
+    image_id: Tensor
+
+
+class DetectionBatch(PaddedImages):
+    """Images with any number of objects each.
+
+    Attributes:
+        boxes: For each image (objects, 4) corners x1, y1, x2, y2 in pixels of the valid image.
+        labels: For each image (objects,) class numbers from 0.
+        crowd: For each image (objects,) whether a box is a crowd: never trained on, matched without penalty in
+            evaluation.
+        area: For each image (objects,) area in pixels of the original image, by which objects count as small, medium
+            or large.
+        masks: For each image (objects, height, width) boolean, padded as the images are; None where the data has none.
+    """
+
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    crowd: list[Tensor]
+    area: list[Tensor]
+    masks: list[Tensor] | None
+
+
+class SegmentationBatch(PaddedImages):
+    """Images with a class for each pixel.
+
+    Attributes:
+        mask: (batch, height, width) class numbers, `IGNORED_CLASS` where none counts and in the padding.
+        original_mask: For each image (original height, original width); empty in training. Metrics are taken on it.
+    """
+
+    mask: Tensor
+    original_mask: list[Tensor]
+
+
+IGNORED_CLASS = 255
+"""Class number of pixels that count neither in the loss nor in the metrics."""
