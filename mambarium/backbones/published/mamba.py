@@ -92,9 +92,7 @@ def transformers_config(backbone: Mamba, vocab_size: int, tied: bool) -> dict[st
     }
 
 
-ORIGINAL = Format(
-    "Mamba (state-spaces/mamba)", Mamba, VARIANTS, recognises_original, with_head, backbone_key, head_key
-)
+ORIGINAL = Format("Mamba (state-spaces/mamba)", Mamba, VARIANTS, recognises_original, with_head, backbone_key, head_key)
 TRANSFORMERS = Format(
     "Mamba (transformers)", Mamba, VARIANTS, recognises_transformers, from_transformers, backbone_key, head_key
 )

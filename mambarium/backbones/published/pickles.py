@@ -30,8 +30,8 @@ def read_pickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror or error})") from error
+    except PermissionError as error:
+        raise InputError(f"{path} can't be read ({error.strerror})") from error
     # The unpickler raises errors of many kinds on bytes that are no pickle.
     except Exception as error:
         if foreign := re.search(r"GLOBAL (\S+)", str(error)):

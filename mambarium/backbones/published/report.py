@@ -37,8 +37,12 @@ class LoadReport:
     fresh: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"loaded       {self.source}", f"             {self.format}, {self.weights}, sha256 {self.sha256[:16]}"]
-        lines.append(f"matched      {len(self.matched)} tensors")
+        lines = [
+            f"loaded       {self.source}",
+            f"             {self.format}, {self.weights}",
+            f"sha256       {self.sha256}",
+            f"matched      {len(self.matched)} tensors",
+        ]
         for title in ("missing", "unexpected", "reshaped", "fresh"):
             names = getattr(self, title)
             rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
