@@ -80,4 +80,4 @@ def test_export_writes_the_official_format_once(
     torch.save({"state_dict": {}}, tmp_path / "bare.ckpt")
     message = refusal(tiny, capsys, "export", "--checkpoint", "bare.ckpt", "--output", "x.safetensors")
     assert "has no configuration of its model" in message
-    assert "checkpoint" in refusal(tiny, capsys, "export", "--output", "x.safetensors")
+    assert "checkpoint: no value given" in refusal(tiny, capsys, "export", "--output", "x.safetensors")
