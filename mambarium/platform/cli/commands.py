@@ -39,7 +39,18 @@ def run_compare(arguments: list[str]) -> int:
         (option, str(find_config(value)) if option in ("--config", "-c") and value else value)
         for option, value in paired(arguments)
     ]
-    return run_function(compare, [option if value is None else f"{option}={value}" for option, value in found])
+    return run_function(
+        "compare", compare, [option if value is None else f"{option}={value}" for option, value in found]
+    )
+
+
+def run_list(arguments: list[str]) -> int:
+    """The runner of `list`, whose pattern needs no option's name."""
+    from mambarium.platform.cli.function import run_function
+    from mambarium.platform.cli.listing import list_backbones
+
+    named = arguments and not arguments[0].startswith("-")
+    return run_function("list", list_backbones, ["--pattern", *arguments] if named else arguments)
 
 
 def run_export(arguments: list[str]) -> int:
@@ -47,7 +58,7 @@ def run_export(arguments: list[str]) -> int:
     from mambarium.platform.cli.export import export
     from mambarium.platform.cli.function import run_function
 
-    return run_function(export, arguments)
+    return run_function("export", export, arguments)
 
 
 COMMANDS = {
@@ -56,6 +67,7 @@ COMMANDS = {
     "test": Command("evaluate a run's checkpoint on the test data", run_training_command("test")),
     "predict": Command("continue a text, or name the classes of a folder of images", run_training_command("predict")),
     "export": Command("write a checkpoint's weights in the format of others", run_export),
+    "list": Command("show the published backbones: parameters, compute, results", run_list),
     "compare": Command("train tasks across backbones and seeds, and tabulate", run_compare),
 }
 
