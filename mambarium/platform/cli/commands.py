@@ -53,11 +53,20 @@ def run_list(arguments: list[str]) -> int:
     return run_function("list", list_backbones, ["--pattern", *arguments] if named else arguments)
 
 
+def run_export(arguments: list[str]) -> int:
+    """The runner of `export`."""
+    from mambarium.platform.cli.export import export
+    from mambarium.platform.cli.function import run_function
+
+    return run_function("export", export, arguments)
+
+
 COMMANDS = {
     "fit": Command("train a model, or go on with an interrupted run", run_training_command("fit")),
     "validate": Command("evaluate a run's checkpoint on the validation data", run_training_command("validate")),
     "test": Command("evaluate a run's checkpoint on the test data", run_training_command("test")),
     "predict": Command("continue a text, or name the classes of a folder of images", run_training_command("predict")),
+    "export": Command("write a checkpoint's weights in the format of others", run_export),
     "list": Command("show the published backbones: parameters, compute, results", run_list),
     "compare": Command("train tasks across backbones and seeds, and tabulate", run_compare),
 }
