@@ -1,6 +1,6 @@
 """What a batch is, one typed dict per task: data modules make them, tasks read them."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from torch import Tensor
 
@@ -85,3 +85,15 @@ class SegmentationBatch(PaddedImages):
 
 IGNORED_CLASS = 255
 """Class number of pixels that count neither in the loss nor in the metrics."""
+
+
+class MultiTaskBatch(TypedDict):
+    """Batches of several tasks for one step.
+
+    Attributes:
+        tasks: The batch of each task that has its turn, by the task's name.
+        shared_images: Whether all of them are about the same images, so that one pass through the backbone serves all.
+    """
+
+    tasks: dict[str, Any]
+    shared_images: bool

@@ -1,0 +1,178 @@
+"""Semantic segmentation: the class of every pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
+from mambarium.errors import InputError
+from mambarium.tasks.batches import IGNORED_CLASS, PaddedImages, SegmentationBatch
+from mambarium.tasks.heads.maps import FeatureMaps, pad_images
+from mambarium.tasks.heads.segmentation import FCNHead, LightFPNHead, SegmentationHeadFactory, resized
+from mambarium.tasks.objective import Objective, PrimaryMetric
+from mambarium.tasks.optimization import OptimizerFactory, Schedule
+from mambarium.tasks.segmentation_inference import Inference
+from mambarium.tasks.segmentation_losses import SegmentationLoss
+from mambarium.tasks.segmentation_metrics import SegmentationMetrics
+from mambarium.tasks.task import Task
+
+
+class SegmentationObjective(Objective):
+    """A head on a backbone's normed maps, with an auxiliary head if asked for.
+
+    Args:
+        backbone: The backbone that the objective is for; read, not kept.
+        num_classes: Number of classes, at most 255.
+        class_names: One name per class; their numbers if None.
+        head: Makes the head; `LightFPNHead` if None.
+        strides: Strides of the maps that the head sees; those of the backbone if None. A backbone with a single map
+            needs them for a pyramid.
+        auxiliary_weight: Weight of the loss of a second head on the second coarsest map, which training alone uses;
+            0 for none.
+        loss: The loss; mean cross-entropy if None.
+        inference: How images are looked at in evaluation; whole, once, if None.
+
+    Attributes:
+        divisor: Height and width of the images that features are made of are multiples of this.
+
+    Raises:
+        InputError: If a number is out of range.
+    """
+
+    primary_metric = PrimaryMetric("mIoU", "max")
+
+    def __init__(
+        self,
+        backbone: VisionBackbone,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        head: SegmentationHeadFactory | None = None,
+        strides: Sequence[int] | None = None,
+        auxiliary_weight: float = 0.0,
+        loss: SegmentationLoss | None = None,
+        inference: Inference | None = None,
+    ) -> None:
+        super().__init__()
+        if not 1 <= num_classes <= IGNORED_CLASS:
+            raise InputError(f"num_classes is {num_classes}: segmentation takes 1 to {IGNORED_CLASS} classes")
+        self.class_names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
+        if len(self.class_names) != num_classes:
+            raise InputError(f"{len(self.class_names)} class_names for {num_classes} classes: give one name per class")
+        if not auxiliary_weight >= 0:
+            raise InputError(f"auxiliary_weight is {auxiliary_weight}: give 0 for no auxiliary head, or more")
+        self.loss_function = loss or SegmentationLoss()
+        weights = self.loss_function.class_weights
+        if weights is not None and len(weights) != num_classes:
+            raise InputError(f"{len(weights)} class_weights for {num_classes} classes: give one weight per class")
+        self.maps = FeatureMaps(backbone.feature_info, strides)
+        self.head = (head or LightFPNHead)(self.maps.info, num_classes)
+        self.auxiliary_weight = auxiliary_weight
+        self.auxiliary_head: FCNHead | None = None
+        if auxiliary_weight:
+            self.auxiliary_head = FCNHead(self.maps.info[-2:][0].channels, num_classes)
+        self.inference = inference or Inference()
+        self.divisor = math.lcm(backbone.size_divisibility, self.maps.info[-1].stride)
+
+    def losses(self, features: VisionFeatures, batch: SegmentationBatch) -> dict[str, Tensor]:
+        """Losses at the masks' resolution.
+
+        Args:
+            features: The backbone's output for the batch's images, padded to multiples of `divisor`.
+            batch: The batch.
+        """
+        size = self._padded(batch["image"].shape)
+        maps = self.maps(features, size, batch["valid_size"])
+        losses = {"segmentation": self._loss(self.head(maps), size, batch["mask"])}
+        if self.auxiliary_head is not None:
+            auxiliary = self._loss(self.auxiliary_head(maps[-2:][0]), size, batch["mask"])
+            losses["auxiliary"] = self.auxiliary_weight * auxiliary
+        return losses
+
+    def predictions(self, backbone: VisionBackbone, batch: PaddedImages) -> list[Tensor]:
+        """For each image uint8 (original height, original width) class numbers."""
+
+        def score(images: Tensor) -> Tensor:
+            height, width = images.shape[-2:]
+            size = self._padded(images.shape)
+            valid_size = torch.tensor([[height, width]], device=images.device)
+            maps = self.maps(backbone(pad_images(images, self.divisor)), size, valid_size)
+            return resized(self.head(maps), size)[..., :height, :width]
+
+        return self.inference.class_maps(score, batch)
+
+    def new_metrics(self) -> SegmentationMetrics:
+        return SegmentationMetrics(self.class_names)
+
+    def _padded(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the images that features are made of."""
+        height, width = (-(-length // self.divisor) * self.divisor for length in shape[-2:])
+        return height, width
+
+    def _loss(self, logits: Tensor, size: tuple[int, int], mask: Tensor) -> Tensor:
+        height, width = mask.shape[-2:]
+        return self.loss_function(resized(logits, size)[..., :height, :width], mask)
+
+
+class SemanticSegmentation(Task):
+    """Trains a vision backbone to name the class of every pixel.
+
+    Args:
+        backbone: The vision backbone.
+        num_classes: Number of classes, at most 255; the command line takes it from the data.
+        class_names: One name per class, for metrics; the command line takes them from the data, otherwise numbers.
+        head: The head's class: LightFPNHead (if not given) or UperNetHead.
+        strides: Strides of the maps that the head sees; those of the backbone if not given. A backbone with a single
+            map (Vim) gets a pyramid this way: [4, 8, 16, 32].
+        auxiliary_weight: Weight of the loss of a second head on the second coarsest map, which training alone uses;
+            published recipes have 0.4, 0 is none.
+        loss: SegmentationLoss with its weights; mean cross-entropy if not given.
+        inference: How images are looked at in evaluation: `window` and `stride`, `scales`, `flip`; whole and once if
+            not given.
+        optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
+            biases, embeddings and state-space parameters never get weight decay.
+        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
+
+    Raises:
+        InputError: If the backbone is no vision backbone, or a number is out of range.
+    """
+
+    objective: SegmentationObjective
+    backbone: VisionBackbone
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        class_names: list[str] | None = None,
+        head: SegmentationHeadFactory | None = None,
+        strides: list[int] | None = None,
+        auxiliary_weight: float = 0.0,
+        loss: SegmentationLoss | None = None,
+        inference: Inference | None = None,
+        optimizer: OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        if not isinstance(backbone, VisionBackbone):
+            raise InputError(
+                f"{type(backbone).__name__} is not a vision backbone: segmentation takes VMamba, MambaVision, ..."
+            )
+        objective = SegmentationObjective(
+            backbone, num_classes, class_names, head, strides, auxiliary_weight, loss, inference
+        )
+        super().__init__(backbone, objective, optimizer, schedule)
+        self.save_constructor_arguments()
+
+    def training_losses(self, batch: SegmentationBatch) -> dict[str, Tensor]:
+        features = self.backbone(pad_images(batch["image"], self.objective.divisor))
+        return self.objective.losses(features, batch) | features.auxiliary_losses
+
+    def predictions(self, batch: PaddedImages) -> list[Tensor]:
+        return self.objective.predictions(self.backbone, batch)
+
+    def predict_step(self, batch: PaddedImages) -> list[Tensor]:
+        """For each image uint8 (original height, original width) class numbers."""
+        return self.predictions(batch)
