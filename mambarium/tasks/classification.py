@@ -12,7 +12,7 @@ from mambarium.tasks.batches import ImageBatch
 from mambarium.tasks.mixing import ImageMixing
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
 from mambarium.tasks.optimization import OptimizerFactory, Schedule
-from mambarium.tasks.task import Task, auxiliary_loss
+from mambarium.tasks.task import Task
 
 
 class ClassificationMetrics(TaskMetrics):
@@ -73,9 +73,14 @@ class ClassificationObjective(Objective):
         """Logits (batch, num_classes)."""
         return self.classifier(features)
 
-    def loss(self, predictions: Tensor, batch: ImageBatch) -> Tensor:
+    def losses(self, features: VisionFeatures, batch: ImageBatch) -> dict[str, Tensor]:
         """Cross-entropy of logits with labels (batch,) or label shares (batch, num_classes)."""
-        return F.cross_entropy(predictions.float(), batch["label"], label_smoothing=self.label_smoothing)
+        logits = self(features).float()
+        return {"cross_entropy": F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)}
+
+    def predictions(self, features: VisionFeatures, batch: ImageBatch) -> Tensor:
+        """Logits (batch, num_classes)."""
+        return self(features)
 
     def new_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(self.num_classes)
@@ -124,14 +129,13 @@ class ImageClassification(Task):
         """Logits (batch, num_classes) of images (batch, 3, height, width)."""
         return self.objective(self.backbone(images))
 
-    def training_loss(self, batch: ImageBatch) -> Tensor:
+    def training_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         images, labels = self.mixing(batch["image"], batch["label"])
         features = self.backbone(images)
-        loss = self.objective.loss(self.objective(features), ImageBatch(image=images, label=labels))
-        return loss + auxiliary_loss(features.auxiliary_losses)
+        return self.objective.losses(features, ImageBatch(image=images, label=labels)) | features.auxiliary_losses
 
     def predictions(self, batch: ImageBatch) -> Tensor:
-        return self(batch["image"])
+        return self.objective.predictions(self.backbone(batch["image"]), batch)
 
     def predict_step(self, batch: ImageBatch) -> Tensor:
         """Class probabilities (batch, num_classes)."""

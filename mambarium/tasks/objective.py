@@ -1,6 +1,7 @@
-"""What a task asks of a backbone's features: a head, a loss, metrics.
+"""What a task asks of a backbone's features: a head, losses, predictions, metrics.
 
-An objective is a plain module. A LightningModule holds one; several objectives can share one backbone.
+An objective is a plain module. A LightningModule holds one; several objectives can share one backbone. What features
+and predictions are depends on the task; its metrics know the same predictions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class PrimaryMetric(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """Head, loss and metrics of one task.
+    """Head, losses, predictions and metrics of one task.
 
     Attributes:
         primary_metric: One of the names that the metrics of `new_metrics` compute.
@@ -29,8 +30,12 @@ class Objective(nn.Module, ABC):
     primary_metric: PrimaryMetric
 
     @abstractmethod
-    def loss(self, predictions: Tensor, batch: Any) -> Tensor:
-        """Training loss, a scalar in float32."""
+    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        """Training losses by name, scalars in float32, to be added up."""
+
+    @abstractmethod
+    def predictions(self, features: Any, batch: Any) -> Any:
+        """What the metrics compare with the batch."""
 
     @abstractmethod
     def new_metrics(self) -> TaskMetrics:
@@ -43,7 +48,7 @@ class TaskMetrics(Metric, ABC):
     full_state_update = False
 
     @abstractmethod
-    def update(self, predictions: Tensor, batch: Any) -> None:
+    def update(self, predictions: Any, batch: Any) -> None:
         """Count a batch."""
 
     @abstractmethod

@@ -22,7 +22,7 @@ from mambarium.tasks.optimization import Constant, OptimizerFactory, Schedule, S
 class Task(LightningModule):
     """Trains a backbone under an objective.
 
-    Calling a task returns its objective's predictions for an input. Losses are logged as `train/loss`, metrics as
+    The summed loss is logged as `train/loss`, its parts, if there are several, as `train/<name>`, metrics as
     `val/<name>` and `test/<name>`.
 
     Args:
@@ -66,17 +66,20 @@ class Task(LightningModule):
         return self.objective.primary_metric
 
     @abstractmethod
-    def training_loss(self, batch: Any) -> Tensor:
-        """Loss of a training batch, auxiliary losses of the backbone included."""
+    def training_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Losses of a training batch by name, auxiliary ones of the backbone included; their sum is trained on."""
 
     @abstractmethod
-    def predictions(self, batch: Any) -> Tensor:
+    def predictions(self, batch: Any) -> Any:
         """What the objective's metrics compare with the batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self.training_loss(batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        return loss
+        losses = self.training_losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", total.detach(), prog_bar=True)
+        if len(losses) > 1:
+            self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.items()})
+        return total
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.val_metrics.update(self.predictions(batch), batch)
@@ -106,8 +109,3 @@ class Task(LightningModule):
         # The rate at step s is that of the update to step s + 1, so that the first update is not wasted at rate 0.
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(min((step + 1) / total_steps, 1.0)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def auxiliary_loss(losses: dict[str, Tensor]) -> Tensor | float:
-    """Sum of a backbone's auxiliary losses, 0 if it has none."""
-    return torch.stack(list(losses.values())).sum() if losses else 0.0
