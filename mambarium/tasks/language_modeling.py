@@ -82,10 +82,6 @@ class LanguageModelingObjective(Objective):
         targets = batch["targets"].flatten()
         return {"cross_entropy": F.cross_entropy(logits, targets, ignore_index=IGNORED_TARGET)}
 
-    def predictions(self, features: SequenceOutput, batch: TokenBatch) -> Tensor:
-        """Logits (batch, length, vocab_size)."""
-        return self(features)
-
     def new_metrics(self) -> LanguageMetrics:
         return LanguageMetrics()
 

@@ -184,7 +184,7 @@ class MultiTask(Task):
         self.turns = dict.fromkeys(objectives, 0)
         self.logged: dict[str, Tensor | float] = {}
         self.in_step: set[str] = set()
-        self.save_constructor_arguments()
+        self.save_constructor_arguments("objectives")
 
     def training_losses(self, batch: MultiTaskBatch) -> dict[str, Tensor]:
         features = self._features(batch)

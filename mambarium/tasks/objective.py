@@ -1,6 +1,6 @@
 """What a task asks of a backbone's features: a head, losses, predictions, metrics.
 
-An objective is a plain module. A LightningModule holds one; several objectives can share one backbone. What features
+An objective is a plain module. A LightningModule holds one; several on images can share one backbone. What features
 and predictions are depends on the task; its metrics know the same predictions.
 """
 
@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from mambarium.backbones.contract import VisionBackbone
+
 
 class PrimaryMetric(NamedTuple):
     """The metric by which runs of a task are ranked, and whether more or less of it is better."""
@@ -21,7 +23,7 @@ class PrimaryMetric(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """Head, losses, predictions and metrics of one task.
+    """Head, losses and metrics of one task.
 
     Attributes:
         primary_metric: One of the names that the metrics of `new_metrics` compute.
@@ -34,12 +36,23 @@ class Objective(nn.Module, ABC):
         """Training losses by name, scalars in float32, to be added up."""
 
     @abstractmethod
-    def predictions(self, features: Any, batch: Any) -> Any:
-        """What the metrics compare with the batch."""
-
-    @abstractmethod
     def new_metrics(self) -> TaskMetrics:
         """Empty metrics for one evaluation."""
+
+
+class VisionObjective(Objective):
+    """An objective on images, made of a vision backbone and the names of the classes.
+
+    Attributes:
+        divisor: Features for `losses` are made of images padded with zeros, below and to the right, until height and
+            width are multiples of this.
+    """
+
+    divisor: int
+
+    @abstractmethod
+    def predictions(self, backbone: VisionBackbone, batch: Any) -> Any:
+        """What the metrics compare with the batch; an objective may look at an image in parts or more than once."""
 
 
 class TaskMetrics(Metric, ABC):

@@ -13,7 +13,7 @@ from mambarium.errors import InputError
 from mambarium.tasks.batches import IGNORED_CLASS, PaddedImages, SegmentationBatch
 from mambarium.tasks.heads.maps import FeatureMaps, pad_images
 from mambarium.tasks.heads.segmentation import FCNHead, LightFPNHead, SegmentationHeadFactory, resized
-from mambarium.tasks.objective import Objective, PrimaryMetric
+from mambarium.tasks.objective import PrimaryMetric, VisionObjective
 from mambarium.tasks.optimization import OptimizerFactory, Schedule
 from mambarium.tasks.segmentation_inference import Inference
 from mambarium.tasks.segmentation_losses import SegmentationLoss
@@ -21,13 +21,12 @@ from mambarium.tasks.segmentation_metrics import SegmentationMetrics
 from mambarium.tasks.task import Task
 
 
-class SegmentationObjective(Objective):
+class SegmentationObjective(VisionObjective):
     """A head on a backbone's normed maps, with an auxiliary head if asked for.
 
     Args:
         backbone: The backbone that the objective is for; read, not kept.
-        num_classes: Number of classes, at most 255.
-        class_names: One name per class; their numbers if None.
+        class_names: One name per class, at most 255.
         head: Makes the head; `LightFPNHead` if None.
         strides: Strides of the maps that the head sees; those of the backbone if None. A backbone with a single map
             needs them for a pyramid.
@@ -35,9 +34,6 @@ class SegmentationObjective(Objective):
             0 for none.
         loss: The loss; mean cross-entropy if None.
         inference: How images are looked at in evaluation; whole, once, if None.
-
-    Attributes:
-        divisor: Height and width of the images that features are made of are multiples of this.
 
     Raises:
         InputError: If a number is out of range.
@@ -48,8 +44,7 @@ class SegmentationObjective(Objective):
     def __init__(
         self,
         backbone: VisionBackbone,
-        num_classes: int,
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str],
         head: SegmentationHeadFactory | None = None,
         strides: Sequence[int] | None = None,
         auxiliary_weight: float = 0.0,
@@ -57,11 +52,10 @@ class SegmentationObjective(Objective):
         inference: Inference | None = None,
     ) -> None:
         super().__init__()
+        self.class_names = list(class_names)
+        num_classes = len(self.class_names)
         if not 1 <= num_classes <= IGNORED_CLASS:
             raise InputError(f"num_classes is {num_classes}: segmentation takes 1 to {IGNORED_CLASS} classes")
-        self.class_names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
-        if len(self.class_names) != num_classes:
-            raise InputError(f"{len(self.class_names)} class_names for {num_classes} classes: give one name per class")
         if not auxiliary_weight >= 0:
             raise InputError(f"auxiliary_weight is {auxiliary_weight}: give 0 for no auxiliary head, or more")
         self.loss_function = loss or SegmentationLoss()
@@ -160,11 +154,12 @@ class SemanticSegmentation(Task):
             raise InputError(
                 f"{type(backbone).__name__} is not a vision backbone: segmentation takes VMamba, MambaVision, ..."
             )
-        objective = SegmentationObjective(
-            backbone, num_classes, class_names, head, strides, auxiliary_weight, loss, inference
-        )
+        names = [str(number) for number in range(num_classes)] if class_names is None else class_names
+        if len(names) != num_classes:
+            raise InputError(f"{len(names)} class_names for {num_classes} classes: give one name per class")
+        objective = SegmentationObjective(backbone, names, head, strides, auxiliary_weight, loss, inference)
         super().__init__(backbone, objective, optimizer, schedule)
-        self.save_constructor_arguments()
+        self.save_constructor_arguments("head", "loss", "inference")
 
     def training_losses(self, batch: SegmentationBatch) -> dict[str, Tensor]:
         features = self.backbone(pad_images(batch["image"], self.objective.divisor))

@@ -47,15 +47,18 @@ class Task(LightningModule):
         self.val_metrics = objective.new_metrics()
         self.test_metrics = objective.new_metrics()
 
-    def save_constructor_arguments(self) -> None:
+    def save_constructor_arguments(self, *modules: str) -> None:
         """Record the arguments of the calling constructor in checkpoints, for `load_from_checkpoint`.
 
         The command line hands every argument over as plain data. Arguments given in Python are recorded only where they
         are plain data: a module or an optimiser class in a checkpoint could not be loaded with `weights_only=True`, so
         `load_from_checkpoint` then wants them again.
+
+        Args:
+            modules: Names of arguments that are no plain data in Python, besides backbone, optimizer and schedule.
         """
         from_command_line = bool(_given_hyperparameters.get())
-        ignore = () if from_command_line else ("backbone", "optimizer", "schedule")
+        ignore = () if from_command_line else ("backbone", "optimizer", "schedule", *modules)
         constructor = inspect.currentframe()
         assert constructor is not None
         self.save_hyperparameters(ignore=ignore, frame=constructor.f_back)

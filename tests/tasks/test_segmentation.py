@@ -1,16 +1,21 @@
 """Semantic segmentation: published metrics, losses, inference, every backbone."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mambarium.backbones import Mamba, MambaOut, MambaVision, Vim, VisionBackbone, VMamba, from_variant
 from mambarium.errors import InputError
+from mambarium.tasks import LightFPNHead, SegmentationLoss, SemanticSegmentation, UperNetHead
 from mambarium.tasks.batches import IGNORED_CLASS, SegmentationBatch
+from mambarium.tasks.heads.segmentation import SegmentationHeadFactory
 from mambarium.tasks.segmentation_inference import Inference, window_starts
-from mambarium.tasks.segmentation_losses import SegmentationLoss, dice_loss
+from mambarium.tasks.segmentation_losses import dice_loss
 from mambarium.tasks.segmentation_metrics import SegmentationMetrics, confusion_matrix
 
 
@@ -177,3 +182,98 @@ def test_numbers_out_of_range_are_refused(build: Callable[[], object]) -> None:
     with pytest.raises(InputError) as error:
         build()
     assert "\n" not in str(error.value)
+
+
+BACKBONES: dict[str, Callable[[], VisionBackbone]] = {
+    "vim": lambda: Vim(image_size=16, patch_size=4, width=16, depth=1, d_state=2),
+    "vim_overlapping": lambda: Vim(image_size=16, patch_size=4, stride=2, width=16, depth=1, d_state=2),
+    "vmamba": lambda: VMamba(depths=(1, 1, 1), widths=(8, 12, 16)),
+    "vmamba_v0": lambda: VMamba("v0", depths=(1, 1), widths=(8, 16), d_state=2, ssm_ratio=2.0, mlp_ratio=0.0),
+    "mambavision": lambda: MambaVision(depths=(1, 1, 2), width=8, num_heads=(2, 4), window_sizes=(3, 2), d_state=2),
+    "mambaout": lambda: MambaOut(depths=(1, 1), widths=(8, 16), kernel_size=3),
+    "mambaout_with_ssm": lambda: MambaOut(depths=(1, 1), widths=(8, 12), kernel_size=3, ssm=True, d_state=2),
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_trains_a_step_and_evaluates(name: str) -> None:
+    """Images of two sizes, neither a multiple of the strides, padded into one batch."""
+    torch.manual_seed(0)
+    backbone = BACKBONES[name]()
+    strides = [4, 8, 16] if len(backbone.feature_info) == 1 and name == "vim" else None
+    task = SemanticSegmentation(
+        backbone, num_classes=3, head=partial(UperNetHead, channels=8), strides=strides, auxiliary_weight=0.4
+    )
+    batch = random_images((18, 14), (13, 15))
+    for mask in batch["mask"]:
+        mask[2:6, 2:6] = 1
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.01)
+    losses = task.training_losses(batch)
+    assert set(losses) == {"segmentation", "auxiliary"}
+    torch.stack(list(losses.values())).sum().backward()
+    assert [key for key, parameter in task.named_parameters() if parameter.grad is None] == []
+    optimizer.step()
+    task.eval()
+    with torch.no_grad():
+        task.val_metrics.update(task.predictions(batch), batch)
+    values = task.val_metrics.compute()
+    assert 0 <= values["mIoU"] <= 1 and task.val_metrics.confusion.sum() == 18 * 14 + 13 * 15
+
+
+@torch.no_grad()
+def test_a_prediction_does_not_depend_on_the_rest_of_the_batch() -> None:
+    torch.manual_seed(0)
+    task = SemanticSegmentation(MambaOut(depths=(1, 1), widths=(8, 16)), num_classes=5).eval()
+    batch = random_images((18, 14), (13, 15))
+    alone = random_images((13, 15))
+    alone["image"] = batch["image"][1:, :, :13, :15]
+    assert torch.equal(task.predictions(batch)[1], task.predictions(alone)[0])
+
+
+@pytest.mark.parametrize("head", [LightFPNHead, partial(UperNetHead, channels=32)], ids=["light", "upernet"])
+def test_heads_overfit_one_image(head: SegmentationHeadFactory) -> None:
+    torch.manual_seed(0)
+    task = SemanticSegmentation(MambaOut(depths=(1, 1), widths=(16, 32), stem_stride=2), num_classes=3, head=head)
+    batch = random_images((16, 16))
+    batch["mask"][0, 4:12, 4:12] = 1
+    batch["mask"][0, :2] = IGNORED_CLASS
+    batch["original_mask"] = [batch["mask"][0]]
+    batch["image"][0, :, 4:12, 4:12] += 2
+    optimizer = torch.optim.AdamW(task.parameters(), lr=5e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        task.training_losses(batch)["segmentation"].backward()
+        optimizer.step()
+    task.eval()
+    metrics = task.objective.new_metrics()
+    with torch.no_grad():
+        metrics.update(task.predictions(batch), batch)
+    assert metrics.compute()["mIoU"] > 0.9
+
+
+def test_published_size_of_upernet_on_vmamba() -> None:
+    """62 M parameters are published for VMamba-T with UperNet on ADE20K; norms per map and GroupNorm add none to it."""
+    with torch.device("meta"):
+        task = SemanticSegmentation(
+            from_variant("vmamba_tiny_s1l8"), num_classes=150, head=UperNetHead, auxiliary_weight=0.4
+        )
+    assert round(sum(parameter.numel() for parameter in task.parameters()) / 1e6) == 62
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 300}, "num_classes is 300"),
+        ({"class_names": ["a"]}, "1 class_names for 3 classes"),
+        ({"auxiliary_weight": -1.0}, "auxiliary_weight is -1.0"),
+        ({"loss": SegmentationLoss(class_weights=[1.0, 2.0])}, "2 class_weights for 3 classes"),
+        ({"head": partial(UperNetHead, channels=0)}, "channels of the segmentation head is 0"),
+        ({"head": partial(LightFPNHead, dropout=1.0)}, "dropout of the segmentation head is 1.0"),
+        ({"backbone": Mamba(width=8, depth=1)}, "Mamba is not a vision backbone"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    arguments = {"backbone": MambaOut(depths=(1,), widths=(16,)), "num_classes": 3, **options}
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        SemanticSegmentation(**arguments)
+    assert "\n" not in str(caught.value)

@@ -43,10 +43,11 @@ def resized(tensor: Tensor, size: Sequence[int]) -> Tensor:
 def conv_norm_relu(
     in_channels: int, out_channels: int, kernel_size: int, norm: Literal["group", "batch"] = "group"
 ) -> nn.Sequential:
-    """A convolution that keeps the size, its norm (groups as many as fit, at most 32) and ReLU."""
-    normed: nn.Module = (
-        nn.BatchNorm2d(out_channels) if norm == "batch" else nn.GroupNorm(math.gcd(32, out_channels), out_channels)
-    )
+    """A convolution that keeps the size, its norm (at most 32 groups of at least 8 channels) and ReLU."""
+    groups = math.gcd(32, out_channels)
+    while groups > 1 and out_channels // groups < 8:  # a group of one channel would make a 1x1 map all zero
+        groups //= 2
+    normed = nn.BatchNorm2d(out_channels) if norm == "batch" else nn.GroupNorm(groups, out_channels)
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     return nn.Sequential(convolution, normed, nn.ReLU())
 
