@@ -218,10 +218,12 @@ class MultiTask(Task):
         self.in_step.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         logged = {name: float(value) for name, value in self.logged.items()}
         checkpoint["multitask"] = {"turns": dict(self.turns), "logged": logged, "in_step": sorted(self.in_step)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         stored = checkpoint["multitask"]
         self.turns, self.logged, self.in_step = dict(stored["turns"]), dict(stored["logged"]), set(stored["in_step"])
 
