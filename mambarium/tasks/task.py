@@ -55,7 +55,7 @@ class Task(LightningModule):
         `load_from_checkpoint` then wants them again.
         """
         from_command_line = bool(_given_hyperparameters.get())
-        ignore = () if from_command_line else ("backbone", "optimizer", "schedule")
+        ignore = () if from_command_line else ("backbone", "detector", "optimizer", "schedule")
         constructor = inspect.currentframe()
         assert constructor is not None
         self.save_hyperparameters(ignore=ignore, frame=constructor.f_back)
