@@ -1,0 +1,33 @@
+"""The data module of detection and instance masks; where the images come from is left to its subclasses."""
+
+from collections.abc import Sequence
+
+from torchvision.transforms.v2 import Transform
+
+from mambarium.platform.data.augmentation import AugmentedSamples, SampleSource
+from mambarium.platform.data.dense_images import DenseImages
+from mambarium.platform.data.detection_samples import CollateDetection, DetectionSample, visible_objects
+
+
+class DetectionImages(DenseImages[DetectionSample]):
+    """Images with boxes, and with masks if the data has any; the arguments are those of `DenseImages`.
+
+    In training, objects that the transforms move out of the image are left out. In evaluation every object stays, so
+    no evaluation transform may move one out.
+
+    Attributes:
+        class_frequencies: For each class of data of the LVIS kind "r", "c" or "f" (rare, common, frequent); else None.
+    """
+
+    class_frequencies: list[str] | None = None
+
+    def augmented(
+        self, source: SampleSource[DetectionSample], transforms: Sequence[Transform], training: bool
+    ) -> AugmentedSamples[DetectionSample]:
+        """Returns the data set of a source and its transforms."""
+        return AugmentedSamples(source, transforms, self.seed, finish=visible_objects if training else None)
+
+    @property
+    def collate(self) -> CollateDetection:
+        """Makes a `DetectionBatch`."""
+        return CollateDetection(self.normalization, self.size_multiple)
