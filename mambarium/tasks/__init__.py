@@ -1,6 +1,11 @@
 """Objectives on a backbone's features, each in a LightningModule."""
 
 from mambarium.tasks.classification import ClassificationObjective, ImageClassification
+from mambarium.tasks.detection import DetectionObjective, ObjectDetection
+from mambarium.tasks.heads.cascade_rcnn import CascadeMaskRCNN
+from mambarium.tasks.heads.fcos import FCOS
+from mambarium.tasks.heads.rcnn import FasterRCNN, MaskRCNN
+from mambarium.tasks.heads.retinanet import RetinaNet
 from mambarium.tasks.heads.segmentation import LightFPNHead
 from mambarium.tasks.heads.upernet import UperNetHead
 from mambarium.tasks.language_modeling import LanguageModeling
@@ -10,12 +15,19 @@ from mambarium.tasks.segmentation import SegmentationObjective, SemanticSegmenta
 from mambarium.tasks.segmentation_losses import SegmentationLoss
 
 __all__ = [
+    "FCOS",
+    "CascadeMaskRCNN",
     "ClassificationObjective",
     "Constant",
+    "DetectionObjective",
+    "FasterRCNN",
     "ImageClassification",
     "LanguageModeling",
     "LightFPNHead",
+    "MaskRCNN",
     "MultiTask",
+    "ObjectDetection",
+    "RetinaNet",
     "SegmentationLoss",
     "SegmentationObjective",
     "SemanticSegmentation",

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
 from mambarium.tasks.batches import MultiTaskBatch
-from mambarium.tasks.heads.maps import pad_images
+from mambarium.tasks.heads.maps import pad_images, padded_batch
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics, VisionObjective
 from mambarium.tasks.optimization import OptimizerFactory, Schedule
 from mambarium.tasks.task import Task
@@ -89,10 +89,12 @@ class ObjectiveSet(Objective):
 
     def losses(self, features: Mapping[str, VisionFeatures], batch: MultiTaskBatch) -> dict[str, Tensor]:
         """The weighted loss of each task in the batch, from the features for each."""
-        return {
-            name: self._weighted(name, self.objective(name).losses(features[name], of_task))
-            for name, of_task in batch["tasks"].items()
-        }
+        losses = {}
+        for name, of_task in batch["tasks"].items():
+            objective = self.objective(name)
+            of_parts = objective.losses(features[name], padded_batch(of_task, objective.divisor))
+            losses[name] = self._weighted(name, of_parts)
+        return losses
 
     def predictions(self, backbone: VisionBackbone, batch: MultiTaskBatch) -> dict[str, Any]:
         """Each task's predictions on its batch."""

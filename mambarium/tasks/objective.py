@@ -44,8 +44,8 @@ class VisionObjective(Objective):
     """An objective on images, made of a vision backbone and the names of the classes.
 
     Attributes:
-        divisor: Features for `losses` are made of images padded with zeros, below and to the right, until height and
-            width are multiples of this.
+        divisor: `losses` takes a batch, and features of it, whose images are padded with zeros, below and to the right,
+            until height and width are multiples of this.
     """
 
     divisor: int

@@ -11,7 +11,7 @@ from torch import Tensor
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
 from mambarium.tasks.batches import IGNORED_CLASS, PaddedImages, SegmentationBatch
-from mambarium.tasks.heads.maps import FeatureMaps, pad_images
+from mambarium.tasks.heads.maps import FeatureMaps, pad_images, padded_batch
 from mambarium.tasks.heads.segmentation import FCNHead, LightFPNHead, SegmentationHeadFactory, resized
 from mambarium.tasks.objective import PrimaryMetric, VisionObjective
 from mambarium.tasks.optimization import OptimizerFactory, Schedule
@@ -72,43 +72,32 @@ class SegmentationObjective(VisionObjective):
         self.divisor = math.lcm(backbone.size_divisibility, self.maps.info[-1].stride)
 
     def losses(self, features: VisionFeatures, batch: SegmentationBatch) -> dict[str, Tensor]:
-        """Losses at the masks' resolution.
-
-        Args:
-            features: The backbone's output for the batch's images, padded to multiples of `divisor`.
-            batch: The batch.
-        """
-        size = self._padded(batch["image"].shape)
-        maps = self.maps(features, size, batch["valid_size"])
-        losses = {"segmentation": self._loss(self.head(maps), size, batch["mask"])}
+        """Losses at the masks' resolution."""
+        height, width = batch["image"].shape[-2:]
+        maps = self.maps(features, (height, width), batch["valid_size"])
+        losses = {"segmentation": self._loss(self.head(maps), batch)}
         if self.auxiliary_head is not None:
-            auxiliary = self._loss(self.auxiliary_head(maps[-2:][0]), size, batch["mask"])
-            losses["auxiliary"] = self.auxiliary_weight * auxiliary
+            losses["auxiliary"] = self.auxiliary_weight * self._loss(self.auxiliary_head(maps[-2:][0]), batch)
         return losses
 
     def predictions(self, backbone: VisionBackbone, batch: PaddedImages) -> list[Tensor]:
         """For each image uint8 (original height, original width) class numbers."""
 
         def score(images: Tensor) -> Tensor:
-            height, width = images.shape[-2:]
-            size = self._padded(images.shape)
-            valid_size = torch.tensor([[height, width]], device=images.device)
-            maps = self.maps(backbone(pad_images(images, self.divisor)), size, valid_size)
-            return resized(self.head(maps), size)[..., :height, :width]
+            padded = pad_images(images, self.divisor)
+            valid_size = torch.tensor([images.shape[-2:]], device=images.device)
+            maps = self.maps(backbone(padded), (padded.shape[-2], padded.shape[-1]), valid_size)
+            return resized(self.head(maps), padded.shape[-2:])[..., : images.shape[-2], : images.shape[-1]]
 
         return self.inference.class_maps(score, batch)
 
     def new_metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(self.class_names)
 
-    def _padded(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Height and width of the images that features are made of."""
-        height, width = (-(-length // self.divisor) * self.divisor for length in shape[-2:])
-        return height, width
-
-    def _loss(self, logits: Tensor, size: tuple[int, int], mask: Tensor) -> Tensor:
-        height, width = mask.shape[-2:]
-        return self.loss_function(resized(logits, size)[..., :height, :width], mask)
+    def _loss(self, logits: Tensor, batch: SegmentationBatch) -> Tensor:
+        """Loss of logits of any size; masks lack the rows and columns by which the images were padded further."""
+        height, width = batch["mask"].shape[-2:]
+        return self.loss_function(resized(logits, batch["image"].shape[-2:])[..., :height, :width], batch["mask"])
 
 
 class SemanticSegmentation(Task):
@@ -162,8 +151,9 @@ class SemanticSegmentation(Task):
         self.save_constructor_arguments("head", "loss", "inference")
 
     def training_losses(self, batch: SegmentationBatch) -> dict[str, Tensor]:
-        features = self.backbone(pad_images(batch["image"], self.objective.divisor))
-        return self.objective.losses(features, batch) | features.auxiliary_losses
+        padded = padded_batch(batch, self.objective.divisor)
+        features = self.backbone(padded["image"])
+        return self.objective.losses(features, padded) | features.auxiliary_losses
 
     def predictions(self, batch: PaddedImages) -> list[Tensor]:
         return self.objective.predictions(self.backbone, batch)

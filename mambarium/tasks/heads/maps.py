@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
 from mambarium.errors import InputError
+from mambarium.tasks.batches import DetectionBatch, ImageBatch, PaddedImages, SegmentationBatch
+
+Batch = TypeVar("Batch", PaddedImages, DetectionBatch, SegmentationBatch, ImageBatch)
 
 
 class FeatureMaps(nn.Module):
@@ -158,3 +162,15 @@ def pad_images(images: Tensor, divisor: int) -> Tensor:
     """
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % divisor, 0, -height % divisor))
+
+
+def padded_batch(batch: Batch, divisor: int) -> Batch:
+    """A batch whose images are padded as `pad_images` does it; all else is the same.
+
+    Args:
+        batch: A batch of images.
+        divisor: What height and width have to be multiples of.
+    """
+    padded = batch.copy()
+    padded["image"] = pad_images(batch["image"], divisor)
+    return padded

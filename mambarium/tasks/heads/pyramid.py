@@ -34,6 +34,7 @@ class FeaturePyramid(nn.Module):
 
     Attributes:
         strides: Strides of the levels.
+        merged_strides: Strides of those that are merged.
         channels: Channels of each level.
         divisor: Images whose sizes are multiples of this have levels that lie exactly on each other.
 
@@ -58,6 +59,7 @@ class FeaturePyramid(nn.Module):
                 f"every stride of {list(strides)} is beyond the backbone's coarsest map of stride {coarsest}"
             )
         self.strides = tuple(strides)
+        self.merged_strides = tuple(merged)
         self.channels = channels
         self.divisor = math.lcm(*merged)
         self.maps = FeatureMaps(feature_info, merged)
