@@ -232,12 +232,12 @@ class MultiTask(Task):
     def _features(self, batch: MultiTaskBatch) -> dict[str, VisionFeatures]:
         """Features for each task; computed once for all that see the same images padded alike."""
         features: dict[str, VisionFeatures] = {}
-        of_divisor: dict[int, VisionFeatures] = {}
+        of_size: dict[torch.Size, VisionFeatures] = {}
         for name, of_task in batch["tasks"].items():
-            divisor = self.objective.objective(name).divisor
-            if divisor not in of_divisor or not batch["shared_images"]:
-                of_divisor[divisor] = self.backbone(pad_images(of_task["image"], divisor))
-            features[name] = of_divisor[divisor]
+            images = pad_images(of_task["image"], self.objective.objective(name).divisor)
+            if images.shape not in of_size or not batch["shared_images"]:
+                of_size[images.shape] = self.backbone(images)
+            features[name] = of_size[images.shape]
         return features
 
     def _note(self, name: str, loss: Tensor) -> None:

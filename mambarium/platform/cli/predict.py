@@ -39,7 +39,7 @@ def add_predict_arguments(parser: LightningArgumentParser) -> None:
         "--top_p", type=float | None, default=None, help="Draw from the likeliest tokens of this total."
     )
     parser.add_argument("--samples", type=int, default=1, help="Number of continuations.")
-    parser.add_argument("--images", type=Path | None, default=None, help="Folder of images (classification, segmentation).")
+    parser.add_argument("--images", type=Path | None, default=None, help="Folder of images.")
     parser.add_argument(
         "--output",
         type=Path | None,

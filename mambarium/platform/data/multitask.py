@@ -118,9 +118,7 @@ class MultiTaskData(ExactDataModule):
 
     def _streams(self) -> dict[str, GlobalBatches]:
         return {
-            name: GlobalBatches(
-                len(data.training_samples()), data.batch_size, self.seed, self._rank, self._world_size
-            )
+            name: GlobalBatches(len(data.training_samples()), data.batch_size, self.seed, self._rank, self._world_size)
             for name, data in self.tasks.items()
         }
 

@@ -34,7 +34,9 @@ class MaskFiles(Callback):
         counts = Counter(self._name(file) for file in files)
         name, count = counts.most_common(1)[0]
         if count > 1:
-            raise InputError(f"{count} images would be written to {name}: give images different names before the suffix")
+            raise InputError(
+                f"{count} images would be written to {name}: give images different names before the suffix"
+            )
 
     def on_predict_batch_end(
         self,
