@@ -7,7 +7,7 @@ from mambarium.tasks.heads.fcos import FCOS
 from mambarium.tasks.heads.rcnn import FasterRCNN, MaskRCNN
 from mambarium.tasks.heads.retinanet import RetinaNet
 from mambarium.tasks.language_modeling import LanguageModeling
-from mambarium.tasks.optimization import Constant, WarmupCosine, WarmupLinear
+from mambarium.tasks.optimization import Constant, WarmupCosine, WarmupLinear, WarmupSteps
 
 __all__ = [
     "FCOS",
@@ -21,4 +21,5 @@ __all__ = [
     "RetinaNet",
     "WarmupCosine",
     "WarmupLinear",
+    "WarmupSteps",
 ]
