@@ -14,7 +14,7 @@ from mambarium.errors import InputError
 from mambarium.platform.data.augmentation import SampleSource
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
-from mambarium.platform.data.detection_samples import DetectionSample, detection_sample
+from mambarium.platform.data.detection_samples import DetectionSample, boxes_of_masks, detection_sample
 from mambarium.platform.data.order import SampleKey
 from mambarium.platform.data.segmentation_images import SegmentationImages
 from mambarium.platform.data.segmentation_samples import SegmentationSample, segmentation_sample
@@ -173,22 +173,6 @@ def _free_place(
     return None
 
 
-def boxes_of_masks(masks: Tensor) -> Tensor:
-    """The least boxes around masks.
-
-    Args:
-        masks: Boolean (objects, height, width), none empty.
-
-    Returns:
-        float32 (objects, 4) corners x1, y1, x2, y2; the right and lower edges lie behind the last pixel.
-    """
-    rows, columns = masks.any(dim=2).byte(), masks.any(dim=1).byte()  # (objects, height), (objects, width)
-    x1, y1 = columns.argmax(dim=1), rows.argmax(dim=1)
-    x2 = columns.shape[1] - columns.flip(1).argmax(dim=1)
-    y2 = rows.shape[1] - rows.flip(1).argmax(dim=1)
-    return torch.stack([x1, y1, x2, y2], dim=1).float()
-
-
 class _DetectionScenes(DigitScenes):
     """Scenes with boxes and masks."""
 
@@ -251,6 +235,7 @@ class DigitSceneDetection(DetectionImages):
             mean=mean,
             std=std,
             size_multiple=size_multiple,
+            broken="raise",
             batch_size=batch_size,
             passes=passes,
             num_workers=num_workers,
@@ -314,6 +299,7 @@ class DigitSceneSegmentation(SegmentationImages):
             mean=mean,
             std=std,
             size_multiple=size_multiple,
+            broken="raise",
             batch_size=batch_size,
             passes=passes,
             num_workers=num_workers,
