@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from PIL import Image
 
 from mambarium.errors import InputError
 from mambarium.platform.cli.composition import CONFIG_OPTIONS, compose, paired
@@ -126,8 +127,6 @@ def text_of(data: Text, samples: Samples, keys: list[tuple[int, int]]) -> str:
 
 def write_png(picture: torch.Tensor, file: Path) -> None:
     """Write a picture, uint8 (3, height, width), to a file that does not exist yet."""
-    from torchvision.io import encode_png
-
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("xb") as opened:
-        opened.write(encode_png(picture).numpy().tobytes())
+        Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(opened, "PNG")

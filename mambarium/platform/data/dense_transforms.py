@@ -120,6 +120,7 @@ class WindowCrop(v2.Transform):
     Args:
         height: Height of the window in pixels.
         width: Width of the window in pixels.
+        smallest: If given, both sides are drawn from this many pixels up to `height` and `width`.
         max_class_share: Of masks of classes: up to ten windows are tried until no class takes a larger part of the
             pixels that count; the published segmentation recipes take 0.75.
 
@@ -127,13 +128,14 @@ class WindowCrop(v2.Transform):
         InputError: If a number is out of range.
     """
 
-    def __init__(self, height: int, width: int, max_class_share: float = 1.0) -> None:
+    def __init__(self, height: int, width: int, smallest: int | None = None, max_class_share: float = 1.0) -> None:
         super().__init__()
-        if height < 1 or width < 1 or not 0 < max_class_share <= 1:
+        if min(height, width) < (1 if smallest is None else max(1, smallest)) or not 0 < max_class_share <= 1:
             raise InputError(
-                f"WindowCrop: height {height}, width {width}, max_class_share {max_class_share}: give 1 or more pixels "
-                "and a share above 0 and up to 1"
+                f"WindowCrop: height {height}, width {width}, smallest {smallest}, max_class_share {max_class_share}: "
+                "give 1 or more pixels, smallest no more than height and width, and a share above 0 and up to 1"
             )
+        self.smallest = smallest
         self.height = height
         self.width = width
         self.max_class_share = max_class_share
@@ -141,7 +143,11 @@ class WindowCrop(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draws the window."""
         image_height, image_width = _image_size(flat_inputs)
-        height, width = min(self.height, image_height), min(self.width, image_width)
+        height, width = self.height, self.width
+        if self.smallest is not None:
+            height = int(torch.randint(self.smallest, height + 1, ()))
+            width = int(torch.randint(self.smallest, width + 1, ()))
+        height, width = min(height, image_height), min(width, image_width)
         classes = [value for value in flat_inputs if isinstance(value, tv_tensors.Mask) and value.ndim == 2]
         for _ in range(CROP_ATTEMPTS):
             top = int(torch.randint(image_height - height + 1, ()))

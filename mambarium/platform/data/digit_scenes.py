@@ -1,7 +1,7 @@
 """Scenes of handwritten digits on dark photographs: detection and segmentation on a machine without network."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -124,19 +124,14 @@ class DigitScenes:
     @cached_property
     def _photographs(self) -> list[Tensor]:
         """Photographs (3, height, width) in 0 to 1, each as it is and up to four times reduced."""
-        from sklearn.datasets import load_sample_images
-
-        whole = [torch.tensor(image).permute(2, 0, 1).float().div(255) for image in load_sample_images().images]
-        reduced = [F.avg_pool2d(image, factor) for image in whole for factor in (1, 2, 3, 4)]
+        reduced = [F.avg_pool2d(image, factor) for image in _sample_photographs() for factor in (1, 2, 3, 4)]
         return [image for image in reduced if image.shape[1] >= self._image_size]
 
     @cached_property
     def _chosen(self) -> list[int]:
-        from sklearn.datasets import load_digits
-
         seen = [0] * 10
         chosen = []
-        for index, label in enumerate(load_digits().target.tolist()):
+        for index, label in enumerate(_all_digits()[1].tolist()):
             split = {0: "val", 5: "test"}.get(seen[label] % 10, "train")
             seen[label] += 1
             if split == self._split:
@@ -146,15 +141,28 @@ class DigitScenes:
     @cached_property
     def _digits(self) -> Tensor:
         """Digits (digits, 8, 8) as opacities in 0 to 1."""
-        from sklearn.datasets import load_digits
-
-        return torch.from_numpy(load_digits().images[self._chosen]).float().div(16)
+        return _all_digits()[0][self._chosen]
 
     @cached_property
     def _labels(self) -> list[int]:
-        from sklearn.datasets import load_digits
+        return _all_digits()[1][self._chosen].tolist()
 
-        return load_digits().target[self._chosen].tolist()
+
+@cache
+def _all_digits() -> tuple[Tensor, Tensor]:
+    """All digits (digits, 8, 8) as opacities in 0 to 1, and which they are (digits,)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return torch.from_numpy(digits.images).float().div(16), torch.from_numpy(digits.target)
+
+
+@cache
+def _sample_photographs() -> list[Tensor]:
+    """Two photographs (3, height, width) in 0 to 1."""
+    from sklearn.datasets import load_sample_images
+
+    return [torch.tensor(image).permute(2, 0, 1).float().div(255) for image in load_sample_images().images]
 
 
 def _free_place(
