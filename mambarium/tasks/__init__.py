@@ -10,7 +10,7 @@ from mambarium.tasks.heads.segmentation import LightFPNHead
 from mambarium.tasks.heads.upernet import UperNetHead
 from mambarium.tasks.language_modeling import LanguageModeling
 from mambarium.tasks.multitask import MultiTask
-from mambarium.tasks.optimization import Constant, WarmupCosine, WarmupLinear
+from mambarium.tasks.optimization import Constant, WarmupCosine, WarmupLinear, WarmupSteps
 from mambarium.tasks.segmentation import SegmentationObjective, SemanticSegmentation
 from mambarium.tasks.segmentation_losses import SegmentationLoss
 
@@ -34,4 +34,5 @@ __all__ = [
     "UperNetHead",
     "WarmupCosine",
     "WarmupLinear",
+    "WarmupSteps",
 ]

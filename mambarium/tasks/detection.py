@@ -89,7 +89,8 @@ class ObjectDetection(Task):
         detector: Neck and head: FCOS (if not given), RetinaNet, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
             biases, embeddings and state-space parameters never get weight decay.
-        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
+        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear, WarmupSteps or Constant (if not
+            given).
 
     Raises:
         InputError: If the backbone is no vision backbone, or the classes' names or frequencies are not one for each.

@@ -42,11 +42,19 @@ def run_compare(arguments: list[str]) -> int:
     return run_function(compare, [option if value is None else f"{option}={value}" for option, value in found])
 
 
+def run_show_data(arguments: list[str]) -> int:
+    """The runner of `show-data`."""
+    from mambarium.platform.cli.show_data import run_show_data
+
+    return run_show_data(arguments)
+
+
 COMMANDS = {
     "fit": Command("train a model, or go on with an interrupted run", run_training_command("fit")),
     "validate": Command("evaluate a run's checkpoint on the validation data", run_training_command("validate")),
     "test": Command("evaluate a run's checkpoint on the test data", run_training_command("test")),
     "predict": Command("continue a text, or name the classes of a folder of images", run_training_command("predict")),
+    "show-data": Command("draw samples as a model will see them", run_show_data),
     "compare": Command("train tasks across backbones and seeds, and tabulate", run_compare),
 }
 

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.augmentation import AugmentedSamples, SampleSource
+from mambarium.platform.data.broken_samples import BrokenPolicy, OmittingBroken, ReplacingBroken
 from mambarium.platform.data.image_files import find_images
 from mambarium.platform.data.image_samples import Normalization
 from mambarium.platform.data.module import ExactDataModule
@@ -41,6 +42,8 @@ class DenseImages(ExactDataModule, Generic[Sample]):
         mean: Subtracted per channel, on a scale of 0 to 1.
         std: Divided by per channel, on a scale of 0 to 1.
         size_multiple: What height and width of a batch are padded to a multiple of.
+        broken: Whether a sample that can't be read ends the run ("raise") or is noted and passed over ("skip"): then
+            the next one is trained on in its place; evaluation samples are all read once at the start to leave it out.
         batch_size: Samples per optimisation step, over all processes together.
         passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
         num_workers: Processes that load samples; 0 loads them in the training process.
@@ -59,6 +62,7 @@ class DenseImages(ExactDataModule, Generic[Sample]):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         size_multiple: int,
+        broken: BrokenPolicy,
         batch_size: int,
         passes: float | None,
         num_workers: int,
@@ -75,6 +79,7 @@ class DenseImages(ExactDataModule, Generic[Sample]):
         self.size_multiple = size_multiple
         self.predict_path: str | None = None
         """Folder (or file) of images that `predict_dataloader` reads."""
+        self._broken: BrokenPolicy = broken
         self._train_transforms = list(train_transforms)
         self._eval_transforms = list(eval_transforms)
         self._samples: dict[str, AugmentedSamples[Sample]] = {}
@@ -114,7 +119,10 @@ class DenseImages(ExactDataModule, Generic[Sample]):
         if name not in self._samples:
             training = name == "train"
             transforms = self._train_transforms if training else self._eval_transforms
-            self._samples[name] = self.augmented(getattr(self.splits, name), transforms, training)
+            source: SampleSource[Sample] = getattr(self.splits, name)
+            if self._broken == "skip":
+                source = ReplacingBroken(source) if training else OmittingBroken(source)
+            self._samples[name] = self.augmented(source, transforms, training)
         return self._samples[name]
 
     def predict_dataloader(self) -> DataLoader[Any]:

@@ -11,6 +11,9 @@ from mambarium.platform.data.image_samples import Normalization
 from mambarium.platform.data.padded_images import pad, pad_images
 from mambarium.tasks.batches import DetectionBatch
 
+OBJECT_ENTRIES = ("boxes", "labels", "crowd", "area", "masks")
+"""The entries of a sample that have one row per object; not every sample has masks."""
+
 
 class DetectionSample(TypedDict):
     """An image with its objects, as transforms of torchvision's v2 take and return it.
@@ -75,6 +78,22 @@ def detection_sample(
     if masks is not None:
         sample["masks"] = tv_tensors.Mask(masks.reshape(-1, height, width))
     return sample
+
+
+def boxes_of_masks(masks: Tensor) -> Tensor:
+    """The least boxes around masks.
+
+    Args:
+        masks: Boolean (objects, height, width), none empty.
+
+    Returns:
+        float32 (objects, 4) corners x1, y1, x2, y2; the right and lower edges lie behind the last pixel.
+    """
+    rows, columns = masks.any(dim=2).byte(), masks.any(dim=1).byte()  # (objects, height), (objects, width)
+    x1, y1 = columns.argmax(dim=1), rows.argmax(dim=1)
+    x2 = columns.shape[1] - columns.flip(1).argmax(dim=1)
+    y2 = rows.shape[1] - rows.flip(1).argmax(dim=1)
+    return torch.stack([x1, y1, x2, y2], dim=1).float()
 
 
 def keep_objects(sample: DetectionSample, keep: Tensor) -> DetectionSample:

@@ -1,7 +1,7 @@
 """Scenes of handwritten digits on dark photographs: detection and segmentation on a machine without network."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from mambarium.errors import InputError
 from mambarium.platform.data.augmentation import SampleSource
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
-from mambarium.platform.data.detection_samples import DetectionSample, detection_sample
+from mambarium.platform.data.detection_samples import DetectionSample, boxes_of_masks, detection_sample
 from mambarium.platform.data.order import SampleKey
 from mambarium.platform.data.segmentation_images import SegmentationImages
 from mambarium.platform.data.segmentation_samples import SegmentationSample, segmentation_sample
@@ -124,19 +124,14 @@ class DigitScenes:
     @cached_property
     def _photographs(self) -> list[Tensor]:
         """Photographs (3, height, width) in 0 to 1, each as it is and up to four times reduced."""
-        from sklearn.datasets import load_sample_images
-
-        whole = [torch.tensor(image).permute(2, 0, 1).float().div(255) for image in load_sample_images().images]
-        reduced = [F.avg_pool2d(image, factor) for image in whole for factor in (1, 2, 3, 4)]
+        reduced = [F.avg_pool2d(image, factor) for image in _sample_photographs() for factor in (1, 2, 3, 4)]
         return [image for image in reduced if image.shape[1] >= self._image_size]
 
     @cached_property
     def _chosen(self) -> list[int]:
-        from sklearn.datasets import load_digits
-
         seen = [0] * 10
         chosen = []
-        for index, label in enumerate(load_digits().target.tolist()):
+        for index, label in enumerate(_all_digits()[1].tolist()):
             split = {0: "val", 5: "test"}.get(seen[label] % 10, "train")
             seen[label] += 1
             if split == self._split:
@@ -146,15 +141,28 @@ class DigitScenes:
     @cached_property
     def _digits(self) -> Tensor:
         """Digits (digits, 8, 8) as opacities in 0 to 1."""
-        from sklearn.datasets import load_digits
-
-        return torch.from_numpy(load_digits().images[self._chosen]).float().div(16)
+        return _all_digits()[0][self._chosen]
 
     @cached_property
     def _labels(self) -> list[int]:
-        from sklearn.datasets import load_digits
+        return _all_digits()[1][self._chosen].tolist()
 
-        return load_digits().target[self._chosen].tolist()
+
+@cache
+def _all_digits() -> tuple[Tensor, Tensor]:
+    """All digits (digits, 8, 8) as opacities in 0 to 1, and which they are (digits,)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return torch.from_numpy(digits.images).float().div(16), torch.from_numpy(digits.target)
+
+
+@cache
+def _sample_photographs() -> list[Tensor]:
+    """Two photographs (3, height, width) in 0 to 1."""
+    from sklearn.datasets import load_sample_images
+
+    return [torch.tensor(image).permute(2, 0, 1).float().div(255) for image in load_sample_images().images]
 
 
 def _free_place(
@@ -171,22 +179,6 @@ def _free_place(
         else:
             return top, left
     return None
-
-
-def boxes_of_masks(masks: Tensor) -> Tensor:
-    """The least boxes around masks.
-
-    Args:
-        masks: Boolean (objects, height, width), none empty.
-
-    Returns:
-        float32 (objects, 4) corners x1, y1, x2, y2; the right and lower edges lie behind the last pixel.
-    """
-    rows, columns = masks.any(dim=2).byte(), masks.any(dim=1).byte()  # (objects, height), (objects, width)
-    x1, y1 = columns.argmax(dim=1), rows.argmax(dim=1)
-    x2 = columns.shape[1] - columns.flip(1).argmax(dim=1)
-    y2 = rows.shape[1] - rows.flip(1).argmax(dim=1)
-    return torch.stack([x1, y1, x2, y2], dim=1).float()
 
 
 class _DetectionScenes(DigitScenes):
@@ -251,6 +243,7 @@ class DigitSceneDetection(DetectionImages):
             mean=mean,
             std=std,
             size_multiple=size_multiple,
+            broken="raise",
             batch_size=batch_size,
             passes=passes,
             num_workers=num_workers,
@@ -314,6 +307,7 @@ class DigitSceneSegmentation(SegmentationImages):
             mean=mean,
             std=std,
             size_multiple=size_multiple,
+            broken="raise",
             batch_size=batch_size,
             passes=passes,
             num_workers=num_workers,

@@ -13,8 +13,9 @@ from torch import Tensor
 from mambarium.errors import InputError
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.data.multitask import MultiTaskData
-from mambarium.platform.pictures.segmentation import draw_segmentation
+from mambarium.platform.pictures.predicted import detections_beside_truth, segmentation_beside_truth
 from mambarium.platform.resume.tensorboard import RunTensorBoard
+from mambarium.tasks.detection import DetectionObjective
 from mambarium.tasks.multitask import ObjectiveSet
 from mambarium.tasks.objective import Objective
 from mambarium.tasks.segmentation import SegmentationObjective
@@ -58,14 +59,17 @@ class PredictionPictures(Callback):
                 for name, of_task in data.tasks.items()
                 for kind, pictures in self._draw(task, objective.objective(name), of_task).items()
             }
+        if not isinstance(objective, SegmentationObjective | DetectionObjective):
+            return {}
+        data_set = data.validation_samples()
+        samples = [data_set[0, index] for index in range(min(self.images, len(data_set)))]
+        batch = task.transfer_batch_to_device(data.collate(samples), task.device, 0)
+        predictions = objective.predictions(task.backbone, batch)  # type: ignore[arg-type]  # such a task has a vision backbone
+        names = objective.class_names
         if isinstance(objective, SegmentationObjective):
-            batch = self._batch(task, data)
-            predictions = objective.predictions(task.backbone, batch)
-            drawn = draw_segmentation(batch, predictions, objective.class_names, data.normalization)  # type: ignore[attr-defined]  # of every data module with images
-            return {"segmentation": drawn}
-        return {}
-
-    def _batch(self, task: Task, data: ExactDataModule) -> Any:
-        samples = data.validation_samples()
-        batch = data.collate([samples[0, index] for index in range(min(self.images, len(samples)))])
-        return task.transfer_batch_to_device(batch, task.device, 0)
+            return {
+                "segmentation": [
+                    segmentation_beside_truth(*pair, names) for pair in zip(samples, predictions, strict=True)
+                ]
+            }
+        return {"detection": [detections_beside_truth(*pair, names) for pair in zip(samples, predictions, strict=True)]}

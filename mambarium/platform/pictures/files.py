@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mambarium.errors import InputError
 from mambarium.platform.data.decoding import read_image
-from mambarium.platform.pictures.segmentation import overlay, write_mask, write_picture
+from mambarium.platform.pictures.masks import overlay, write_mask, write_picture
 
 
 class MaskFiles(Callback):

@@ -118,7 +118,7 @@ class RegionPooling(nn.Module):
         finest, coarsest = strides[0].bit_length() - 1, strides[-1].bit_length() - 1
         self.level_of = LevelMapper(finest, coarsest, canonical_scale=canonical_size, canonical_level=4)
 
-    def forward(self, levels: dict[str, Tensor], boxes: list[Tensor], image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def forward(self, levels: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
         """Pooled regions (regions, channels, output_size, output_size), image after image.
 
         Args:

@@ -7,7 +7,8 @@ from torchvision.transforms import v2
 
 from mambarium.errors import InputError
 from mambarium.platform.data import DigitSceneDetection, DigitSceneSegmentation
-from mambarium.platform.data.digit_scenes import BACKGROUND_BRIGHTNESS, DigitScenes, boxes_of_masks
+from mambarium.platform.data.detection_samples import boxes_of_masks
+from mambarium.platform.data.digit_scenes import BACKGROUND_BRIGHTNESS, DigitScenes
 from mambarium.tasks.batches import IGNORED_CLASS
 
 
