@@ -67,7 +67,7 @@ class SegmentationObjective(VisionObjective):
         self.auxiliary_weight = auxiliary_weight
         self.auxiliary_head: FCNHead | None = None
         if auxiliary_weight:
-            self.auxiliary_head = FCNHead(self.maps.info[-2:][0].channels, num_classes)
+            self.auxiliary_head = FCNHead(self.maps.info[-2:][0].channels, num_classes, norm=self.head.norm)
         self.inference = inference or Inference()
         self.divisor = math.lcm(backbone.size_divisibility, self.maps.info[-1].stride)
 

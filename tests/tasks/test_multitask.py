@@ -124,5 +124,5 @@ def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: 
 
 
 def test_tasks_that_the_data_lacks_are_refused() -> None:
-    with pytest.raises(InputError, match="^objectives are for pixels but the data is for boxes: name the tasks alike"):
+    with pytest.raises(InputError, match=r"^objectives are for pixels but the data is for boxes"):
         MultiTask(MambaOut(depths=(1,), widths=(8,)), {"pixels": SegmentationObjective}, num_classes={"boxes": 2})

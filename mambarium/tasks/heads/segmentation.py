@@ -15,7 +15,13 @@ from mambarium.errors import InputError
 
 
 class SegmentationHead(nn.Module, ABC):
-    """Class scores of each pixel from a pyramid of feature maps."""
+    """Class scores of each pixel from a pyramid of feature maps.
+
+    Attributes:
+        norm: `group` or `batch` norms after its convolutions; an auxiliary head beside it has the same.
+    """
+
+    norm: Literal["group", "batch"] = "group"
 
     @abstractmethod
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

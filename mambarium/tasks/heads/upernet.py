@@ -61,6 +61,7 @@ class UperNetHead(SegmentationHead):
     ) -> None:
         super().__init__()
         check_head(channels, dropout, norm)
+        self.norm = norm
         finer = feature_info[:-1]
         self.pooling = PyramidPooling(feature_info[-1].channels, channels, norm)
         self.laterals = nn.ModuleList(conv_norm_relu(info.channels, channels, 1, norm) for info in finer)
