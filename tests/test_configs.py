@@ -1,5 +1,6 @@
 """Every shipped YAML can be read, and what it describes can be built."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,10 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
         for index in range(10):
             Image.new("RGB", (40, 40)).save(folder / f"{index}.png")
+    annotations = tmp_path / "annotations" / "instances_train2017.json"
+    annotations.parent.mkdir()
+    categories = [{"id": number, "name": name} for number, name in ((1, "cat"), (3, "dog"))]
+    annotations.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
     tokenizer = tmp_path / "tokenizer.json"
     Tokenizer(WordLevel({"a": 0, "<|endoftext|>": 1}, unk_token="a")).save(str(tokenizer))
     given = {
@@ -65,6 +70,7 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             str(tmp_path / "cache"),
         ],
         "ImageFolder": ["--data.path", str(tmp_path / "images")],
+        "CocoDetection": ["--data.path", str(tmp_path)],
         "MaskFolder": ["--data.path", str(tmp_path / "images")],
         "HubText": ["--data.tokenizer", str(tokenizer)],
     }
