@@ -26,10 +26,11 @@ class ImageMixing:
             if not alpha >= 0:
                 raise InputError(f"{name} is {alpha}: give 0 for none, or a number above 0")
         self.transforms: list[v2.Transform] = []
-        if mixup > 0:
-            self.transforms.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
-        if cutmix > 0:
-            self.transforms.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+        with torch.device("cpu"):  # they draw numbers, which a model built on the meta device couldn't
+            if mixup > 0:
+                self.transforms.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+            if cutmix > 0:
+                self.transforms.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix images (batch, 3, height, width) and labels (batch,); mixed labels are shares (batch, num_classes)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -81,7 +82,8 @@ class SwitchFeedForward(nn.Module):
             evenly over the experts, up to `num_experts` if one takes all.
         """
         tokens = x.flatten(0, 1)  # (tokens, width)
-        with torch.autocast(x.device.type, enabled=False):
+        # There is no autocast for the meta device, on which shapes and operations are counted.
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             probabilities = F.linear(tokens.float(), self.router.weight.float()).softmax(dim=-1)  # (tokens, experts)
         gate, expert = probabilities.max(dim=-1)  # (tokens,)
         chosen = F.one_hot(expert, self.num_experts)  # (tokens, experts)

@@ -39,7 +39,18 @@ def run_compare(arguments: list[str]) -> int:
         (option, str(find_config(value)) if option in ("--config", "-c") and value else value)
         for option, value in paired(arguments)
     ]
-    return run_function(compare, [option if value is None else f"{option}={value}" for option, value in found])
+    return run_function(
+        "compare", compare, [option if value is None else f"{option}={value}" for option, value in found]
+    )
+
+
+def run_list(arguments: list[str]) -> int:
+    """The runner of `list`, whose pattern needs no option's name."""
+    from mambarium.platform.cli.function import run_function
+    from mambarium.platform.cli.listing import list_backbones
+
+    named = arguments and not arguments[0].startswith("-")
+    return run_function("list", list_backbones, ["--pattern", *arguments] if named else arguments)
 
 
 def run_show_data(arguments: list[str]) -> int:
@@ -55,6 +66,7 @@ COMMANDS = {
     "test": Command("evaluate a run's checkpoint on the test data", run_training_command("test")),
     "predict": Command("continue a text, or name the classes of a folder of images", run_training_command("predict")),
     "show-data": Command("draw samples as a model will see them", run_show_data),
+    "list": Command("show the published backbones: parameters, compute, results", run_list),
     "compare": Command("train tasks across backbones and seeds, and tabulate", run_compare),
 }
 

@@ -11,7 +11,7 @@ from mambarium.errors import InputError
 from mambarium.platform.cli.messages import brief
 
 
-def run_function(function: Callable[..., int], arguments: list[str]) -> int:
+def run_function(command: str, function: Callable[..., int], arguments: list[str]) -> int:
     """Parse arguments by a function's signature and docstring, and call it.
 
     A boolean argument is a flag, `--dry_run`; every other takes a value.
@@ -19,7 +19,7 @@ def run_function(function: Callable[..., int], arguments: list[str]) -> int:
     Raises:
         InputError: If the arguments don't fit.
     """
-    parser = ArgumentParser(exit_on_error=False, prog=f"mambarium {function.__name__}", allow_abbrev=False)
+    parser = ArgumentParser(exit_on_error=False, prog=f"mambarium {command}", allow_abbrev=False)
     parser.add_function_arguments(function, as_positional=False)
     flags = {f"--{name}" for name, value in inspect.signature(function).parameters.items() if value.default is False}
     given = [f"{argument}=true" if argument in flags else argument for argument in arguments]
