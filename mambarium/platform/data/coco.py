@@ -90,9 +90,8 @@ class CocoDetection(DetectionImages):
         self._training_content: dict[str, Any] | None = read_annotations(self._parts["train"][0])
         categories = read_categories(self._training_content, self._parts["train"][0])
         self.category_ids = [category["id"] for category in categories]
-        frequencies = [category.get("frequency") for category in categories]
-        if all(frequency is not None for frequency in frequencies):
-            self.class_frequencies = frequencies
+        if all("frequency" in category for category in categories):
+            self.class_frequencies = [category["frequency"] for category in categories]
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
             class_names=[category["name"] for category in categories],
