@@ -1,5 +1,6 @@
 """Every shipped YAML can be read, and what it describes can be built."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from mambarium.platform.compare.matrix import read_matrix
 
 CONFIGS = configs_folder()
 EXPERIMENTS = sorted(
-    path for part in ("classification", "language_modeling") for path in (CONFIGS / part).glob("*.yaml")
+    path
+    for part in ("classification", "detection", "language_modeling", "multitask", "segmentation")
+    for path in (CONFIGS / part).glob("*.yaml")
 )
 BACKBONES = sorted((CONFIGS / "backbones").glob("*.yaml"))
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
@@ -54,6 +57,10 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
         for index in range(10):
             Image.new("RGB", (40, 40)).save(folder / f"{index}.png")
+    annotations = tmp_path / "annotations" / "instances_train2017.json"
+    annotations.parent.mkdir()
+    categories = [{"id": number, "name": name} for number, name in ((1, "cat"), (3, "dog"))]
+    annotations.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
     tokenizer = tmp_path / "tokenizer.json"
     Tokenizer(WordLevel({"a": 0, "<|endoftext|>": 1}, unk_token="a")).save(str(tokenizer))
     given = {
@@ -64,6 +71,8 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             str(tmp_path / "cache"),
         ],
         "ImageFolder": ["--data.path", str(tmp_path / "images")],
+        "CocoDetection": ["--data.path", str(tmp_path)],
+        "MaskFolder": ["--data.path", str(tmp_path / "images")],
         "HubText": ["--data.tokenizer", str(tokenizer)],
     }
     text = path.read_text()

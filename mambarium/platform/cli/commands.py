@@ -64,7 +64,7 @@ COMMANDS = {
     "fit": Command("train a model, or go on with an interrupted run", run_training_command("fit")),
     "validate": Command("evaluate a run's checkpoint on the validation data", run_training_command("validate")),
     "test": Command("evaluate a run's checkpoint on the test data", run_training_command("test")),
-    "predict": Command("continue a text, or name the classes of a folder of images", run_training_command("predict")),
+    "predict": Command("continue a text, or say what is in a folder of images", run_training_command("predict")),
     "show-data": Command("draw samples as a model will see them", run_show_data),
     "list": Command("show the published backbones: parameters, compute, results", run_list),
     "compare": Command("train tasks across backbones and seeds, and tabulate", run_compare),

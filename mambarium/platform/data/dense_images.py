@@ -2,15 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.augmentation import AugmentedSamples, SampleSource
 from mambarium.platform.data.broken_samples import BrokenPolicy, OmittingBroken, ReplacingBroken
+from mambarium.platform.data.image_files import find_images
 from mambarium.platform.data.image_samples import Normalization
 from mambarium.platform.data.module import ExactDataModule
+from mambarium.platform.data.prediction_images import CollateForPadding, UnannotatedImages
 
 Sample = TypeVar("Sample")
 
@@ -73,6 +77,8 @@ class DenseImages(ExactDataModule, Generic[Sample]):
         self.num_classes = len(self.class_names)
         self.normalization = Normalization(mean, std)
         self.size_multiple = size_multiple
+        self.predict_path: str | None = None
+        """Folder (or file) of images that `predict_dataloader` reads."""
         self._broken: BrokenPolicy = broken
         self._train_transforms = list(train_transforms)
         self._eval_transforms = list(eval_transforms)
@@ -118,3 +124,20 @@ class DenseImages(ExactDataModule, Generic[Sample]):
                 source = ReplacingBroken(source) if training else OmittingBroken(source)
             self._samples[name] = self.augmented(source, transforms, training)
         return self._samples[name]
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Returns a loader over the images of `predict_path`; each process reads its share of the files.
+
+        Raises:
+            InputError: If `predict_path` is not set, does not exist or has no images.
+        """
+        if self.predict_path is None:
+            raise InputError("no images to predict on: name a folder of images")
+        files = find_images(Path(self.predict_path))[self._rank :: self._world_size]
+        return DataLoader(
+            UnannotatedImages(files, self._eval_transforms),  # type: ignore[arg-type]  # has what a Dataset needs: length and items
+            batch_size=max(1, self.batch_size // self._world_size),
+            collate_fn=CollateForPadding(self.normalization, self.size_multiple),
+            num_workers=self.num_workers,
+            pin_memory=self._on_cuda,
+        )
