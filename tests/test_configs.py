@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from mambarium.backbones.contract import Backbone
-from mambarium.platform.cli.composition import compose
+from mambarium.platform.cli.composition import compose, read_mapping
 from mambarium.platform.cli.shipped import configs_folder
 from mambarium.platform.cli.training import TrainingCLI
 from mambarium.platform.compare.matrix import read_matrix
@@ -23,6 +23,7 @@ EXPERIMENTS = sorted(
 )
 BACKBONES = sorted((CONFIGS / "backbones").glob("*.yaml"))
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
+DATA = sorted((CONFIGS / "data").glob("*.yaml"))
 
 
 def identity(path: Path) -> str:
@@ -30,7 +31,7 @@ def identity(path: Path) -> str:
 
 
 def test_every_file_is_tested_here() -> None:
-    assert set(CONFIGS.rglob("*.yaml")) == {*EXPERIMENTS, *BACKBONES, *COMPARISONS}
+    assert set(CONFIGS.rglob("*.yaml")) == {*EXPERIMENTS, *BACKBONES, *COMPARISONS, *DATA}
 
 
 @pytest.mark.parametrize("path", BACKBONES, ids=identity)
@@ -91,3 +92,25 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("path", COMPARISONS, ids=identity)
 def test_comparisons(path: Path) -> None:
     assert read_matrix(path)
+
+
+@pytest.mark.parametrize("path", DATA, ids=identity)
+def test_data(path: Path) -> None:
+    from jsonargparse import ArgumentParser
+    from torchvision import tv_tensors
+    from torchvision.transforms.v2 import Transform
+
+    from mambarium.platform.data import CopyPaste, ExactDataModule, Mosaic
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ExactDataModule, "data")
+    arguments = parser.parse_object({"data": read_mapping(path)}).data.init_args
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--transforms", type=list[Transform] | None)
+    image = tv_tensors.Image(torch.zeros(3, 300, 400, dtype=torch.uint8))
+    for transform in (
+        parser.instantiate(parser.parse_object({"transforms": arguments.train_transforms})).transforms or []
+    ):
+        if not isinstance(transform, CopyPaste | Mosaic):
+            image = transform(image)
+    assert image.shape[0] == 3

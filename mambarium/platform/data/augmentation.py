@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torchvision.transforms.v2 import Transform
 
+from mambarium.errors import InputError
 from mambarium.platform.data.order import SampleKey
 from mambarium.platform.randomness import sample_randomness
 
@@ -43,9 +44,12 @@ class CombiningTransform(Transform):
         """Refuses to work on a sample alone.
 
         Raises:
-            TypeError: Always.
+            InputError: Always.
         """
-        raise TypeError(f"{type(self).__name__} combines samples of a data module: call combine")
+        raise InputError(
+            f"{type(self).__name__} combines several samples: list it in data.train_transforms itself, not inside "
+            "another transform, and not for image classification"
+        )
 
 
 class AugmentedSamples(Generic[Sample]):
