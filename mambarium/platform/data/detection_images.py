@@ -40,10 +40,12 @@ class DetectionImages(DenseImages[DetectionSample]):
     no evaluation transform may move one out.
 
     Attributes:
+        category_ids: The number that each class has in an annotation file, if it comes from one.
         class_frequencies: For each class of data of the LVIS kind "r", "c" or "f" (rare, common, frequent); else None.
     """
 
     class_frequencies: list[str] | None = None
+    category_ids: list[int] | None = None
 
     def augmented(
         self, source: SampleSource[DetectionSample], transforms: Sequence[Transform], training: bool
