@@ -19,6 +19,8 @@ from mambarium.backbones.mamba import Mamba
 from mambarium.backbones.mambaout import MambaOut
 from mambarium.backbones.mambavision import MambaVision
 from mambarium.backbones.moe_mamba import MoEMamba
+from mambarium.backbones.published.loading import load_pretrained
+from mambarium.backbones.published.report import LoadReport
 from mambarium.backbones.s4d import S4D
 from mambarium.backbones.transformer import Transformer
 from mambarium.backbones.variants import from_variant, list_variants
@@ -31,6 +33,7 @@ __all__ = [
     "Backbone",
     "BlockStateTransformer",
     "FeatureInfo",
+    "LoadReport",
     "Mamba",
     "MambaOut",
     "MambaVision",
@@ -47,6 +50,7 @@ __all__ = [
     "from_variant",
     "initialize",
     "list_variants",
+    "load_pretrained",
     "map_state",
     "reorder_state",
 ]

@@ -2,6 +2,7 @@
 
 from mambarium.tasks.classification import ClassificationObjective, ImageClassification
 from mambarium.tasks.detection import DetectionObjective, ObjectDetection
+from mambarium.tasks.export import export_official, export_transformers
 from mambarium.tasks.heads.cascade_rcnn import CascadeMaskRCNN
 from mambarium.tasks.heads.fcos import FCOS
 from mambarium.tasks.heads.rcnn import FasterRCNN, MaskRCNN
@@ -11,6 +12,7 @@ from mambarium.tasks.heads.upernet import UperNetHead
 from mambarium.tasks.language_modeling import LanguageModeling
 from mambarium.tasks.multitask import MultiTask
 from mambarium.tasks.optimization import Constant, WarmupCosine, WarmupLinear, WarmupSteps
+from mambarium.tasks.pretrained import load_pretrained
 from mambarium.tasks.segmentation import SegmentationObjective, SemanticSegmentation
 from mambarium.tasks.segmentation_losses import SegmentationLoss
 
@@ -35,4 +37,7 @@ __all__ = [
     "WarmupCosine",
     "WarmupLinear",
     "WarmupSteps",
+    "export_official",
+    "export_transformers",
+    "load_pretrained",
 ]

@@ -148,6 +148,11 @@ class MultiTask(Task):
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
             biases, embeddings and state-space parameters never get weight decay.
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
+        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
+            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
+            given.
+        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
 
     Raises:
         InputError: If the backbone is no vision backbone, the tasks differ from those of the data, or a number is out
@@ -168,6 +173,9 @@ class MultiTask(Task):
         gradient_norms_every: int = 50,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
+        pretrained: str | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int = 0,
     ) -> None:
         if not isinstance(backbone, VisionBackbone):
             raise InputError(f"{type(backbone).__name__} is not a vision backbone: several tasks take VMamba, Vim, ...")
@@ -181,7 +189,7 @@ class MultiTask(Task):
         names = class_names or {task: [str(number) for number in range(count)] for task, count in num_classes.items()}
         made = {task: factory(backbone, names[task]) for task, factory in objectives.items()}
         objective = ObjectiveSet(made, weights or {}, uncertainty=weighting == "uncertainty")
-        super().__init__(backbone, objective, optimizer, schedule)
+        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
         self.gradient_norms_every = gradient_norms_every
         self.turns = dict.fromkeys(objectives, 0)
         self.logged: dict[str, Tensor | float] = {}

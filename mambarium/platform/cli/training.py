@@ -216,6 +216,9 @@ class TrainingCLI(LightningCLI):
                 print(f"{self.folder.path}: finished already; use another --name to train again")
                 print(describe_end(self.folder))
             return
+        if self.decision.checkpoint is None:
+            # Before the folder is begun, so that a wrong file leaves none, and before callbacks copy the model.
+            self.model.start_from_pretrained()
         if not self.is_first_process:
             self._train()
             return
@@ -240,6 +243,8 @@ class TrainingCLI(LightningCLI):
             if status == "finished":
                 values["references"] = self.datamodule.reference_figures()
         finally:
+            if self.model.pretrained_record is not None:
+                values["pretrained"] = self.model.pretrained_record
             self.folder.end(status, **values)
             self.folder.unlock()
         if status == "finished":
