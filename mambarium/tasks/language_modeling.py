@@ -14,7 +14,7 @@ from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
 from mambarium.tasks.optimization import OptimizerFactory, Schedule
 from mambarium.tasks.sampling import pick_next_token
-from mambarium.tasks.task import Task, auxiliary_loss
+from mambarium.tasks.task import Task
 
 VOCABULARY_MULTIPLE = 8
 """Of what Mamba's published embeddings have a multiple of rows."""
@@ -83,11 +83,11 @@ class LanguageModelingObjective(Objective):
         """Logits (batch, length, vocab_size)."""
         return self.head(output.features)
 
-    def loss(self, predictions: Tensor, batch: TokenBatch) -> Tensor:
+    def losses(self, features: SequenceOutput, batch: TokenBatch) -> dict[str, Tensor]:
         """Mean cross-entropy per counted target, in nats."""
-        return F.cross_entropy(
-            predictions.flatten(0, 1).float(), batch["targets"].flatten(), ignore_index=IGNORED_TARGET
-        )
+        logits = self(features).flatten(0, 1).float()
+        targets = batch["targets"].flatten()
+        return {"cross_entropy": F.cross_entropy(logits, targets, ignore_index=IGNORED_TARGET)}
 
     def new_metrics(self) -> LanguageMetrics:
         return LanguageMetrics()
@@ -149,9 +149,9 @@ class LanguageModeling(Task):
         """Logits (batch, length, vocab_size) of tokens (batch, length)."""
         return self.objective(self.backbone(self.objective.embedding(tokens)))
 
-    def training_loss(self, batch: TokenBatch) -> Tensor:
+    def training_losses(self, batch: TokenBatch) -> dict[str, Tensor]:
         output = self.backbone(self.objective.embedding(batch["tokens"]))
-        return self.objective.loss(self.objective(output), batch) + auxiliary_loss(output.auxiliary_losses)
+        return self.objective.losses(output, batch) | output.auxiliary_losses
 
     def predictions(self, batch: TokenBatch) -> Tensor:
         return self(batch["tokens"])

@@ -216,3 +216,37 @@ class WarmupLinear(Schedule):
             return progress / self.warmup
         remaining = (progress - self.warmup) / max(1.0 - self.warmup, 1e-12)
         return 1.0 - (1.0 - self.final) * min(remaining, 1.0)
+
+
+class WarmupSteps(Schedule):
+    """Linear warm-up, then constant but for drops, as detectors are trained.
+
+    Args:
+        warmup: Share of all steps spent warming up, from 0 to 1.
+        drops: Shares of all steps after which the rate drops; 2/3 and 11/12 are epochs 8 and 11 of 12.
+        factor: What each drop multiplies the rate by.
+        start: Factor at the start of the warm-up.
+
+    Raises:
+        InputError: If a number is out of range, or the drops don't rise.
+    """
+
+    def __init__(
+        self,
+        warmup: float = 0.01,
+        drops: tuple[float, ...] = (2 / 3, 11 / 12),
+        factor: float = 0.1,
+        start: float = 0.001,
+    ) -> None:
+        _check_warmup(warmup, 0.0)
+        if list(drops) != sorted(drops) or not all(0 < drop <= 1 for drop in drops):
+            raise InputError(f"drops is {list(drops)}: give rising shares of all steps, above 0 and up to 1")
+        for name, value in (("factor", factor), ("start", start)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} is {value}: give a number from 0 to 1")
+        self.warmup, self.drops, self.factor, self.start = warmup, tuple(drops), factor, start
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.warmup:
+            return self.start + (1.0 - self.start) * progress / self.warmup
+        return self.factor ** sum(progress > drop for drop in self.drops)

@@ -33,7 +33,7 @@ from mambarium.tasks.pretrained import load_pretrained
 class Task(LightningModule):
     """Trains a backbone under an objective.
 
-    Calling a task returns its objective's predictions for an input. Losses are logged as `train/loss`, metrics as
+    The summed loss is logged as `train/loss`, its parts, if there are several, as `train/<name>`, metrics as
     `val/<name>` and `test/<name>`.
 
     Args:
@@ -76,15 +76,18 @@ class Task(LightningModule):
         self.test_metrics = objective.new_metrics()
         self.train()
 
-    def save_constructor_arguments(self) -> None:
+    def save_constructor_arguments(self, *modules: str) -> None:
         """Record the arguments of the calling constructor in checkpoints, for `load_from_checkpoint`.
 
         The command line hands every argument over as plain data. Arguments given in Python are recorded only where they
         are plain data: a module or an optimiser class in a checkpoint could not be loaded with `weights_only=True`, so
         `load_from_checkpoint` then wants them again.
+
+        Args:
+            modules: Names of arguments that are no plain data in Python, besides backbone, optimizer and schedule.
         """
         from_command_line = bool(_given_hyperparameters.get())
-        ignore = () if from_command_line else ("backbone", "optimizer", "schedule")
+        ignore = () if from_command_line else ("backbone", "optimizer", "schedule", *modules)
         constructor = inspect.currentframe()
         assert constructor is not None
         self.save_hyperparameters(ignore=ignore, frame=constructor.f_back)
@@ -135,17 +138,20 @@ class Task(LightningModule):
         return self.objective.primary_metric
 
     @abstractmethod
-    def training_loss(self, batch: Any) -> Tensor:
-        """Loss of a training batch, auxiliary losses of the backbone included."""
+    def training_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Losses of a training batch by name, auxiliary ones of the backbone included; their sum is trained on."""
 
     @abstractmethod
-    def predictions(self, batch: Any) -> Tensor:
+    def predictions(self, batch: Any) -> Any:
         """What the objective's metrics compare with the batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self.training_loss(batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        return loss
+        losses = self.training_losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", total.detach(), prog_bar=True)
+        if len(losses) > 1:
+            self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.items()})
+        return total
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.val_metrics.update(self.predictions(batch), batch)
@@ -178,8 +184,3 @@ class Task(LightningModule):
         # The rate at step s is that of the update to step s + 1, so that the first update is not wasted at rate 0.
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(min((step + 1) / total_steps, 1.0)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def auxiliary_loss(losses: dict[str, Tensor]) -> Tensor | float:
-    """Sum of a backbone's auxiliary losses, 0 if it has none."""
-    return torch.stack(list(losses.values())).sum() if losses else 0.0

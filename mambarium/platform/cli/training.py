@@ -115,6 +115,8 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="Where the folders of runs lie.")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
+        parser.link_arguments("data.class_frequencies", "model.init_args.class_frequencies", apply_on="instantiate")
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -287,7 +289,7 @@ class TrainingCLI(LightningCLI):
 
     def _predict(self) -> None:
         self._load_weights()
-        predict(self.model, self.datamodule, self.trainer, self.options, self.folder.path / "predictions.csv")
+        predict(self.model, self.datamodule, self.trainer, self.options, self.folder.path / "predictions")
 
     def _load_weights(self) -> Path:
         """Load the chosen checkpoint's weights; the configuration in use stays the user's."""
