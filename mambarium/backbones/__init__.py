@@ -1,5 +1,6 @@
 """Backbones: networks from images or sequences to features, at their published sizes and at any other."""
 
+from mambarium.backbones.block_recurrent_transformer import BlockRecurrentTransformer
 from mambarium.backbones.block_state_transformer import BlockStateTransformer
 from mambarium.backbones.contract import (
     Backbone,
@@ -19,6 +20,8 @@ from mambarium.backbones.mamba import Mamba
 from mambarium.backbones.mambaout import MambaOut
 from mambarium.backbones.mambavision import MambaVision
 from mambarium.backbones.moe_mamba import MoEMamba
+from mambarium.backbones.published.loading import load_pretrained
+from mambarium.backbones.published.report import LoadReport
 from mambarium.backbones.s4d import S4D
 from mambarium.backbones.transformer import Transformer
 from mambarium.backbones.variants import from_variant, list_variants
@@ -29,8 +32,10 @@ __all__ = [
     "LSTM",
     "S4D",
     "Backbone",
+    "BlockRecurrentTransformer",
     "BlockStateTransformer",
     "FeatureInfo",
+    "LoadReport",
     "Mamba",
     "MambaOut",
     "MambaVision",
@@ -47,6 +52,7 @@ __all__ = [
     "from_variant",
     "initialize",
     "list_variants",
+    "load_pretrained",
     "map_state",
     "reorder_state",
 ]

@@ -129,6 +129,29 @@ class Vim(VisionBackbone):
         parts = parameter_name.split(".")
         return int(parts[1]) + 1 if parts[0] == "layers" else 0
 
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """Positions of another square grid, bicubically interpolated as in the official code.
+
+        The class token's position is the middle one, before and after; it is left out if there is no class token here.
+        The official code takes the first one instead, so that its patches' positions are off by one up to the middle.
+        """
+        if parameter_name != "pos_embed" or stored.ndim != 3 or stored.shape[0] != 1 or stored.shape[2] != self.width:
+            return None
+        side = math.isqrt(stored.shape[1])
+        middle = side * side // 2
+        extra = stored.shape[1] - side * side
+        if extra not in (0, 1) or extra < int(self.cls_token is not None):
+            return None
+        before, token, after = stored.tensor_split([middle, middle + extra], dim=1)
+        grid = torch.cat([before, after], dim=1).transpose(1, 2).unflatten(2, (side, side))
+        if (side, side) != self.grid_size:
+            grid = nn.functional.interpolate(grid, size=self.grid_size, mode="bicubic", align_corners=False)
+        patches = grid.flatten(2).transpose(1, 2)
+        if self.cls_token is None:
+            return patches
+        middle = patches.shape[1] // 2
+        return torch.cat([patches[:, :middle], token, patches[:, middle:]], dim=1)
+
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) < self.patch_size or height % self.stride or width % self.stride:
             raise InputError(

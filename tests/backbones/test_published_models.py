@@ -25,6 +25,7 @@ from mambarium.backbones.published import mambaout as published_mambaout
 from mambarium.backbones.published import mambavision as published_mambavision
 from mambarium.backbones.published import vim as published_vim
 from mambarium.backbones.published import vmamba as published_vmamba
+from mambarium.backbones.published.known import recognise
 from mambarium.errors import InputError
 
 VECTORS = json.loads((Path(__file__).parent / "parity_vectors.json").read_text())
@@ -278,6 +279,7 @@ def test_mambavision_keys_are_the_published_ones_whatever_stands_before_them() -
         expected = {f"levels.1.blocks.{block}.{part}" for part in parts + [f"mixer.{name}" for name in mixer]}
         assert {key for key in keys if key.startswith(f"levels.1.blocks.{block}.")} == expected
 
-    for prefix in ("", "module.", "model."):
-        stored = {prefix + key: torch.zeros(1) for key in keys}
-        assert set(published_mambavision.current_format(stored)) == keys
+    for prefix in ("", "module.", "model.", "module.model.", "encoder."):
+        recognised = recognise({prefix + key: torch.zeros(1) for key in keys} | {"other": torch.zeros(1)})
+        assert recognised is not None and recognised.format is published_mambavision.FORMAT
+        assert set(recognised.weights) - {"other"} == keys

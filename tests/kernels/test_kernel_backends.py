@@ -112,6 +112,18 @@ def test_warm_up_loads_from_the_cache_the_second_time():
     assert float(run.stdout) > 0 and "compiling" not in run.stderr
 
 
+def test_warm_up_compiles_the_grid_scan_when_asked():
+    code = (
+        "import sys\n"
+        "from mambarium.kernels import warm_up\n"
+        "for grid in (False, True):\n"
+        "    warm_up(backward=False, grid=grid)\n"
+        "    print('mambarium.kernels.grid.cpu_forward' in sys.modules)\n"
+    )
+    run = run_python(code)
+    assert run.stdout.split() == ["False", "True"], run.stderr
+
+
 def test_forking_after_kernels_ran_does_not_hang():
     code = (
         "import torch\n"
