@@ -1,5 +1,6 @@
 """Backbones: networks from images or sequences to features, at their published sizes and at any other."""
 
+from mambarium.backbones.adapters import SequenceOnImages
 from mambarium.backbones.block_state_transformer import BlockStateTransformer
 from mambarium.backbones.contract import (
     Backbone,
@@ -13,6 +14,7 @@ from mambarium.backbones.contract import (
     map_state,
     reorder_state,
 )
+from mambarium.backbones.convnext import ConvNeXt
 from mambarium.backbones.layers.initialization import initialize
 from mambarium.backbones.lstm import LSTM
 from mambarium.backbones.mamba import Mamba
@@ -20,9 +22,11 @@ from mambarium.backbones.mambaout import MambaOut
 from mambarium.backbones.mambavision import MambaVision
 from mambarium.backbones.moe_mamba import MoEMamba
 from mambarium.backbones.s4d import S4D
+from mambarium.backbones.swin import Swin
 from mambarium.backbones.transformer import Transformer
 from mambarium.backbones.variants import from_variant, list_variants
 from mambarium.backbones.vim import Vim
+from mambarium.backbones.vit import ViT
 from mambarium.backbones.vmamba import VMamba
 
 __all__ = [
@@ -30,16 +34,20 @@ __all__ = [
     "S4D",
     "Backbone",
     "BlockStateTransformer",
+    "ConvNeXt",
     "FeatureInfo",
     "Mamba",
     "MambaOut",
     "MambaVision",
     "MoEMamba",
     "SequenceBackbone",
+    "SequenceOnImages",
     "SequenceOutput",
     "State",
+    "Swin",
     "Transformer",
     "VMamba",
+    "ViT",
     "Vim",
     "VisionBackbone",
     "VisionFeatures",

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-from mambarium.backbones import mamba, mambaout, mambavision, moe_mamba, transformer, vim, vmamba
+from mambarium.backbones import convnext, mamba, mambaout, mambavision, moe_mamba, swin, transformer, vim, vit, vmamba
 from mambarium.backbones.contract import Backbone
 from mambarium.errors import InputError
 
@@ -18,6 +18,9 @@ VARIANTS: dict[str, Callable[[], Backbone]] = {
     **vmamba.VARIANTS,
     **mambavision.VARIANTS,
     **mambaout.VARIANTS,
+    **vit.VARIANTS,
+    **swin.VARIANTS,
+    **convnext.VARIANTS,
 }
 
 

@@ -73,6 +73,15 @@ PUBLISHED_COUNTS = {
     "mambaout_tiny": 26_545_096,
     "mambaout_small": 48_488_072,
     "mambaout_base": 84_813_092,
+    "deit_tiny": 5_717_416,
+    "deit_small": 22_050_664,
+    "deit_base": 86_567_656,
+    "swin_tiny": 28_288_354,
+    "swin_small": 49_606_258,
+    "swin_base": 87_768_224,
+    "convnext_tiny": 28_589_128,
+    "convnext_small": 50_223_688,
+    "convnext_base": 88_591_464,
 }
 
 

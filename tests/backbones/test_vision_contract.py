@@ -8,7 +8,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mambarium.backbones import MambaOut, MambaVision, Vim, VisionBackbone, VisionFeatures, VMamba, initialize
+from mambarium.backbones import (
+    LSTM,
+    S4D,
+    BlockStateTransformer,
+    ConvNeXt,
+    Mamba,
+    MambaOut,
+    MambaVision,
+    MoEMamba,
+    SequenceOnImages,
+    Swin,
+    Transformer,
+    Vim,
+    VisionBackbone,
+    VisionFeatures,
+    ViT,
+    VMamba,
+    initialize,
+)
 from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.errors import InputError
 
@@ -92,6 +110,55 @@ FAMILIES = {
         lambda: MambaOut(depths=(1, 1), widths=(9, 12), stem_stride=1, kernel_size=3, conv_ratio=0.5),
         [(8, 8), (7, 9)],
         None,
+    ),
+    "vit": Family(
+        lambda: ViT(image_size=16, patch_size=4, width=16, depth=2, num_heads=2, drop_path=0.2),
+        [(16, 16), (4, 4), (12, 20)],
+        (16, 18),
+    ),
+    "swin": Family(
+        lambda: Swin(depths=(2, 2), width=8, num_heads=(2, 4), window_size=3, drop_path=0.2),
+        [(32, 32), (36, 20), (4, 8)],
+        (34, 32),
+    ),
+    "swin_patch_size_1": Family(
+        lambda: Swin(depths=(1, 1), width=8, num_heads=(1, 1), window_size=4, patch_size=1),
+        [(8, 8), (7, 9)],
+        None,
+    ),
+    "convnext": Family(
+        lambda: ConvNeXt(depths=(1, 2), widths=(8, 12), layer_scale=0.5, drop_path=0.2),
+        [(32, 32), (40, 16), (8, 8)],
+        (36, 32),
+    ),
+    "convnext_patch_size_1": Family(
+        lambda: ConvNeXt(depths=(2, 1), widths=(8, 16), patch_size=1, layer_scale=0.5),
+        [(8, 8), (2, 6)],
+        (7, 8),
+    ),
+    "mamba_on_images": Family(
+        lambda: SequenceOnImages(Mamba(8, 2, d_state=2, dropout=0.1), 16, 4), [(16, 16), (4, 4), (12, 20)], (16, 18)
+    ),
+    "lstm_on_images": Family(lambda: SequenceOnImages(LSTM(8, 1), 8, 2, ("columns",)), [(8, 8), (4, 6)], (7, 8)),
+    "s4d_on_images": Family(
+        lambda: SequenceOnImages(S4D(8, 1, d_state=4), 8, 2, ("window_2", "window_2_backwards")),
+        [(8, 8), (6, 10)],
+        (8, 7),
+    ),
+    "transformer_on_images": Family(
+        lambda: SequenceOnImages(Transformer(8, 1, num_heads=2), 4, 1, ("columns_backwards",)), [(4, 4), (3, 5)], None
+    ),
+    "moe_mamba_on_images": Family(
+        lambda: SequenceOnImages(MoEMamba(8, 1, num_experts=2, d_state=2), 8, 2, ("rows", "rows_backwards")),
+        [(8, 8), (4, 6)],
+        (7, 8),
+    ),
+    "block_state_transformer_on_images": Family(
+        lambda: SequenceOnImages(
+            BlockStateTransformer(8, 2, num_heads=2, window_size=4, context_layers=[0], d_state=4, mlp_width=9), 8, 2
+        ),
+        [(8, 8), (4, 6)],
+        (7, 8),
     ),
 }
 
@@ -310,6 +377,26 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
         lambda: VMamba(stem_stride=3),
         lambda: VMamba(drop_path=1.0),
         lambda: DropPath(1.0),
+        lambda: ViT(width=9, num_heads=2),
+        lambda: ViT(image_size=30, patch_size=4),
+        lambda: ViT(depth=0),
+        lambda: ViT(mlp_ratio=0.0),
+        lambda: ViT(drop_path=1.0),
+        lambda: Swin(depths=(1,), num_heads=(1,)),
+        lambda: Swin(depths=(1, 1), num_heads=(1,)),
+        lambda: Swin(depths=(1, 1), width=9, num_heads=(2, 2)),
+        lambda: Swin(window_size=0),
+        lambda: Swin(drop_path=1.0),
+        lambda: ConvNeXt(depths=(1,), widths=(8,)),
+        lambda: ConvNeXt(depths=(1, 1), widths=(8,)),
+        lambda: ConvNeXt(depths=(1, 1), widths=(8, 0)),
+        lambda: ConvNeXt(patch_size=0),
+        lambda: ConvNeXt(drop_path=1.0),
+        lambda: SequenceOnImages(Mamba(8, 1), image_size=10, patch_size=4),
+        lambda: SequenceOnImages(Mamba(8, 1), patch_size=0),
+        lambda: SequenceOnImages(Mamba(8, 1), routes=()),
+        lambda: SequenceOnImages(Mamba(8, 1), routes=("diagonals",)),
+        lambda: SequenceOnImages(Mamba(8, 1), routes=("window_0",)),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(build: Callable[[], VisionBackbone]) -> None:
