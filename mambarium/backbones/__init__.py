@@ -16,6 +16,8 @@ from mambarium.backbones.contract import (
 )
 from mambarium.backbones.convnext import ConvNeXt
 from mambarium.backbones.layers.initialization import initialize
+from mambarium.backbones.local_vim import LocalVim
+from mambarium.backbones.local_vmamba import LocalVMamba
 from mambarium.backbones.lstm import LSTM
 from mambarium.backbones.mamba import Mamba
 from mambarium.backbones.mambaout import MambaOut
@@ -36,6 +38,8 @@ __all__ = [
     "BlockStateTransformer",
     "ConvNeXt",
     "FeatureInfo",
+    "LocalVMamba",
+    "LocalVim",
     "Mamba",
     "MambaOut",
     "MambaVision",

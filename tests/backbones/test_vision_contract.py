@@ -13,6 +13,8 @@ from mambarium.backbones import (
     S4D,
     BlockStateTransformer,
     ConvNeXt,
+    LocalVim,
+    LocalVMamba,
     Mamba,
     MambaOut,
     MambaVision,
@@ -110,6 +112,32 @@ FAMILIES = {
         lambda: MambaOut(depths=(1, 1), widths=(9, 12), stem_stride=1, kernel_size=3, conv_ratio=0.5),
         [(8, 8), (7, 9)],
         None,
+    ),
+    "local_vim": Family(
+        lambda: LocalVim(
+            16, 4, 16, (("rows", "window_2_backwards"), ("columns_backwards", "window_3")), d_state=2, drop_path=0.2
+        ),
+        [(16, 16), (4, 4), (12, 20)],
+        (16, 18),
+    ),
+    "local_vim_class_token": Family(
+        lambda: LocalVim(
+            6, 2, 16, (("rows_backwards", "window_2"), ("columns", "window_2_backwards")), d_state=2, class_token=True
+        ),
+        [(6, 6), (2, 2), (10, 4)],
+        (5, 4),
+    ),
+    "local_vmamba": Family(
+        lambda: LocalVMamba(
+            (1, 2),
+            (16, 24),
+            (("rows", "window_3"), ("columns_backwards",), ("window_2_backwards",)),
+            2,
+            2,
+            drop_path=0.2,
+        ),
+        [(16, 16), (14, 10), (2, 2)],
+        (15, 16),
     ),
     "vit": Family(
         lambda: ViT(image_size=16, patch_size=4, width=16, depth=2, num_heads=2, drop_path=0.2),
@@ -297,11 +325,11 @@ def test_vim_class_token_keeps_its_own_position_at_other_sizes() -> None:
     torch.testing.assert_close(features.maps[0].flatten(2).transpose(1, 2), patches)
 
 
-@pytest.mark.parametrize("name", ["vmamba", "vmamba_v0"])
+@pytest.mark.parametrize("name", ["vmamba", "vmamba_v0", "local_vmamba", "swin"])
 def test_output_norms_make_every_pixel_zero_mean_and_unit_variance(name: str) -> None:
     torch.manual_seed(0)
     backbone = FAMILIES[name].build()
-    assert isinstance(backbone, VMamba)
+    assert isinstance(backbone, VMamba | LocalVMamba | Swin)
     norms = backbone.output_norms()
     features = backbone(images((32, 32)))
     normed = norms(features)
@@ -377,6 +405,23 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
         lambda: VMamba(stem_stride=3),
         lambda: VMamba(drop_path=1.0),
         lambda: DropPath(1.0),
+        lambda: LocalVim(width=18),
+        lambda: LocalVim(image_size=30, patch_size=4),
+        lambda: LocalVim(patch_size=0),
+        lambda: LocalVim(routes=()),
+        lambda: LocalVim(routes=((),)),
+        lambda: LocalVim(routes=(("diagonals",),)),
+        lambda: LocalVim(d_state=0),
+        lambda: LocalVim(drop_path=1.0),
+        lambda: LocalVMamba(depths=(1, 1), widths=(8,)),
+        lambda: LocalVMamba(depths=(2, 0), widths=(8, 8)),
+        lambda: LocalVMamba(depths=(1, 1), widths=(8, 8)),
+        lambda: LocalVMamba(widths=(8, 0)),
+        lambda: LocalVMamba(routes=(("rows",), ("rows",), ("rows",), ())),
+        lambda: LocalVMamba(stem_stride=3),
+        lambda: LocalVMamba(d_state=0),
+        lambda: LocalVMamba(ssm_ratio=0.01),
+        lambda: LocalVMamba(drop_path=1.0),
         lambda: ViT(width=9, num_heads=2),
         lambda: ViT(image_size=30, patch_size=4),
         lambda: ViT(depth=0),
