@@ -9,6 +9,7 @@ from mambarium.tasks.heads.rcnn import FasterRCNN, MaskRCNN
 from mambarium.tasks.heads.retinanet import RetinaNet
 from mambarium.tasks.heads.segmentation import LightFPNHead
 from mambarium.tasks.heads.upernet import UperNetHead
+from mambarium.tasks.heads.yolo import YOLO
 from mambarium.tasks.language_modeling import LanguageModeling
 from mambarium.tasks.multitask import MultiTask
 from mambarium.tasks.optimization import Constant, WarmupCosine, WarmupLinear, WarmupSteps
@@ -18,6 +19,7 @@ from mambarium.tasks.segmentation_losses import SegmentationLoss
 
 __all__ = [
     "FCOS",
+    "YOLO",
     "CascadeMaskRCNN",
     "ClassificationObjective",
     "Constant",

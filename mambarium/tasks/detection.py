@@ -25,7 +25,7 @@ class DetectionObjective(VisionObjective):
     Args:
         backbone: The backbone that the objective is for; read, not kept.
         class_names: Name of each class.
-        detector: Neck and head: FCOS (if not given), RetinaNet, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
+        detector: Neck and head: FCOS (if not given), RetinaNet, YOLO, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
         class_frequencies: LVIS's frequency of each class ("r", "c", "f"); None for COCO's evaluation.
     """
 
@@ -86,7 +86,7 @@ class ObjectDetection(Task):
         class_names: Name of each class; the command line takes them from the data. Numbers if not given.
         class_frequencies: Frequency of each class ("r", "c", "f") for LVIS's evaluation; the command line takes them
             from the data. COCO's evaluation if not given.
-        detector: Neck and head: FCOS (if not given), RetinaNet, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
+        detector: Neck and head: FCOS (if not given), RetinaNet, YOLO, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
             biases, embeddings and state-space parameters never get weight decay.
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear, WarmupSteps or Constant (if not

@@ -35,7 +35,7 @@ class ImagePredictionFiles(Callback):
             raise InputError(f"{output} exists: give another folder with --output, or remove it")
         self.root = images if images.is_dir() else images.parent
         self.output = output
-        counts = Counter(self._name(file) for file in files)
+        counts = Counter(self.name(file) for file in files)
         name, count = counts.most_common(1)[0]
         if count > 1:
             raise InputError(

@@ -33,7 +33,8 @@ def test_fit_test_and_predict(tiny: Run, tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "scenes.yaml").write_text(TINY_SCENES)
     assert tiny("fit", "--config", "scenes.yaml") == 0
     metrics = json.loads((tmp_path / "runs" / "scenes" / "run.json").read_text())["metrics"]
-    assert {"val/AP", "val/AP50", "val/AP_class/7", "val/mask_AP"} <= set(metrics)
+    assert {"val/AP", "val/AP50", "val/mask_AP"} <= set(metrics)
+    assert any(name.startswith("val/AP_class/") for name in metrics)
     assert tiny("test", "--config", "scenes.yaml") == 0
     result = json.loads((tmp_path / "runs" / "scenes" / "test.json").read_text())
     assert result["primary_metric"] == {"name": "AP", "direction": "max"}
