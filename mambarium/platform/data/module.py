@@ -17,7 +17,7 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: Any) -> Any:
-        """Returns a sample as it looks in a pass; the key is (pass, index), with the task before it if there are more."""
+        """Returns a sample as it looks in a pass: the key is (pass, index), with several tasks (task, pass, index)."""
         ...
 
 
