@@ -1,5 +1,7 @@
 """Every shipped YAML can be read, and what it describes can be built."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,17 +10,20 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from mambarium.backbones.contract import Backbone
-from mambarium.platform.cli.composition import compose
+from mambarium.platform.cli.composition import compose, read_mapping
 from mambarium.platform.cli.shipped import configs_folder
 from mambarium.platform.cli.training import TrainingCLI
 from mambarium.platform.compare.matrix import read_matrix
 
 CONFIGS = configs_folder()
 EXPERIMENTS = sorted(
-    path for part in ("classification", "language_modeling") for path in (CONFIGS / part).glob("*.yaml")
+    path
+    for part in ("classification", "detection", "language_modeling", "multitask", "segmentation")
+    for path in (CONFIGS / part).glob("*.yaml")
 )
 BACKBONES = sorted((CONFIGS / "backbones").glob("*.yaml"))
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
+DATA = sorted((CONFIGS / "data").glob("*.yaml"))
 
 
 def identity(path: Path) -> str:
@@ -26,7 +31,7 @@ def identity(path: Path) -> str:
 
 
 def test_every_file_is_tested_here() -> None:
-    assert set(CONFIGS.rglob("*.yaml")) == {*EXPERIMENTS, *BACKBONES, *COMPARISONS}
+    assert set(CONFIGS.rglob("*.yaml")) == {*EXPERIMENTS, *BACKBONES, *COMPARISONS, *DATA}
 
 
 @pytest.mark.parametrize("path", BACKBONES, ids=identity)
@@ -53,6 +58,10 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
         for index in range(10):
             Image.new("RGB", (40, 40)).save(folder / f"{index}.png")
+    annotations = tmp_path / "annotations" / "instances_train2017.json"
+    annotations.parent.mkdir()
+    categories = [{"id": number, "name": name} for number, name in ((1, "cat"), (3, "dog"))]
+    annotations.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
     tokenizer = tmp_path / "tokenizer.json"
     Tokenizer(WordLevel({"a": 0, "<|endoftext|>": 1}, unk_token="a")).save(str(tokenizer))
     given = {
@@ -63,9 +72,13 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             str(tmp_path / "cache"),
         ],
         "ImageFolder": ["--data.path", str(tmp_path / "images")],
+        "CocoDetection": ["--data.path", str(tmp_path)],
+        "MaskFolder": ["--data.path", str(tmp_path / "images")],
         "HubText": ["--data.tokenizer", str(tokenizer)],
     }
     text = path.read_text()
+    if part := re.search(r"^data: (\S+\.yaml)$", text, re.MULTILINE):
+        text += (path.parent / part[1]).read_text()
     options = next((value for name, value in given.items() if f"class_path: {name}" in text), [])
     composition = compose(["--config", str(path), *options, "--runs_dir", str(tmp_path / "runs")])
     monkeypatch.setattr(TrainingCLI, "_run_subcommand", lambda self, subcommand: None)
@@ -79,3 +92,25 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("path", COMPARISONS, ids=identity)
 def test_comparisons(path: Path) -> None:
     assert read_matrix(path)
+
+
+@pytest.mark.parametrize("path", DATA, ids=identity)
+def test_data(path: Path) -> None:
+    from jsonargparse import ArgumentParser
+    from torchvision import tv_tensors
+    from torchvision.transforms.v2 import Transform
+
+    from mambarium.platform.data import CopyPaste, ExactDataModule, Mosaic
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ExactDataModule, "data")
+    arguments = parser.parse_object({"data": read_mapping(path)}).data.init_args
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--transforms", type=list[Transform] | None)
+    image = tv_tensors.Image(torch.zeros(3, 300, 400, dtype=torch.uint8))
+    for transform in (
+        parser.instantiate(parser.parse_object({"transforms": arguments.train_transforms})).transforms or []
+    ):
+        if not isinstance(transform, CopyPaste | Mosaic):
+            image = transform(image)
+    assert image.shape[0] == 3

@@ -1,6 +1,6 @@
 """What a batch is, one typed dict per task: data modules make them, tasks read them."""
 
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -51,6 +51,18 @@ class PaddedImages(TypedDict):
     image_id: Tensor
 
 
+class RunLengths(TypedDict):
+    """A mask in COCO's compressed run-length encoding.
+
+    Attributes:
+        size: Height and width.
+        counts: The runs, as text.
+    """
+
+    size: list[int]
+    counts: str
+
+
 class DetectionBatch(PaddedImages):
     """Images with any number of objects each.
 
@@ -62,6 +74,12 @@ class DetectionBatch(PaddedImages):
         area: For each image (objects,) area in pixels of the original image, by which objects count as small, medium
             or large.
         masks: For each image (objects, height, width) boolean, padded as the images are; None where the data has none.
+        original_masks: For each image the objects' masks at its original size, if the data has them: evaluated on
+            instead of enlarged `masks`.
+        negative_classes: For each image, in data of the LVIS kind, classes known not to be in it: with those that are,
+            the only ones evaluated there.
+        partial_classes: For each image, in data of the LVIS kind, classes of which not every object is marked:
+            detections without an object don't count there.
     """
 
     boxes: list[Tensor]
@@ -69,6 +87,9 @@ class DetectionBatch(PaddedImages):
     crowd: list[Tensor]
     area: list[Tensor]
     masks: list[Tensor] | None
+    original_masks: NotRequired[list[list[RunLengths]]]
+    negative_classes: NotRequired[list[list[int]]]
+    partial_classes: NotRequired[list[list[int]]]
 
 
 class SegmentationBatch(PaddedImages):
@@ -85,3 +106,15 @@ class SegmentationBatch(PaddedImages):
 
 IGNORED_CLASS = 255
 """Class number of pixels that count neither in the loss nor in the metrics."""
+
+
+class MultiTaskBatch(TypedDict):
+    """Batches of several tasks for one step.
+
+    Attributes:
+        tasks: The batch of each task that has its turn, by the task's name.
+        shared_images: Whether all of them are about the same images, so that one pass through the backbone serves all.
+    """
+
+    tasks: dict[str, Any]
+    shared_images: bool

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
 from mambarium.tasks.batches import ImageBatch
 from mambarium.tasks.mixing import ImageMixing
-from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
+from mambarium.tasks.objective import PrimaryMetric, TaskMetrics, VisionObjective
 from mambarium.tasks.optimization import OptimizerFactory, Schedule
-from mambarium.tasks.task import Task, auxiliary_loss
+from mambarium.tasks.task import Task
 
 
 class ClassificationMetrics(TaskMetrics):
@@ -47,12 +49,12 @@ class ClassificationMetrics(TaskMetrics):
         return values
 
 
-class ClassificationObjective(Objective):
+class ClassificationObjective(VisionObjective):
     """A backbone family's own tail and head with cross-entropy.
 
     Args:
-        classifier: Module from VisionFeatures to logits, such as `backbone.classifier(num_classes)`.
-        num_classes: Number of classes.
+        backbone: The backbone that the objective is for; read, not kept.
+        class_names: One name per class.
         label_smoothing: Share of the target spread evenly over all classes, from 0 to below 1.
 
     Raises:
@@ -60,25 +62,34 @@ class ClassificationObjective(Objective):
     """
 
     primary_metric = PrimaryMetric("accuracy", "max")
+    divisor = 1
 
-    def __init__(self, classifier: nn.Module, num_classes: int, label_smoothing: float = 0.0) -> None:
+    def __init__(self, backbone: VisionBackbone, class_names: Sequence[str], label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise InputError(f"label_smoothing is {label_smoothing}: give a number from 0 to below 1")
-        self.classifier = classifier
-        self.num_classes = num_classes
+        self.num_classes = len(class_names)
+        self.classifier = backbone.classifier(self.num_classes)
         self.label_smoothing = label_smoothing
 
     def forward(self, features: VisionFeatures) -> Tensor:
         """Logits (batch, num_classes)."""
         return self.classifier(features)
 
-    def loss(self, predictions: Tensor, batch: ImageBatch) -> Tensor:
+    def losses(self, features: VisionFeatures, batch: ImageBatch) -> dict[str, Tensor]:
         """Cross-entropy of logits with labels (batch,) or label shares (batch, num_classes)."""
-        return F.cross_entropy(predictions.float(), batch["label"], label_smoothing=self.label_smoothing)
+        logits = self(features).float()
+        return {"cross_entropy": F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)}
+
+    def predictions(self, backbone: VisionBackbone, batch: ImageBatch) -> Tensor:
+        """Logits (batch, num_classes)."""
+        return self(backbone(batch["image"]))
 
     def new_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(self.num_classes)
+
+    def published_names(self) -> dict[str, str]:
+        return {f"classifier.{name}": name for name in self.classifier.state_dict()}
 
 
 class ImageClassification(Task):
@@ -93,6 +104,11 @@ class ImageClassification(Task):
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
             biases, embeddings and state-space parameters never get weight decay.
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
+        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
+            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
+            given.
+        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
 
     Raises:
         InputError: If the backbone is no vision backbone, or a number is out of range.
@@ -110,13 +126,16 @@ class ImageClassification(Task):
         cutmix: float = 0.0,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
+        pretrained: str | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int = 0,
     ) -> None:
         if not isinstance(backbone, VisionBackbone):
             raise InputError(
                 f"{type(backbone).__name__} is not a vision backbone: image classification takes Vim, MambaOut, ..."
             )
-        objective = ClassificationObjective(backbone.classifier(num_classes), num_classes, label_smoothing)
-        super().__init__(backbone, objective, optimizer, schedule)
+        objective = ClassificationObjective(backbone, [str(number) for number in range(num_classes)], label_smoothing)
+        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
         self.mixing = ImageMixing(num_classes, mixup, cutmix)
         self.save_constructor_arguments()
 
@@ -124,14 +143,13 @@ class ImageClassification(Task):
         """Logits (batch, num_classes) of images (batch, 3, height, width)."""
         return self.objective(self.backbone(images))
 
-    def training_loss(self, batch: ImageBatch) -> Tensor:
+    def training_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         images, labels = self.mixing(batch["image"], batch["label"])
         features = self.backbone(images)
-        loss = self.objective.loss(self.objective(features), ImageBatch(image=images, label=labels))
-        return loss + auxiliary_loss(features.auxiliary_losses)
+        return self.objective.losses(features, ImageBatch(image=images, label=labels)) | features.auxiliary_losses
 
     def predictions(self, batch: ImageBatch) -> Tensor:
-        return self(batch["image"])
+        return self.objective.predictions(self.backbone, batch)
 
     def predict_step(self, batch: ImageBatch) -> Tensor:
         """Class probabilities (batch, num_classes)."""

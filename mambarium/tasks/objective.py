@@ -1,6 +1,7 @@
-"""What a task asks of a backbone's features: a head, a loss, metrics.
+"""What a task asks of a backbone's features: a head, losses, predictions, metrics.
 
-An objective is a plain module. A LightningModule holds one; several objectives can share one backbone.
+An objective is a plain module. A LightningModule holds one; several on images can share one backbone. What features
+and predictions are depends on the task; its metrics know the same predictions.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from mambarium.backbones.contract import VisionBackbone
+
 
 class PrimaryMetric(NamedTuple):
     """The metric by which runs of a task are ranked, and whether more or less of it is better."""
@@ -20,7 +23,7 @@ class PrimaryMetric(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """Head, loss and metrics of one task.
+    """Head, losses and metrics of one task.
 
     Attributes:
         primary_metric: One of the names that the metrics of `new_metrics` compute.
@@ -29,12 +32,35 @@ class Objective(nn.Module, ABC):
     primary_metric: PrimaryMetric
 
     @abstractmethod
-    def loss(self, predictions: Tensor, batch: Any) -> Tensor:
-        """Training loss, a scalar in float32."""
+    def losses(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        """Training losses by name, scalars in float32, to be added up."""
 
     @abstractmethod
     def new_metrics(self) -> TaskMetrics:
         """Empty metrics for one evaluation."""
+
+    def published_names(self) -> dict[str, str]:
+        """For names of this objective's state, those that `published.format.Format.head_key` knows; here none."""
+        return {}
+
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """A stored parameter of another shape brought to this objective's; None, as here, says that they don't fit."""
+        return None
+
+
+class VisionObjective(Objective):
+    """An objective on images, made of a vision backbone and the names of the classes.
+
+    Attributes:
+        divisor: `losses` takes a batch, and features of it, whose images are padded with zeros, below and to the right,
+            until height and width are multiples of this.
+    """
+
+    divisor: int
+
+    @abstractmethod
+    def predictions(self, backbone: VisionBackbone, batch: Any) -> Any:
+        """What the metrics compare with the batch; an objective may look at an image in parts or more than once."""
 
 
 class TaskMetrics(Metric, ABC):
@@ -43,7 +69,7 @@ class TaskMetrics(Metric, ABC):
     full_state_update = False
 
     @abstractmethod
-    def update(self, predictions: Tensor, batch: Any) -> None:
+    def update(self, predictions: Any, batch: Any) -> None:
         """Count a batch."""
 
     @abstractmethod

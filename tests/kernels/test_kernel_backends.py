@@ -185,9 +185,10 @@ def test_backends_fit_their_interfaces(backend, package):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
     from mambarium.kernels.conv.interface import ConvBackend
+    from mambarium.kernels.grid.interface import GridBackend
     from mambarium.kernels.scan.interface import ScanBackend
 
-    for operation, interface in (("scan", ScanBackend), ("conv", ConvBackend)):
+    for operation, interface in (("scan", ScanBackend), ("conv", ConvBackend), ("grid", GridBackend)):
         module = load_backend(operation, backend)
         for name, function in inspect.getmembers(interface, inspect.isfunction):
             if not name.startswith("_"):

@@ -83,7 +83,7 @@ def test_label_smoothing_reaches_the_loss() -> None:
     model = ImageClassification(MambaOut(depths=(1,), widths=(16,)), num_classes=4, label_smoothing=0.2).eval()
     batch = {"image": torch.randn(3, 3, 8, 8), "label": torch.tensor([0, 1, 2])}
     expected = F.cross_entropy(model(batch["image"]), batch["label"], label_smoothing=0.2)
-    assert torch.equal(model.training_loss(batch), expected)
+    assert torch.equal(model.training_losses(batch)["cross_entropy"], expected)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import nn
 
 from mambarium.backbones import Mamba, MambaOut, MambaVision, Vim, VMamba
 from mambarium.errors import InputError
-from mambarium.tasks import Constant, ImageClassification, LanguageModeling, WarmupCosine, WarmupLinear
+from mambarium.tasks import Constant, ImageClassification, LanguageModeling, WarmupCosine, WarmupLinear, WarmupSteps
 from mambarium.tasks.optimization import parameter_groups
 
 
@@ -86,6 +86,23 @@ def test_warmup_rises_to_one_and_falls_to_the_final_factor(schedule_class: type)
 def test_shares_and_factors_out_of_range_are_refused(schedule_class: type, name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"^{name} is {value}: give "):
         schedule_class(**{name: value})
+
+
+def test_steps_drop_after_their_share_of_the_run() -> None:
+    schedule = WarmupSteps(warmup=0.1, drops=(0.5, 0.75), factor=0.1, start=0.2)
+    assert schedule(0.0) == 0.2
+    assert schedule(0.05) == pytest.approx(0.6)
+    assert [schedule(progress) for progress in (0.1, 0.5, 0.51, 0.75, 0.76, 1.0)] == pytest.approx(
+        [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("warmup", 2.0), ("drops", (0.5, 0.4)), ("drops", (0.5, 1.5)), ("factor", 2.0), ("start", -1.0)]
+)
+def test_steps_out_of_range_are_refused(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"^{name} is "):
+        WarmupSteps(**{name: value})  # type: ignore[arg-type]
 
 
 def test_a_run_of_nothing_but_warmup_ends_at_the_full_rate() -> None:

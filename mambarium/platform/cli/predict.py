@@ -1,4 +1,4 @@
-"""`predict`: continuations of a prompt, or the classes of a folder of images as a CSV file."""
+"""`predict`: continuations of a prompt, or what is in a folder of images: classes as CSV, objects, masks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mambarium.errors import InputError
+from mambarium.platform.data.dense_images import DenseImages
+from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.image_files import find_images
 from mambarium.platform.data.images import ClassificationImages
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.data.text import Text
+from mambarium.platform.pictures.files import DetectionFiles, MaskFiles
 from mambarium.tasks.classification import ImageClassification
+from mambarium.tasks.detection import ObjectDetection
 from mambarium.tasks.language_modeling import LanguageModeling
+from mambarium.tasks.segmentation import SemanticSegmentation
 
 CLASSES_PER_IMAGE = 5
 
@@ -36,12 +41,12 @@ def add_predict_arguments(parser: LightningArgumentParser) -> None:
         "--top_p", type=float | None, default=None, help="Draw from the likeliest tokens of this total."
     )
     parser.add_argument("--samples", type=int, default=1, help="Number of continuations.")
-    parser.add_argument("--images", type=Path | None, default=None, help="Folder of images (classification).")
+    parser.add_argument("--images", type=Path | None, default=None, help="Folder of images.")
     parser.add_argument(
         "--output",
         type=Path | None,
         default=None,
-        help="CSV file to write; <run folder>/predictions.csv if not given.",
+        help="CSV file or, for objects and masks, folder to write; predictions(.csv) in the run's folder if not given.",
     )
 
 
@@ -53,7 +58,7 @@ def predict(model: LightningModule, datamodule: ExactDataModule, trainer: Traine
         datamodule: The data module that the task was trained with.
         trainer: Runs the prediction on images.
         options: The parsed options of `predict`.
-        output: Where a CSV file goes if the options don't say.
+        output: Where predictions go if the options don't say: a folder, or with `.csv` a file.
 
     Raises:
         InputError: If the option for the task's input is missing.
@@ -65,7 +70,15 @@ def predict(model: LightningModule, datamodule: ExactDataModule, trainer: Traine
     elif isinstance(model, ImageClassification) and isinstance(datamodule, ClassificationImages):
         if options.images is None:
             raise InputError("predict names the classes of images: give --images FOLDER")
-        write_classes(model, datamodule, trainer, options.images, options.output or output)
+        write_classes(model, datamodule, trainer, options.images, options.output or output.with_suffix(".csv"))
+    elif isinstance(model, ObjectDetection) and isinstance(datamodule, DetectionImages):
+        if options.images is None:
+            raise InputError("predict finds the objects in images: give --images FOLDER")
+        write_detections(model, datamodule, trainer, options.images, options.output or output)
+    elif isinstance(model, SemanticSegmentation) and isinstance(datamodule, DenseImages):
+        if options.images is None:
+            raise InputError("predict finds the classes of pixels: give --images FOLDER")
+        write_masks(model, datamodule, trainer, options.images, options.output or output)
     else:
         raise InputError(f"predict knows no input for {type(model).__name__} with {type(datamodule).__name__}")
 
@@ -110,3 +123,35 @@ def write_classes(
             ranked = [cell for number, value in pairs for cell in (names[number], f"{value:.6f}")]
             writer.writerow([path, names[classes[0]], *ranked])
     print(f"classes of {len(paths)} images: {output}")
+
+
+def write_masks(
+    model: SemanticSegmentation, datamodule: DenseImages, trainer: Trainer, images: Path, output: Path
+) -> None:
+    """Write a palette PNG with class numbers and a picture to look at for each image.
+
+    Raises:
+        InputError: If the output folder exists.
+    """
+    datamodule.predict_path = str(images)
+    files = find_images(images)
+    trainer.callbacks.append(MaskFiles(images.expanduser(), files, output))  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
+    trainer.predict(model, datamodule=datamodule, return_predictions=False)
+    print(f"masks and overlays of {len(files)} images: {output}")
+
+
+def write_detections(
+    model: ObjectDetection, datamodule: DetectionImages, trainer: Trainer, images: Path, output: Path
+) -> None:
+    """Write all detections in COCO's format and a picture of the surer ones for each image.
+
+    Raises:
+        InputError: If the output folder exists.
+    """
+    datamodule.predict_path = str(images)
+    files = find_images(images)
+    names = datamodule.class_names
+    writer = DetectionFiles(images.expanduser(), files, output, names, datamodule.category_ids or range(len(names)))
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
+    trainer.predict(model, datamodule=datamodule, return_predictions=False)
+    print(f"objects and overlays of {len(files)} images: {output}")

@@ -115,6 +115,8 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="Where the folders of runs lie.")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
+        parser.link_arguments("data.class_frequencies", "model.init_args.class_frequencies", apply_on="instantiate")
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -214,6 +216,9 @@ class TrainingCLI(LightningCLI):
                 print(f"{self.folder.path}: finished already; use another --name to train again")
                 print(describe_end(self.folder))
             return
+        if self.decision.checkpoint is None:
+            # Before the folder is begun, so that a wrong file leaves none, and before callbacks copy the model.
+            self.model.start_from_pretrained()
         if not self.is_first_process:
             self._train()
             return
@@ -238,6 +243,8 @@ class TrainingCLI(LightningCLI):
             if status == "finished":
                 values["references"] = self.datamodule.reference_figures()
         finally:
+            if self.model.pretrained_record is not None:
+                values["pretrained"] = self.model.pretrained_record
             self.folder.end(status, **values)
             self.folder.unlock()
         if status == "finished":
@@ -282,7 +289,7 @@ class TrainingCLI(LightningCLI):
 
     def _predict(self) -> None:
         self._load_weights()
-        predict(self.model, self.datamodule, self.trainer, self.options, self.folder.path / "predictions.csv")
+        predict(self.model, self.datamodule, self.trainer, self.options, self.folder.path / "predictions")
 
     def _load_weights(self) -> Path:
         """Load the chosen checkpoint's weights; the configuration in use stays the user's."""

@@ -1,18 +1,16 @@
 """Labelled images of data sets that the `datasets` library opens by name."""
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.decoding import decode_image, read_image
-from mambarium.platform.data.hub import load_rows, require_column
+from mambarium.platform.data.broken_samples import BrokenPolicy
+from mambarium.platform.data.hub import ImageColumn, load_rows, require_column
 from mambarium.platform.data.image_sources import ImageSplits, divided
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD, ClassificationImages
-from mambarium.platform.data.sample_error import SampleError
 
 
 class HubImages(ClassificationImages):
@@ -41,6 +39,9 @@ class HubImages(ClassificationImages):
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
         cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
+        broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
+            next one is trained on in its place, evaluation images are all read once at the start, and none is kept in
+            memory.
         batch_size: Samples per optimisation step, over all processes together.
         passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
         num_workers: Processes that load samples; 0 loads them in the training process.
@@ -68,6 +69,7 @@ class HubImages(ClassificationImages):
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
         cache: bool | None = None,
+        broken: BrokenPolicy = "raise",
         batch_size: int = 64,
         passes: float | None = None,
         num_workers: int = 0,
@@ -92,6 +94,7 @@ class HubImages(ClassificationImages):
             mean=mean,
             std=std,
             cache=cache,
+            broken=broken,
             batch_size=batch_size,
             passes=passes,
             num_workers=num_workers,
@@ -114,30 +117,14 @@ class _RowImages:
     labels: list[int]
 
     def __init__(self, rows: Any, image_column: str, label_column: str, class_names: list[str], where: str) -> None:
-        import datasets
-
-        try:
-            # Undecoded, so that a broken image is reported by its row.
-            self._rows = rows.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
-        except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's errors derive from these
-            raise InputError(
-                f"{where}: column {image_column!r} holds {rows.features[image_column]}, not images: set "
-                "data.image_column"
-            ) from error
-        self._image_column = image_column
-        self._where = where
+        self._images = ImageColumn(rows, image_column, where)
         self.labels = _labels(rows, label_column, class_names, where)
 
     def read(self, index: int) -> Tensor:
-        stored = self._rows[index][self._image_column]
-        if stored is None:
-            raise SampleError(f"{self.name(index)}: has no image; filter such rows out of the data set")
-        if stored["bytes"] is not None:
-            return decode_image(stored["bytes"], self.name(index))
-        return read_image(Path(stored["path"]))
+        return self._images.read(index)
 
     def name(self, index: int) -> str:
-        return f"{self._where}, row {index}"
+        return self._images.name(index)
 
     def key(self, index: int) -> str:
         return str(index)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import lightning
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from mambarium.errors import InputError
 from mambarium.platform.data.order import EvaluationBatches, TrainingBatches
@@ -16,8 +16,8 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        """Returns sample `key[1]` as it looks in pass `key[0]`."""
+    def __getitem__(self, key: Any) -> Any:
+        """Returns a sample as it looks in a pass: the key is (pass, index), with several tasks (task, pass, index)."""
         ...
 
 
@@ -132,7 +132,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         )
         return self._loader(samples, batches)
 
-    def _loader(self, samples: Samples, batches: TrainingBatches | EvaluationBatches) -> DataLoader[Any]:
+    def _loader(self, samples: Samples, batches: Sampler[Any]) -> DataLoader[Any]:
         from mambarium.platform.resume.signals import shield_worker
 
         return DataLoader(

@@ -30,13 +30,71 @@ def _process_share(batch_size: int, world_size: int) -> int:
     return batch_size // world_size
 
 
-class TrainingBatches(Sampler[list[SampleKey]]):
-    """Batch sampler of a whole run, all passes in one, that starts wherever the run's position is.
+class GlobalBatches:
+    """One process's share of each global batch, by the batch's number.
 
     The order of pass p is a permutation by (seed, p). A pass is floor(num_samples / batch_size) global
     batches; the samples that don't fill a batch sit out this pass (others in the next, by its own
     permutation). Process r takes the r-th equal slice of each global batch, so any number of processes sees
     the same global batches.
+
+    Args:
+        num_samples: Samples in the training set.
+        batch_size: Samples in a global batch, over all processes.
+        seed: The run's seed.
+        rank: This process, from 0.
+        world_size: Number of processes.
+
+    Raises:
+        InputError: If the batch can't be shared equally or the training set doesn't fill one batch.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self._share = _process_share(batch_size, world_size)
+        if num_samples < batch_size:
+            raise InputError(
+                f"data.batch_size {batch_size} is more than the {num_samples} training samples: make it "
+                "at most "
+                f"{num_samples}"
+            )
+        self._num_samples = num_samples
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rank = rank
+        self.batches_per_pass = num_samples // batch_size
+        self._order_of = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def __getitem__(self, batch_index: int) -> list[SampleKey]:
+        """This process's share of a batch.
+
+        Args:
+            batch_index: The batch, from 0, all passes in one count.
+
+        Returns:
+            Keys of its samples.
+        """
+        pass_index, batch_of_pass = divmod(batch_index, self.batches_per_pass)
+        if pass_index != self._order_of:
+            self._order, self._order_of = self.order(pass_index), pass_index
+        start = batch_of_pass * self._batch_size + self._rank * self._share
+        return [(pass_index, index) for index in self._order[start : start + self._share].tolist()]
+
+    def order(self, pass_index: int) -> torch.Tensor:
+        """The permutation of all samples in one pass.
+
+        Args:
+            pass_index: The pass, from 0.
+
+        Returns:
+            int64 (num_samples,).
+        """
+        generator = torch.Generator().manual_seed(mixed_seed("order", self._seed, pass_index))
+        return torch.randperm(self._num_samples, generator=generator)
+
+
+class TrainingBatches(Sampler[list[SampleKey]]):
+    """Batch sampler of a whole run, all passes in one, that starts wherever the run's position is.
 
     Args:
         num_samples: Samples in the training set.
@@ -61,47 +119,18 @@ class TrainingBatches(Sampler[list[SampleKey]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._share = _process_share(batch_size, world_size)
-        if num_samples < batch_size:
-            raise InputError(
-                f"data.batch_size {batch_size} is more than the {num_samples} training samples: make it "
-                "at most "
-                f"{num_samples}"
-            )
-        self._num_samples = num_samples
-        self._batch_size = batch_size
+        self.batches = GlobalBatches(num_samples, batch_size, seed, rank, world_size)
         self._total_batches = total_batches
-        self._seed = seed
         self._position = position
-        self._rank = rank
-        self.batches_per_pass = num_samples // batch_size
-        position.batches_per_pass = self.batches_per_pass
+        position.batches_per_pass = self.batches.batches_per_pass
 
     def __len__(self) -> int:
         return self._total_batches
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         first = self._position.dealt_from = self._position.finished_batches
-        order_of = -1
-        order = torch.empty(0, dtype=torch.int64)
         for batch_index in range(first, self._total_batches):
-            pass_index, batch_of_pass = divmod(batch_index, self.batches_per_pass)
-            if pass_index != order_of:
-                order, order_of = self.order(pass_index), pass_index
-            start = batch_of_pass * self._batch_size + self._rank * self._share
-            yield [(pass_index, index) for index in order[start : start + self._share].tolist()]
-
-    def order(self, pass_index: int) -> torch.Tensor:
-        """The permutation of all samples in one pass.
-
-        Args:
-            pass_index: The pass, from 0.
-
-        Returns:
-            int64 (num_samples,).
-        """
-        generator = torch.Generator().manual_seed(mixed_seed("order", self._seed, pass_index))
-        return torch.randperm(self._num_samples, generator=generator)
+            yield self.batches[batch_index]
 
 
 class EvaluationBatches(Sampler[list[SampleKey]]):

@@ -34,7 +34,7 @@ def test_each_pass_is_a_permutation_without_its_rest():
 
 def test_a_rest_of_one_pass_takes_part_in_others():
     sampler = training()
-    left_out = [set(sampler.order(pass_index)[8:].tolist()) for pass_index in range(30)]
+    left_out = [set(sampler.batches.order(pass_index)[8:].tolist()) for pass_index in range(30)]
     assert set.union(*left_out) == set(range(11)) and not set.intersection(*left_out)
 
 

@@ -1,0 +1,146 @@
+"""`show-data`: what a model will see, as a picture or as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from PIL import Image
+
+from mambarium.errors import InputError
+from mambarium.platform.cli.composition import CONFIG_OPTIONS, compose, paired
+from mambarium.platform.cli.parser import StrictParser
+from mambarium.platform.cli.quiet import quiet_lightning
+from mambarium.platform.data.dense_images import DenseImages
+from mambarium.platform.data.images import ClassificationImages
+from mambarium.platform.data.module import ExactDataModule, Samples
+from mambarium.platform.data.multitask import MultiTaskData
+from mambarium.platform.data.pictures import arrange, draw_sample
+from mambarium.platform.data.text import Text
+from mambarium.tasks.batches import IGNORED_TARGET
+
+Part = Literal["train", "val", "test"]
+
+COLUMNS = 4
+
+
+def run_show_data(arguments: list[str]) -> int:
+    """Show samples as a configuration's data module gives them, augmentation included.
+
+    Args:
+        arguments: The options after the command's name.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: If the options don't fit, the data can't be read, or the picture exists already.
+    """
+    quiet_lightning()
+    options = parser().parse_args(of_the_data(arguments))
+    if options.samples < 1 or options.columns < 1 or options.first < 0 or options.pass_index < 0:
+        raise InputError("samples and columns must be 1 or more, first and pass_index 0 or more")
+    shown = parser().instantiate(options).data
+    shown.prepare_data()
+    output = options.output or Path(f"{stem(arguments)}-{options.part}.png")
+    if isinstance(shown, MultiTaskData):
+        for name, data in shown.tasks.items():
+            show(data, options, output.with_stem(f"{output.stem}-{name}"))
+    else:
+        show(shown, options, output)
+    return 0
+
+
+def show(data: ExactDataModule, options: Any, output: Path) -> None:
+    """Show one task's samples: images as a PNG file, text on the terminal.
+
+    Raises:
+        InputError: If there is no picture of such data, or the file exists already.
+    """
+    samples = samples_of(data, options.part)
+    pass_index = options.pass_index if options.part == "train" else 0
+    keys = [(pass_index, index) for index in spread(len(samples), options.samples, options.first)]
+    if isinstance(data, Text):
+        print(text_of(data, samples, keys))
+        return
+    if not isinstance(data, ClassificationImages | DenseImages):
+        raise InputError(f"show-data has no picture of {type(data).__name__}")
+    if output.exists():
+        raise InputError(f"{output} exists: give another file with --output, or remove it")
+    pictures = [draw_sample(samples[key], data.class_names) for key in keys]
+    write_png(arrange(pictures, options.columns), output)
+    print(f"{len(pictures)} of {len(samples):,} {options.part} samples, {data.num_classes} classes: {output}")
+
+
+def parser() -> StrictParser:
+    """The parser of the command's options."""
+    made = StrictParser(prog="mambarium show-data", description="Show samples as the model will see them.")
+    made.add_argument("-c", "--config", action="config", help="Configuration of an experiment; its data is shown.")
+    made.add_argument("--seed_everything", type=int, default=0, help="Seed of order and augmentation.")
+    made.add_argument("--part", type=Part, default="train", help="Which part of the data: train, val or test.")
+    made.add_argument("--samples", type=int, default=12, help="How many samples, spread evenly over the part.")
+    made.add_argument("--first", type=int, default=0, help="Which sample is the first, from 0.")
+    made.add_argument("--pass_index", type=int, default=0, help="Which pass through the training data, from 0.")
+    made.add_argument("--columns", type=int, default=COLUMNS, help="Pictures in a row.")
+    made.add_argument(
+        "--output",
+        type=Path | None,
+        default=None,
+        help="PNG file; <name of the configuration>-<part>.png if not given. With several tasks, one file for each.",
+    )
+    made.add_subclass_arguments(ExactDataModule, "data", required=True)
+    made.link_arguments("seed_everything", "data.init_args.seed")
+    return made
+
+
+def of_the_data(arguments: list[str]) -> list[str]:
+    """The options without what a configuration says about model, trainer and the rest of a run."""
+    composed = compose(arguments).arguments
+    if composed[:1] != ["--config"]:
+        return composed
+    config: dict[str, Any] = yaml.safe_load(composed[1])
+    kept = {key: value for key, value in config.items() if key in ("data", "seed_everything")}
+    return ["--config", yaml.safe_dump(kept, sort_keys=False), *composed[2:]]
+
+
+def stem(arguments: list[str]) -> str:
+    """The name of the first configuration file."""
+    files = [value for option, value in paired(arguments) if option in CONFIG_OPTIONS and value]
+    return Path(files[0]).stem if files else "data"
+
+
+def samples_of(data: ExactDataModule, part: Part) -> Samples:
+    """One part of the data."""
+    return {"train": data.training_samples, "val": data.validation_samples, "test": data.test_samples}[part]()
+
+
+def spread(num_samples: int, count: int, first: int) -> list[int]:
+    """Indices spread evenly over all samples: files often lie class by class.
+
+    Args:
+        num_samples: Samples that there are.
+        count: How many are wanted.
+        first: Which is the first.
+    """
+    count = min(count, num_samples)
+    return [(first + position * num_samples // count) % num_samples for position in range(count)]
+
+
+def text_of(data: Text, samples: Samples, keys: list[tuple[int, int]]) -> str:
+    """Windows of text with the number of tokens and of targets."""
+    blocks = []
+    for pass_index, index in keys:
+        window = samples[(pass_index, index)]
+        counted = int((window.targets != IGNORED_TARGET).sum())
+        head = f"--- window {index}: {len(window.tokens)} tokens, {counted} predicted, {window.num_bytes} bytes"
+        blocks.append(f"{head}\n{data.decode(window.tokens.tolist())}")
+    return "\n".join(blocks)
+
+
+def write_png(picture: torch.Tensor, file: Path) -> None:
+    """Write a picture, uint8 (3, height, width), to a file that does not exist yet."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("xb") as opened:
+        Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(opened, "PNG")

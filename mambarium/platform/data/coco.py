@@ -1,0 +1,248 @@
+"""Detection data in COCO's JSON format, LVIS included."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torchvision.transforms.v2 import Transform
+
+from mambarium.errors import InputError
+from mambarium.platform.data.broken_samples import BrokenPolicy
+from mambarium.platform.data.coco_masks import encode_segmentation
+from mambarium.platform.data.dense_images import Splits
+from mambarium.platform.data.detection_images import DetectionImages
+from mambarium.platform.data.detection_samples import DetectionSample
+from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
+from mambarium.platform.data.notes import note
+from mambarium.platform.data.object_files import AnnotatedImage, ObjectFiles, detection_transforms
+from mambarium.platform.data.objects import ObjectRecord
+
+
+class CocoDetection(DetectionImages):
+    """Boxes and instance masks in COCO's JSON format (Lin et al. 2014); LVIS, Objects365 and own files likewise.
+
+    Category ids may have gaps: classes are numbered from 0 in the order of the ids, and `category_ids` leads back.
+    Crowds are kept, marked. Boxes of zero area and boxes outside their image are left out, those that reach more than
+    a pixel over its border are clipped, training images without an object to learn from are left out; how many, is
+    printed.
+
+    Args:
+        path: Folder that the other paths are relative to.
+        train_images: Folder of the training images.
+        train_annotations: JSON file of the training images.
+        val_images: Folder of the validation images.
+        val_annotations: JSON file of the validation images.
+        test_images: Folder of the test images; None: the folder of the validation images.
+        test_annotations: JSON file of the test images; None: the validation images are the test images.
+        masks: Whether instance masks are read, for Mask R-CNN and for copy-paste.
+        short_side: Length that the shorter side of images is scaled to.
+        long_side: Limit of the longer side after scaling.
+        train_transforms: torchvision v2 transforms of training images with their boxes and masks, and those of
+            mambarium.platform.data.dense_transforms; None: the shorter side to `short_side`, random horizontal flip.
+        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
+        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        size_multiple: What height and width of a batch are padded to a multiple of.
+        broken: Whether a file that is missing or can't be read ends the run (raise) or is noted and passed over (skip):
+            then the next one is trained on in its place; evaluation images are all read once at the start.
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+
+    Attributes:
+        category_ids: The file's category id of each class.
+
+    Raises:
+        InputError: If a file is missing or lacks what is needed.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        train_images: str = "train2017",
+        train_annotations: str = "annotations/instances_train2017.json",
+        val_images: str = "val2017",
+        val_annotations: str = "annotations/instances_val2017.json",
+        test_images: str | None = None,
+        test_annotations: str | None = None,
+        masks: bool = False,
+        short_side: int = 800,
+        long_side: int = 1333,
+        train_transforms: list[Transform] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        size_multiple: int = 32,
+        broken: BrokenPolicy = "raise",
+        batch_size: int = 16,
+        passes: float | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        root = Path(path).expanduser()
+        self._masks = masks
+        self._parts = {
+            "train": (root / train_annotations, root / train_images),
+            "val": (root / val_annotations, root / val_images),
+        }
+        if test_annotations is not None:
+            self._parts["test"] = (root / test_annotations, root / (test_images or val_images))
+        self._training_content: dict[str, Any] | None = read_annotations(self._parts["train"][0])
+        categories = read_categories(self._training_content, self._parts["train"][0])
+        self.category_ids: list[int] = [category["id"] for category in categories]
+        if all("frequency" in category for category in categories):
+            self.class_frequencies = [category["frequency"] for category in categories]
+        for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
+        super().__init__(
+            class_names=[category["name"] for category in categories],
+            train_transforms=for_training,
+            eval_transforms=for_evaluation,
+            mean=mean,
+            std=std,
+            size_multiple=size_multiple,
+            broken=broken,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
+        )
+
+    @cached_property
+    def splits(self) -> Splits[DetectionSample]:
+        """The images of the annotation files."""
+        sources = {}
+        for part, (file, folder) in self._parts.items():
+            content = self._training_content if part == "train" else None
+            images = read_images(content or read_annotations(file), file, folder, self.category_ids, self._masks)
+            sources[part] = ObjectFiles(images, str(file), self._masks, part == "train", self._broken)
+        self._training_content = None
+        return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
+
+
+def read_annotations(file: Path) -> dict[str, Any]:
+    """Reads an annotation file.
+
+    Args:
+        file: The JSON file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        InputError: If it is missing, no JSON, or lacks images, annotations or categories.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror}): check data.path and the names below it"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{file}: not a JSON file ({error})") from error
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise InputError(f"{file}: has no list {name!r}, so it is not in COCO's format for detection")
+    return content
+
+
+def read_categories(content: dict[str, Any], file: Path) -> list[dict[str, Any]]:
+    """The categories of an annotation file in the order of their ids.
+
+    Args:
+        content: The file's content.
+        file: The file, for messages.
+
+    Returns:
+        Mappings with at least "id" and "name".
+
+    Raises:
+        InputError: If there are none, or one lacks a key.
+    """
+    for position, category in enumerate(content["categories"]):
+        require_keys(category, ("id", "name"), file, f"category {position + 1}")
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    if not categories:
+        raise InputError(f"{file}: lists no categories")
+    return categories
+
+
+def read_images(
+    content: dict[str, Any], file: Path, folder: Path, category_ids: list[int], masks: bool
+) -> list[AnnotatedImage]:
+    """The images of an annotation file with their objects.
+
+    Args:
+        content: The file's content.
+        file: The file, for messages.
+        folder: Folder of the images.
+        category_ids: The category id of each class.
+        masks: Whether segmentations are kept.
+
+    Returns:
+        The images in the file's order.
+
+    Raises:
+        InputError: If a record lacks a key, an id occurs twice, or a category is none of the classes.
+    """
+    images: dict[int, AnnotatedImage] = {}
+    labels = {category_id: label for label, category_id in enumerate(category_ids)}
+    for position, record in enumerate(content["images"]):
+        what = f"image {record.get('id', f'number {position + 1}')}"
+        require_keys(record, ("id", "height", "width"), file, what)
+        if record["id"] in images:
+            raise InputError(f"{file}: {what} is listed twice")
+        name = record.get("file_name")
+        if name is None:  # LVIS gives the address alone, which ends with the folder and the name
+            require_keys(record, ("coco_url",), file, f"{what} without file_name")
+            name = Path(*record["coco_url"].split("/")[-2:])
+        checked = None
+        if "neg_category_ids" in record:
+            absent, partly = (
+                [labels[number] for number in record.get(key, ()) if number in labels]
+                for key in ("neg_category_ids", "not_exhaustive_category_ids")
+            )
+            checked = (absent, partly)
+        images[record["id"]] = AnnotatedImage(
+            folder / name, record["id"], record["height"], record["width"], [], checked
+        )
+    required = ("image_id", "category_id", "bbox", "segmentation") if masks else ("image_id", "category_id", "bbox")
+    strangers = 0
+    for position, record in enumerate(content["annotations"]):
+        what = f"annotation {record.get('id', f'number {position + 1}')}"
+        require_keys(record, required, file, what)
+        if record["category_id"] not in labels:
+            raise InputError(f"{file}: {what} has category {record['category_id']}, which the training file lacks")
+        if not is_box(record["bbox"]):
+            raise InputError(f"{file}: {what} has bbox {record['bbox']!r}, not four numbers")
+        if record["image_id"] not in images:
+            strangers += 1
+            continue
+        x, y, width, height = record["bbox"]
+        images[record["image_id"]].objects.append(
+            ObjectRecord(
+                box=(x, y, x + width, y + height),
+                label=labels[record["category_id"]],
+                crowd=bool(record.get("iscrowd", 0)),
+                area=record.get("area"),
+                segmentation=encode_segmentation(record["segmentation"]) if masks else None,
+            )
+        )
+    if strangers:
+        note(f"{file}: {strangers} annotations of images that it does not list left out")
+    return list(images.values())
+
+
+def require_keys(record: Any, keys: tuple[str, ...], file: Path, what: str) -> None:
+    """Checks that a record has all keys.
+
+    Raises:
+        InputError: If one is absent.
+    """
+    for key in keys:
+        if not isinstance(record, dict) or key not in record:
+            raise InputError(f"{file}: {what} has no {key!r}")
+
+
+def is_box(value: Any) -> bool:
+    """Whether a value is four numbers."""
+    return isinstance(value, list | tuple) and len(value) == 4 and all(isinstance(side, int | float) for side in value)

@@ -1,0 +1,253 @@
+"""Detection data that the `datasets` library opens by name."""
+
+from collections import Counter
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from torchvision.transforms.v2 import Transform
+
+from mambarium.errors import InputError
+from mambarium.platform.data.broken_samples import BrokenPolicy
+from mambarium.platform.data.coco_masks import encode_segmentation
+from mambarium.platform.data.dense_images import Splits
+from mambarium.platform.data.detection_images import DetectionImages
+from mambarium.platform.data.detection_samples import DetectionSample
+from mambarium.platform.data.held_out import hold_out
+from mambarium.platform.data.hub import ImageColumn, load_rows, require_column
+from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
+from mambarium.platform.data.notes import note
+from mambarium.platform.data.object_files import detection_transforms, with_objects
+from mambarium.platform.data.objects import ObjectRecord, ObjectTable, clean_objects, note_changes
+from mambarium.platform.data.order import SampleKey
+from mambarium.platform.data.sample_error import SampleError
+
+BoxFormat = Literal["xywh", "xyxy"]
+
+
+class HubDetection(DetectionImages):
+    """Boxes of a data set by its name on the Hugging Face hub, or of local files likewise.
+
+    Local files: `name: imagefolder` with `data_dir` and a `metadata.jsonl`, `name: parquet` with `data_files`. Each row
+    has an image and a column of objects: lists of boxes and classes, and if there are any, of areas ("area"), crowd
+    flags ("iscrowd") and segmentations of COCO's kind ("segmentation"). Boxes are cleaned as in `CocoDetection`;
+    columns `width` and `height` spare reading the header of each image for it.
+
+    Args:
+        name: The data set's name, for instance `rishitdagli/cppe-5`, or a builder of the library, or a folder.
+        config: Which configuration of the data set, if it has several.
+        data_dir: Folder of the files, for a builder.
+        data_files: Files or patterns, alone or by split.
+        train_split: The split to train on.
+        val_split: The split to validate on; None: `val_fraction` of the training split is held out (chosen by a hash of
+            the row number).
+        test_split: The split to test on; None: the validation images.
+        val_fraction: Part to hold out where there is no validation split.
+        image_column: Column of the images.
+        objects_column: Column of the objects.
+        box_key: Name of the boxes within it.
+        label_key: Name of the classes within it: class labels, whole numbers or names.
+        box_format: Whether boxes are left, top, width, height (xywh) or two corners (xyxy), in pixels.
+        class_names: The classes; None: those of the column, or else all that occur in the training split.
+        masks: Whether segmentations are read as instance masks.
+        short_side: Length that the shorter side of images is scaled to.
+        long_side: Limit of the longer side after scaling.
+        train_transforms: torchvision v2 transforms of training images with their boxes and masks, and those of
+            mambarium.platform.data.dense_transforms; None: the shorter side to `short_side`, random horizontal flip.
+        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
+        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        size_multiple: What height and width of a batch are padded to a multiple of.
+        broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
+            next one is trained on in its place; evaluation images are all read once at the start.
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        InputError: If the data set, a split or a column does not exist, or a class is none of the classes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: str | None = None,
+        data_dir: str | None = None,
+        data_files: str | list[str] | dict[str, str | list[str]] | None = None,
+        train_split: str = "train",
+        val_split: str | None = None,
+        test_split: str | None = None,
+        val_fraction: float = 0.1,
+        image_column: str = "image",
+        objects_column: str = "objects",
+        box_key: str = "bbox",
+        label_key: str = "category",
+        box_format: BoxFormat = "xywh",
+        class_names: list[str] | None = None,
+        masks: bool = False,
+        short_side: int = 800,
+        long_side: int = 1333,
+        train_transforms: list[Transform] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        size_multiple: int = 32,
+        broken: BrokenPolicy = "raise",
+        batch_size: int = 16,
+        passes: float | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self._image_column = image_column
+        self._val_fraction = val_fraction
+        self._masks = masks
+        self._rows: dict[str, tuple[Any, str]] = {}
+        self._objects: dict[str, list[list[dict[str, Any]]]] = {}
+        self._keys = (box_key, label_key)
+        self._box_format: BoxFormat = box_format
+        for part, split in (("train", train_split), ("val", val_split), ("test", test_split)):
+            if split is not None:
+                where = f"data set {name!r}, split {split!r}"
+                rows = load_rows(name, config, split, data_dir, data_files)
+                require_column(rows, image_column, "image_column", where)
+                require_column(rows, objects_column, "objects_column", where)
+                self._rows[part] = (rows, where)
+                self._objects[part] = _objects_of(rows, objects_column, self._keys, where)
+        found = _class_names(self._rows["train"][0].features[objects_column], label_key, self._objects["train"])
+        for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
+        super().__init__(
+            class_names=found if class_names is None else class_names,
+            train_transforms=for_training,
+            eval_transforms=for_evaluation,
+            mean=mean,
+            std=std,
+            size_multiple=size_multiple,
+            broken=broken,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
+        )
+
+    @cached_property
+    def splits(self) -> Splits[DetectionSample]:
+        """The images of the three splits, or what stands in for a missing one."""
+        rows = {part: list(range(len(objects))) for part, objects in self._objects.items()}
+        source_of = {part: part for part in rows}
+        if "val" not in rows:
+            names = [str(row) for row in rows["train"]]
+            rows["train"], rows["val"] = hold_out([0] * len(names), names, self._val_fraction)
+            source_of["val"] = "train"
+        sources = {part: self._source(source_of[part], chosen, part == "train") for part, chosen in rows.items()}
+        return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
+
+    def _source(self, part: str, rows: list[int], training: bool) -> "_HubObjects":
+        table, where = self._rows[part]
+        images = ImageColumn(table, self._image_column, where)
+        sizes = _image_sizes(table, images)
+        changes: Counter[str] = Counter()
+        broken = [row for row in rows if sizes[row] is None]
+        if broken and self._broken == "skip":
+            note(f"{where}: left out {len(broken)} rows without a readable image")
+            rows = [row for row in rows if sizes[row] is not None]
+        objects = []
+        for row in rows:
+            records = [self._record(item, f"{where}, row {row}") for item in self._objects[part][row]]
+            objects.append(clean_objects(records, *(sizes[row] or (2**30, 2**30)), changes))
+        note_changes(changes, where)
+        if training:
+            kept = with_objects(objects, where)
+            rows, objects = [rows[index] for index in kept], [objects[index] for index in kept]
+        known = [sizes[row] or (0, 0) for row in rows]
+        return _HubObjects(images, rows, ObjectTable(rows, known, objects, self._masks))
+
+    def _record(self, item: dict[str, Any], where: str) -> ObjectRecord:
+        box_key, label_key = self._keys
+        label, box = item[label_key], item[box_key]
+        if isinstance(label, str) and label in self.class_names:
+            label = self.class_names.index(label)
+        if not isinstance(label, int) or not 0 <= label < self.num_classes:
+            raise InputError(f"{where}: an object's {label_key!r} {label!r} is none of the {self.num_classes} classes")
+        if box is None or len(box) != 4:
+            raise InputError(f"{where}: an object's {box_key!r} {box!r} is not four numbers")
+        x, y, third, fourth = (float(value) for value in box)
+        corners = (x, y, x + third, y + fourth) if self._box_format == "xywh" else (x, y, third, fourth)
+        if self._masks and item.get("segmentation") is None:
+            raise InputError(f"{where}: an object has no 'segmentation': set data.masks to false")
+        return ObjectRecord(
+            corners,
+            label,
+            crowd=bool(item.get("iscrowd") or 0),
+            area=item.get("area"),
+            segmentation=encode_segmentation(item["segmentation"]) if self._masks else None,
+        )
+
+
+class _HubObjects:
+    """Rows with their objects."""
+
+    def __init__(self, images: ImageColumn, rows: list[int], objects: ObjectTable) -> None:
+        self._images = images
+        self._rows = rows
+        self._objects = objects
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, key: SampleKey) -> DetectionSample:
+        row = self._rows[key[1]]
+        return self._objects.sample(key[1], self._images.read(row), self._images.name(row))
+
+
+def _objects_of(rows: Any, column: str, keys: tuple[str, str], where: str) -> list[list[dict[str, Any]]]:
+    """The objects of each row as mappings, whether they are stored as lists of mappings or as a mapping of lists."""
+    found = []
+    for row, stored in enumerate(rows[column][:]):
+        if isinstance(stored, dict):
+            lengths = {len(values) for values in stored.values() if values is not None}
+            if len(lengths) > 1:
+                raise InputError(f"{where}, row {row}: the lists in column {column!r} have different lengths")
+            filled = {name: values for name, values in stored.items() if values is not None}
+            items = [{name: values[i] for name, values in filled.items()} for i in range(max(lengths, default=0))]
+        else:
+            items = stored or []
+        for item in items:
+            for key, option in zip(keys, ("box_key", "label_key"), strict=True):
+                if key not in item:
+                    raise InputError(
+                        f"{where}, row {row}: the objects have no {key!r}; they have {', '.join(item)}: "
+                        f"set data.{option}"
+                    )
+        found.append(items)
+    return found
+
+
+def _class_names(feature: Any, label_key: str, objects: list[list[dict[str, Any]]]) -> list[str]:
+    import datasets
+
+    inner = getattr(feature, "feature", feature)
+    inner = inner[0] if isinstance(inner, list) else inner
+    label = inner.get(label_key) if isinstance(inner, dict) else None
+    label = getattr(label, "feature", label)
+    if isinstance(label, datasets.ClassLabel) and label.names:
+        return list(label.names)
+    values = {item[label_key] for of_image in objects for item in of_image}
+    if all(isinstance(value, str) for value in values):
+        return sorted(values)
+    return [str(number) for number in range(max(values) + 1)]
+
+
+def _image_sizes(rows: Any, images: ImageColumn) -> list[tuple[int, int] | None]:
+    """Height and width of each row's image, None where it has none that can be read."""
+    if {"height", "width"} <= set(rows.column_names):
+        return list(zip(rows["height"][:], rows["width"][:], strict=True))
+    sizes: list[tuple[int, int] | None] = []
+    for row in range(len(rows)):
+        try:
+            encoded = images.encoded(row)
+            with Image.open(BytesIO(encoded) if isinstance(encoded, bytes) else Path(encoded)) as image:
+                sizes.append((image.height, image.width))
+        except (SampleError, OSError):
+            sizes.append(None)
+    return sizes

@@ -1,0 +1,157 @@
+"""Segmentation data that the `datasets` library opens by name."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torchvision.transforms.v2 import Transform
+
+from mambarium.errors import InputError
+from mambarium.platform.data.broken_samples import BrokenPolicy
+from mambarium.platform.data.dense_images import Splits
+from mambarium.platform.data.held_out import hold_out
+from mambarium.platform.data.hub import ImageColumn, load_rows, require_column
+from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
+from mambarium.platform.data.mask_folder import segmentation_transforms
+from mambarium.platform.data.mask_layouts import plain_layout
+from mambarium.platform.data.masks import MaskDecoder
+from mambarium.platform.data.order import SampleKey
+from mambarium.platform.data.segmentation_images import SegmentationImages
+from mambarium.platform.data.segmentation_samples import SegmentationSample, segmentation_sample
+
+
+class HubSegmentation(SegmentationImages):
+    """Masks of a data set by its name on the Hugging Face hub, or of local files likewise.
+
+    Local files: `name: imagefolder` with `data_dir` and a `metadata.jsonl` that has `image_file_name` and
+    `mask_file_name`, `name: parquet` with `data_files`. A mask is an image that holds the number of each pixel's class.
+
+    Args:
+        name: The data set's name, for instance `merve/scene_parse_150`, or a builder of the library, or a folder.
+        class_names: One name per class.
+        ignored_value: Number of pixels that don't count.
+        zero_is_ignored: Whether 0 does not count either and class 0 has the number 1.
+        config: Which configuration of the data set, if it has several.
+        data_dir: Folder of the files, for a builder.
+        data_files: Files or patterns, alone or by split.
+        train_split: The split to train on.
+        val_split: The split to validate on; None: `val_fraction` of the training split is held out (chosen by a hash of
+            the row number).
+        test_split: The split to test on; None: the validation images.
+        val_fraction: Part to hold out where there is no validation split.
+        image_column: Column of the images.
+        mask_column: Column of the masks.
+        short_side: Length that the shorter side of images is scaled to in evaluation; predictions are measured at the
+            original size all the same.
+        long_side: Limit of the longer side after scaling.
+        crop_size: Side of the window that is trained on, unless train_transforms are given.
+        train_transforms: torchvision v2 transforms of training images with their masks, and those of
+            mambarium.platform.data.dense_transforms; None: a random scale of 0.5 to 2, a random window of `crop_size`
+            with no class above 0.75 of it, a random horizontal flip.
+        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
+        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        size_multiple: What height and width of a batch are padded to a multiple of.
+        broken: Whether an image that can't be read, or a mask that does not fit it, ends the run (raise) or is noted
+            and passed over (skip): then the next one is trained on in its place; evaluation images are all read once at
+            the start.
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        InputError: If the data set, a split or a column does not exist.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        class_names: list[str],
+        ignored_value: int = 255,
+        zero_is_ignored: bool = False,
+        config: str | None = None,
+        data_dir: str | None = None,
+        data_files: str | list[str] | dict[str, str | list[str]] | None = None,
+        train_split: str = "train",
+        val_split: str | None = None,
+        test_split: str | None = None,
+        val_fraction: float = 0.1,
+        image_column: str = "image",
+        mask_column: str = "mask",
+        short_side: int = 512,
+        long_side: int = 2048,
+        crop_size: int = 512,
+        train_transforms: list[Transform] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        size_multiple: int = 32,
+        broken: BrokenPolicy = "raise",
+        batch_size: int = 16,
+        passes: float | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self._columns = (image_column, mask_column)
+        self._val_fraction = val_fraction
+        layout = plain_layout(class_names, ignored_value, zero_is_ignored)
+        self._decoder = MaskDecoder(layout.classes, layout.ignored)
+        self._rows: dict[str, tuple[Any, str]] = {}
+        for part, split in (("train", train_split), ("val", val_split), ("test", test_split)):
+            if split is not None:
+                where = f"data set {name!r}, split {split!r}"
+                rows = load_rows(name, config, split, data_dir, data_files)
+                require_column(rows, image_column, "image_column", where)
+                require_column(rows, mask_column, "mask_column", where)
+                self._rows[part] = (rows, where)
+        for_training, for_evaluation = segmentation_transforms(train_transforms, short_side, long_side, crop_size)
+        super().__init__(
+            class_names=class_names,
+            train_transforms=for_training,
+            eval_transforms=for_evaluation,
+            mean=mean,
+            std=std,
+            size_multiple=size_multiple,
+            broken=broken,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
+        )
+
+    @cached_property
+    def splits(self) -> Splits[SegmentationSample]:
+        """The images of the three splits, or what stands in for a missing one."""
+        chosen = {part: list(range(len(rows))) for part, (rows, _) in self._rows.items()}
+        source_of = {part: part for part in chosen}
+        if "val" not in chosen:
+            names = [str(row) for row in chosen["train"]]
+            chosen["train"], chosen["val"] = hold_out([0] * len(names), names, self._val_fraction)
+            source_of["val"] = "train"
+        sources = {
+            part: _HubMasks(*self._rows[source_of[part]], self._columns, rows, self._decoder)
+            for part, rows in chosen.items()
+        }
+        return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
+
+
+class _HubMasks:
+    """Rows with their masks."""
+
+    def __init__(self, table: Any, where: str, columns: tuple[str, str], rows: list[int], decoder: MaskDecoder) -> None:
+        if not rows:
+            raise InputError(f"{where}: has no rows")
+        self._images = ImageColumn(table, columns[0], where)
+        self._masks = ImageColumn(table, columns[1], where, option="mask_column")
+        self._rows = rows
+        self._decoder = decoder
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, key: SampleKey) -> SegmentationSample:
+        row = self._rows[key[1]]
+        image = self._images.read(row)
+        encoded = self._masks.encoded(row)
+        stored = encoded if isinstance(encoded, bytes) else Path(encoded)
+        mask = self._decoder.decode(stored, image, self._masks.name(row))
+        return segmentation_sample(image, mask, image_id=row)

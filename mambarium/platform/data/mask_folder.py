@@ -1,0 +1,203 @@
+"""Segmentation data in folders of images and of masks."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import Transform
+
+from mambarium.errors import InputError
+from mambarium.platform.data.broken_samples import BrokenPolicy, with_files
+from mambarium.platform.data.decoding import read_image
+from mambarium.platform.data.dense_images import Splits
+from mambarium.platform.data.dense_transforms import LargeScaleJitter, ResizeShortSide, WindowCrop
+from mambarium.platform.data.image_files import find_images
+from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
+from mambarium.platform.data.mask_layouts import PRESETS, MaskLayout, plain_layout
+from mambarium.platform.data.masks import MaskDecoder
+from mambarium.platform.data.order import SampleKey
+from mambarium.platform.data.segmentation_images import SegmentationImages
+from mambarium.platform.data.segmentation_samples import SegmentationSample, segmentation_sample
+from mambarium.platform.data.voc import read_list
+
+Preset = Literal["ade20k", "camvid", "cityscapes", "pascal_voc"]
+
+
+class MaskFolder(SegmentationImages):
+    """Images and masks in folders: those of a published set as it is unpacked, or `train/images`, `train/masks`, ...
+
+    A mask is an image that holds the number of each pixel's class: grey (8 or 16 bits) or with a palette. It has the
+    image's name and the suffix `.png`, unless a preset says otherwise. Presets: ADE20K (150 classes, 0 ignored),
+    Cityscapes (19 classes of the labelIds files), Pascal VOC 2012 (21 classes, 255 ignored), CamVid (11 classes, 11
+    ignored).
+
+    Args:
+        path: The set's folder.
+        preset: Which published set it is; None: folders `train`, `val` and, if there is one, `test`, with `images` and
+            `masks` in each.
+        class_names: One name per class, for a set of one's own.
+        ignored_value: Number of pixels that don't count, for a set of one's own.
+        zero_is_ignored: Whether 0 does not count either and class 0 has the number 1, for a set of one's own.
+        short_side: Length that the shorter side of images is scaled to in evaluation; predictions are measured at the
+            original size all the same.
+        long_side: Limit of the longer side after scaling.
+        crop_size: Side of the window that is trained on, unless train_transforms are given.
+        train_transforms: torchvision v2 transforms of training images with their masks, and those of
+            mambarium.platform.data.dense_transforms; None: a random scale of 0.5 to 2, a random window of `crop_size`
+            with no class above 0.75 of it, a random horizontal flip.
+        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
+        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        size_multiple: What height and width of a batch are padded to a multiple of.
+        broken: Whether a file that is missing or can't be read, or a mask that does not fit its image, ends the run
+            (raise) or is noted and passed over (skip): then the next one is trained on in its place; evaluation images
+            are all read once at the start.
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        InputError: If a folder or file is missing, or classes are given for a preset or for none.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        preset: Preset | None = None,
+        class_names: list[str] | None = None,
+        ignored_value: int = 255,
+        zero_is_ignored: bool = False,
+        short_side: int = 512,
+        long_side: int = 2048,
+        crop_size: int = 512,
+        train_transforms: list[Transform] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        size_multiple: int = 32,
+        broken: BrokenPolicy = "raise",
+        batch_size: int = 16,
+        passes: float | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if (preset is None) == (class_names is None):
+            raise InputError("give data.preset for a published set or data.class_names for your own, one of the two")
+        self._root = Path(path).expanduser()
+        if not self._root.is_dir():
+            raise InputError(f"{self._root}: no such folder (data.path)")
+        self._layout = PRESETS[preset] if preset else plain_layout(class_names or [], ignored_value, zero_is_ignored)
+        for_training, for_evaluation = segmentation_transforms(train_transforms, short_side, long_side, crop_size)
+        super().__init__(
+            class_names=self._layout.class_names,
+            train_transforms=for_training,
+            eval_transforms=for_evaluation,
+            mean=mean,
+            std=std,
+            size_multiple=size_multiple,
+            broken=broken,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
+        )
+
+    @cached_property
+    def splits(self) -> Splits[SegmentationSample]:
+        """The images of the folders; without test images, the validation images are the test images."""
+        sources = {
+            split: MaskFiles(image_folder, mask_folder, self._layout, self._root, split, self._broken)
+            for split in self._layout.folders
+            if (pair := self._folders(split))
+            for image_folder, mask_folder in [pair]
+        }
+        return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
+
+    def _folders(self, split: str) -> tuple[Path, Path] | None:
+        """The folders of a split's images and masks; None if there is no test split."""
+        pairs = self._layout.folders[split]
+        for images, masks in pairs:
+            if (self._root / images).is_dir() and (self._root / masks).is_dir():
+                return self._root / images, self._root / masks
+        if split == "test":
+            return None
+        raise InputError(f"{self._root}: has no folders {pairs[0][0]} and {pairs[0][1]}: check data.path")
+
+
+class MaskFiles:
+    """The images of one split with their masks.
+
+    Args:
+        image_folder: Folder of the images.
+        mask_folder: Folder of the masks.
+        layout: How they are named and what the numbers mean.
+        root: The set's folder.
+        split: The split, for a layout with lists.
+        broken: What becomes of files that are missing.
+
+    Raises:
+        InputError: If there are no images, or files are missing and `broken` is "raise".
+    """
+
+    def __init__(
+        self, image_folder: Path, mask_folder: Path, layout: MaskLayout, root: Path, split: str, broken: BrokenPolicy
+    ) -> None:
+        if layout.lists is None:
+            suffix = layout.image_suffix
+            images = [path for path in find_images(image_folder) if path.name.endswith(suffix)]
+            where = str(image_folder)
+            if not images:
+                raise InputError(f"{image_folder}: no images whose names end with {suffix}")
+        else:
+            file = root / layout.lists / f"{split}.txt"
+            names = read_list(file)
+            where = str(file)
+            images = [
+                image for _, image in with_files(names, [image_folder / f"{n}.jpg" for n in names], broken, where)
+            ]
+        masks = [mask_folder / _mask_name(path.relative_to(image_folder), layout) for path in images]
+        pairs = with_files(images, masks, broken, where)
+        self._images = [str(image) for image, _ in pairs]
+        self._masks = [str(mask) for _, mask in pairs]
+        self._decoder = MaskDecoder(layout.classes, layout.ignored)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, key: SampleKey) -> SegmentationSample:
+        """Returns an image with its mask."""
+        image = read_image(Path(self._images[key[1]]))
+        mask = self._decoder.decode(Path(self._masks[key[1]]), image, self._masks[key[1]])
+        return segmentation_sample(image, mask, image_id=key[1])
+
+
+def _mask_name(image: Path, layout: MaskLayout) -> str:
+    name = str(image)
+    stem = name.removesuffix(layout.image_suffix) if layout.image_suffix else str(image.with_suffix(""))
+    return stem + layout.mask_suffix
+
+
+def segmentation_transforms(
+    train_transforms: list[Transform] | None, short_side: int, long_side: int, crop_size: int
+) -> tuple[list[Transform], list[Transform]]:
+    """Transforms of training and of evaluation, as the published recipes have them.
+
+    Args:
+        train_transforms: The user's transforms of training images, if given.
+        short_side: Length of the shorter side.
+        long_side: Limit of the longer side.
+        crop_size: Side of the window that is trained on.
+
+    Returns:
+        Transforms of training and of evaluation.
+
+    Raises:
+        InputError: If a length is below 1.
+    """
+    published: list[Transform] = [
+        LargeScaleJitter(short_side, long_side, (0.5, 2.0)),
+        WindowCrop(crop_size, crop_size, max_class_share=0.75),
+        v2.RandomHorizontalFlip(),
+    ]
+    resize = ResizeShortSide([short_side], long_side)
+    return published if train_transforms is None else train_transforms, [resize]

@@ -1,0 +1,158 @@
+"""How published segmentation sets lie in their folders, and what the numbers in their masks mean."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+CITYSCAPES_CLASSES = {
+    "road": 7,
+    "sidewalk": 8,
+    "building": 11,
+    "wall": 12,
+    "fence": 13,
+    "pole": 17,
+    "traffic light": 19,
+    "traffic sign": 20,
+    "vegetation": 21,
+    "terrain": 22,
+    "sky": 23,
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
+}
+"""The 19 classes that count, with their numbers in the labelIds files."""
+
+PASCAL_VOC_CLASSES = (
+    "background aeroplane bicycle bird boat bottle bus car cat chair cow dining_table dog horse motorbike person "
+    "potted_plant sheep sofa train tv_monitor"
+)
+
+CAMVID_CLASSES = "sky building pole road pavement tree sign fence car pedestrian bicyclist"
+
+ADE20K_CLASSES = (
+    "wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door, "
+    "table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, "
+    "armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard, "
+    "chest of drawers, counter, sand, sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, "
+    "case, pool table, pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet, flower, "
+    "book, hill, bench, countertop, stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine, "
+    "hovel, bus, towel, light, truck, tower, chandelier, awning, streetlight, booth, television receiver, airplane, "
+    "dirt track, apparel, pole, land, bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship, "
+    "fountain, conveyer belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall, tent, bag, "
+    "minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot, animal, bicycle, lake, dishwasher, "
+    "screen, blanket, sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate, "
+    "monitor, bulletin board, shower, radiator, glass, clock, flag"
+)
+"""The 150 classes of the scene parsing benchmark, in their order."""
+
+
+class MaskLayout(NamedTuple):
+    """Where images and masks lie, and what the numbers in masks mean.
+
+    Attributes:
+        class_names: One name per class.
+        classes: The class of each number that a mask may hold.
+        ignored: Numbers of pixels that don't count.
+        folders: For each split the possible pairs of image folder and mask folder, below the set's folder; the first
+            that exists is taken.
+        image_suffix: How names of images end; "" for any image.
+        mask_suffix: What stands in its place in the name of the mask.
+        lists: Folder of the lists of names, if lists say which images belong to a split.
+    """
+
+    class_names: tuple[str, ...]
+    classes: Mapping[int, int]
+    ignored: frozenset[int]
+    folders: Mapping[str, tuple[tuple[str, str], ...]]
+    image_suffix: str = ""
+    mask_suffix: str = ".png"
+    lists: str | None = None
+
+
+def numbered(class_names: tuple[str, ...], first: int = 0) -> dict[int, int]:
+    """The classes of masks that number them one after the other.
+
+    Args:
+        class_names: One name per class.
+        first: The number of class 0.
+
+    Returns:
+        The class of each number.
+    """
+    return {first + index: index for index in range(len(class_names))}
+
+
+def _camvid() -> MaskLayout:
+    names = tuple(CAMVID_CLASSES.split())
+    return MaskLayout(
+        names,
+        numbered(names),
+        frozenset({11}),
+        {
+            split: ((f"{split}/images", f"{split}/masks"), (split, f"{split}annot"))
+            for split in ("train", "val", "test")
+        },
+    )
+
+
+def _pascal_voc() -> MaskLayout:
+    names = tuple(name.replace("_", " ") for name in PASCAL_VOC_CLASSES.split())
+    folders = (("JPEGImages", "SegmentationClass"),)
+    return MaskLayout(
+        names,
+        numbered(names),
+        frozenset({255}),
+        {"train": folders, "val": folders},
+        ".jpg",
+        lists="ImageSets/Segmentation",
+    )
+
+
+def _ade20k() -> MaskLayout:
+    names = tuple(ADE20K_CLASSES.split(", "))
+    folders = {"train": "training", "val": "validation"}
+    return MaskLayout(
+        names,
+        numbered(names, first=1),
+        frozenset({0}),
+        {split: ((f"images/{folder}", f"annotations/{folder}"),) for split, folder in folders.items()},
+    )
+
+
+def _cityscapes() -> MaskLayout:
+    return MaskLayout(
+        tuple(CITYSCAPES_CLASSES),
+        {number: index for index, number in enumerate(CITYSCAPES_CLASSES.values())},
+        frozenset(range(34)) - frozenset(CITYSCAPES_CLASSES.values()) | {255},
+        {split: ((f"leftImg8bit/{split}", f"gtFine/{split}"),) for split in ("train", "val")},
+        "_leftImg8bit.png",
+        "_gtFine_labelIds.png",
+    )
+
+
+PRESETS = {"ade20k": _ade20k(), "camvid": _camvid(), "cityscapes": _cityscapes(), "pascal_voc": _pascal_voc()}
+"""The published sets by name."""
+
+
+def plain_layout(class_names: list[str], ignored_value: int, zero_is_ignored: bool) -> MaskLayout:
+    """The layout of a set of one's own: folders `images` and `masks` in each of `train`, `val` and `test`.
+
+    Args:
+        class_names: One name per class.
+        ignored_value: Number of pixels that don't count.
+        zero_is_ignored: Whether 0 does not count either and class 0 has the number 1.
+
+    Returns:
+        The layout.
+    """
+    names = tuple(class_names)
+    return MaskLayout(
+        names,
+        numbered(names, first=int(zero_is_ignored)),
+        frozenset({ignored_value, 0} if zero_is_ignored else {ignored_value}),
+        {split: ((f"{split}/images", f"{split}/masks"),) for split in ("train", "val", "test")},
+    )

@@ -1,0 +1,92 @@
+"""From a stored mask to the class of each pixel."""
+
+import io
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mambarium.errors import InputError
+from mambarium.platform.data.sample_error import SampleError
+from mambarium.tasks.batches import IGNORED_CLASS
+
+UNKNOWN = -1
+
+
+class MaskDecoder:
+    """Reads masks and turns the numbers in them into classes.
+
+    Args:
+        classes: The class of each number.
+        ignored: Numbers of pixels that don't count.
+
+    Raises:
+        InputError: If there are more classes than a mask can tell apart.
+    """
+
+    def __init__(self, classes: Mapping[int, int], ignored: Set[int]) -> None:
+        self._num_classes = len(classes)
+        if not 1 <= self._num_classes <= IGNORED_CLASS:
+            raise InputError(f"{self._num_classes} classes: give names of 1 to {IGNORED_CLASS} (data.class_names)")
+        self._table = np.full(2**16, UNKNOWN, dtype=np.int16)
+        self._table[list(ignored)] = IGNORED_CLASS
+        self._table[list(classes)] = list(classes.values())
+
+    def decode(self, stored: bytes | Path, image: Tensor, name: str) -> Tensor:
+        """Decodes a mask.
+
+        Palette images give their index, not their colour; grey ones of 8 and 16 bits and black-and-white ones their
+        number; colour ones only if the three channels agree.
+
+        Args:
+            stored: The file, or its content.
+            image: The image (3, height, width) that it belongs to.
+            name: What an error message calls the mask.
+
+        Returns:
+            uint8 (height, width) class numbers, `IGNORED_CLASS` where none counts.
+
+        Raises:
+            SampleError: If it can't be read, has another size than the image, or holds a number that is no class.
+        """
+        numbers = _stored_numbers(stored, name)
+        if numbers.shape != tuple(image.shape[1:]):
+            raise SampleError(
+                f"{name}: a mask of {numbers.shape[1]} x {numbers.shape[0]} pixels for an image of "
+                f"{image.shape[2]} x {image.shape[1]}; mend or remove it"
+            )
+        in_table = (numbers >= 0) & (numbers < len(self._table))
+        classes = np.where(in_table, self._table[numbers * in_table], UNKNOWN)
+        if (classes == UNKNOWN).any():
+            number = numbers[classes == UNKNOWN].flat[0]
+            raise SampleError(
+                f"{name}: holds the number {number}, which is none of the {self._num_classes} classes and not ignored; "
+                "mend it, or set data.class_names and data.ignored_value to what the masks hold"
+            )
+        return torch.from_numpy(classes.astype(np.uint8))
+
+
+def _stored_numbers(stored: bytes | Path, name: str) -> np.ndarray:
+    """Numbers (height, width) as they are stored."""
+    try:
+        content = stored if isinstance(stored, bytes) else stored.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            numbers = np.asarray(image)
+            mode = image.mode
+    except FileNotFoundError as error:
+        raise SampleError(f"{name}: no such mask; add it or remove its image") from error
+    except Image.UnidentifiedImageError as error:
+        raise SampleError(f"{name}: not an image of a known format; mend or remove it") from error
+    # Pillow's decoders raise SyntaxError and ValueError as well for files that are not what they claim to be.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SampleError(f"{name}: cannot be decoded ({' '.join(str(error).split())}); mend or remove it") from error
+    if mode == "F":
+        raise SampleError(f"{name}: a mask of floating-point numbers; store whole ones")
+    if numbers.ndim == 3:
+        if mode != "RGB" or (numbers != numbers[:, :, :1]).any():
+            raise SampleError(f"{name}: a mask in colours (mode {mode}); store class numbers, grey or with a palette")
+        numbers = numbers[:, :, 0]
+    return numbers.astype(np.int64)

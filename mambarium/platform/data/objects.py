@@ -1,0 +1,164 @@
+"""Objects of annotation files: cleaned once, kept in a few arrays."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mambarium.platform.data.coco_masks import decode_segmentation
+from mambarium.platform.data.detection_samples import DetectionSample, detection_sample
+from mambarium.platform.data.notes import note
+from mambarium.platform.data.sample_error import SampleError
+
+BORDER_TOLERANCE = 1.0
+"""Pixels by which a box may reach over the border, as rounding makes it, and stay as it is."""
+
+
+class ObjectRecord(NamedTuple):
+    """One object as an annotation file describes it.
+
+    Attributes:
+        box: Corners x1, y1, x2, y2 in pixels.
+        label: Class number from 0.
+        crowd: Whether it is a crowd, or too difficult to count.
+        area: In pixels; None: that of the box.
+        segmentation: Polygons or run lengths as `encode_segmentation` leaves them.
+    """
+
+    box: tuple[float, float, float, float]
+    label: int
+    crowd: bool = False
+    area: float | None = None
+    segmentation: bytes | None = None
+
+
+def clean_objects(
+    objects: Sequence[ObjectRecord], height: int, width: int, changes: Counter[str]
+) -> list[ObjectRecord]:
+    """Leaves out boxes of zero area and boxes outside the image, and clips those that reach far over its border.
+
+    Args:
+        objects: The objects of an image.
+        height: Height of the image.
+        width: Width of the image.
+        changes: Counts what was done; added to.
+
+    Returns:
+        The objects that are left.
+    """
+    kept = []
+    for item in objects:
+        x1, y1, x2, y2 = item.box
+        if not (x2 > x1 and y2 > y1):  # not a number is neither
+            changes["boxes of zero area left out"] += 1
+        elif x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+            changes["boxes outside their image left out"] += 1
+        elif max(-x1, -y1, x2 - width, y2 - height) > BORDER_TOLERANCE:
+            changes["boxes clipped to their image"] += 1
+            kept.append(item._replace(box=(max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))))
+        else:
+            kept.append(item)
+    return kept
+
+
+def note_changes(changes: Counter[str], where: str) -> None:
+    """Tells what was cleaned, if anything.
+
+    Args:
+        changes: Counts by what was done.
+        where: The annotations.
+    """
+    if changes:
+        note(f"{where}: " + ", ".join(f"{count} {change}" for change, count in sorted(changes.items())))
+
+
+class ObjectTable:
+    """The objects of many images in a few arrays, which worker processes share without copying them.
+
+    Args:
+        image_ids: The number of each image.
+        sizes: Height and width of each image.
+        objects: The objects of each image.
+        masks: Whether samples have masks.
+    """
+
+    def __init__(
+        self,
+        image_ids: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
+        objects: Sequence[Sequence[ObjectRecord]],
+        masks: bool,
+    ) -> None:
+        self._image_ids = np.array(image_ids, dtype=np.int64)
+        self._sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+        self._ends = np.cumsum([len(of_image) for of_image in objects])
+        flat = [item for of_image in objects for item in of_image]
+        self._boxes = np.array([item.box for item in flat], dtype=np.float32).reshape(-1, 4)
+        self._labels = np.array([item.label for item in flat], dtype=np.int64)
+        self._crowd = np.array([item.crowd for item in flat], dtype=bool)
+        box_areas = (self._boxes[:, 2:] - self._boxes[:, :2]).prod(axis=1)
+        areas = [box if item.area is None else item.area for item, box in zip(flat, box_areas, strict=True)]
+        self._areas = np.array(areas, dtype=np.float32)
+        self._segmentations = [item.segmentation for item in flat] if masks else None
+
+    def __len__(self) -> int:
+        return len(self._image_ids)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class numbers of all objects, one image after the other."""
+        return self._labels
+
+    @property
+    def crowd(self) -> np.ndarray:
+        """Whether each object is a crowd."""
+        return self._crowd
+
+    def sample(self, index: int, image: Tensor, name: str) -> DetectionSample:
+        """Puts an image and its objects together.
+
+        Args:
+            index: Which image of the table.
+            image: uint8 (3, height, width).
+            name: What an error message calls it.
+
+        Returns:
+            The sample.
+
+        Raises:
+            SampleError: If the image has another size than the annotations say, or a mask can't be decoded.
+        """
+        height, width = image.shape[-2:]
+        said_height, said_width = self._sizes[index].tolist()
+        if (height, width) != (said_height, said_width):
+            raise SampleError(
+                f"{name}: has {width} x {height} pixels but its annotations were made for {said_width} x "
+                f"{said_height}; mend or remove it"
+            )
+        objects = slice(0 if index == 0 else int(self._ends[index - 1]), int(self._ends[index]))
+        return detection_sample(
+            image,
+            torch.from_numpy(self._boxes[objects].copy()),
+            torch.from_numpy(self._labels[objects].copy()),
+            image_id=int(self._image_ids[index]),
+            crowd=torch.from_numpy(self._crowd[objects].copy()),
+            area=torch.from_numpy(self._areas[objects].copy()),
+            masks=self._masks(objects, height, width, name),
+        )
+
+    def _masks(self, objects: slice, height: int, width: int, name: str) -> Tensor | None:
+        if self._segmentations is None:
+            return None
+        masks = torch.zeros(objects.stop - objects.start, height, width, dtype=torch.bool)
+        for position, encoded in enumerate(self._segmentations[objects]):
+            if encoded is None:
+                raise SampleError(f"{name}: object {position + 1} has no segmentation; leave data.masks false")
+            try:
+                masks[position] = decode_segmentation(json.loads(encoded), height, width)
+            except ValueError as error:
+                raise SampleError(f"{name}: object {position + 1} has {error}; mend or remove it") from error
+        return masks

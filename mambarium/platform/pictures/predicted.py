@@ -1,0 +1,70 @@
+"""A sample with its truth, and beside it the same image with what a model predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from mambarium.platform.data.pictures import arrange, draw_classes, draw_objects, draw_sample
+from mambarium.tasks.heads.detector import Detections
+from mambarium.tasks.mask_encoding import paste_masks
+
+SHOWN_SCORE = 0.4
+"""Less sure detections are not drawn."""
+
+
+def segmentation_beside_truth(sample: Any, predicted: Tensor, class_names: Sequence[str]) -> Tensor:
+    """Draws a sample of segmentation.
+
+    Args:
+        sample: The sample, as the data set gives it.
+        predicted: The class of each pixel (original height, original width).
+        class_names: One name per class.
+
+    Returns:
+        uint8 (3, height, width).
+    """
+    image = sample["image"].as_subclass(Tensor)
+    fitted = F.resize(predicted[None].cpu(), list(image.shape[-2:]), F.InterpolationMode.NEAREST)[0]
+    return arrange([draw_sample(sample, class_names), draw_classes(image, fitted, class_names)], columns=2)
+
+
+def detections_beside_truth(sample: Any, found: Detections, class_names: Sequence[str]) -> Tensor:
+    """Draws a sample of detection.
+
+    Args:
+        sample: The sample, as the data set gives it.
+        found: What a detector found, in the original image's coordinates.
+        class_names: One name per class.
+
+    Returns:
+        uint8 (3, height, width).
+    """
+    image = sample["image"].as_subclass(Tensor)
+    height, width = image.shape[-2:]
+    original_height, original_width = sample["original_size"]
+    scale = found.boxes.new_tensor([width / original_width, height / original_height]).repeat(2)
+    predicted = draw_detections(image, found._replace(boxes=found.boxes * scale), class_names)
+    return arrange([draw_sample(sample, class_names), predicted], columns=2)
+
+
+def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]) -> Tensor:
+    """Draws the surer detections on an image.
+
+    Args:
+        image: uint8 (3, height, width).
+        found: What a detector found, in the image's coordinates.
+        class_names: One name per class.
+
+    Returns:
+        uint8 (3, height, width).
+    """
+    shown = found.scores.cpu() >= SHOWN_SCORE
+    boxes, labels = found.boxes.float().cpu()[shown], found.labels.cpu()[shown]
+    size = (image.shape[-2], image.shape[-1])
+    masks = None if found.masks is None else paste_masks(found.masks.cpu()[shown], boxes, size)
+    return draw_objects(image, boxes, labels, torch.zeros(len(boxes), dtype=torch.bool), masks, class_names)

@@ -1,0 +1,140 @@
+"""Object detection: boxes, and with some detectors masks, of the objects in an image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
+from mambarium.errors import InputError
+from mambarium.tasks.average_precision import DetectionMetrics, Frequency
+from mambarium.tasks.batches import DetectionBatch, PaddedImages
+from mambarium.tasks.heads.detector import Detections, DetectorFactory, ImageSizes, Objects
+from mambarium.tasks.heads.fcos import FCOS
+from mambarium.tasks.heads.maps import padded_batch
+from mambarium.tasks.objective import PrimaryMetric, VisionObjective
+from mambarium.tasks.optimization import OptimizerFactory, Schedule
+from mambarium.tasks.task import Task
+
+
+class DetectionObjective(VisionObjective):
+    """A detector on a backbone's features, with average precision.
+
+    Args:
+        backbone: The backbone that the objective is for; read, not kept.
+        class_names: Name of each class.
+        detector: Neck and head: FCOS (if not given), RetinaNet, YOLO, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
+        class_frequencies: LVIS's frequency of each class ("r", "c", "f"); None for COCO's evaluation.
+    """
+
+    primary_metric = PrimaryMetric("AP", "max")
+
+    def __init__(
+        self,
+        backbone: VisionBackbone,
+        class_names: Sequence[str],
+        detector: DetectorFactory | None = None,
+        class_frequencies: Sequence[Frequency] | None = None,
+    ) -> None:
+        super().__init__()
+        self.detector = (detector or FCOS)(backbone.feature_info, len(class_names))
+        self.divisor = math.lcm(backbone.size_divisibility, self.detector.divisor)
+        self.class_names = list(class_names)
+        self.class_frequencies = class_frequencies
+
+    def losses(self, features: VisionFeatures, batch: DetectionBatch) -> dict[str, Tensor]:
+        """The detector's losses; crowds are not trained on."""
+        return self.detector.losses(features, _sizes(batch), objects_of(batch))
+
+    def predictions(self, backbone: VisionBackbone, batch: PaddedImages) -> list[Detections]:
+        """What is in each image, in the coordinates of the original ones."""
+        padded = padded_batch(batch, self.divisor)
+        found = self.detector.detect(backbone(padded["image"]), _sizes(padded))
+        scales = batch["original_size"].flip(1) / batch["valid_size"].flip(1)  # (batch, 2) of x and y
+        return [
+            each._replace(boxes=each.boxes * scale.repeat(2).to(each.boxes))
+            for each, scale in zip(found, scales, strict=True)
+        ]
+
+    def new_metrics(self) -> DetectionMetrics:
+        return DetectionMetrics(self.class_names, self.detector.predicts_masks, self.class_frequencies)
+
+
+def _sizes(batch: PaddedImages) -> ImageSizes:
+    height, width = batch["image"].shape[-2:]
+    return ImageSizes((height, width), batch["valid_size"])
+
+
+def objects_of(batch: DetectionBatch) -> list[Objects]:
+    """The objects of each image that a detector is trained on: all but crowds."""
+    objects = []
+    for index, crowd in enumerate(batch["crowd"]):
+        single = ~crowd.bool()
+        masks = None if batch["masks"] is None else batch["masks"][index][single]
+        objects.append(Objects(batch["boxes"][index][single].float(), batch["labels"][index][single], masks))
+    return objects
+
+
+class ObjectDetection(Task):
+    """Trains a vision backbone and a detector to find the objects in images.
+
+    Args:
+        backbone: The vision backbone.
+        num_classes: Number of classes; the command line takes it from the data.
+        class_names: Name of each class; the command line takes them from the data. Numbers if not given.
+        class_frequencies: Frequency of each class ("r", "c", "f") for LVIS's evaluation; the command line takes them
+            from the data. COCO's evaluation if not given.
+        detector: Neck and head: FCOS (if not given), RetinaNet, YOLO, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
+        optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
+            biases, embeddings and state-space parameters never get weight decay.
+        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear, WarmupSteps or Constant (if not
+            given).
+        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
+            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
+            given.
+        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
+
+    Raises:
+        InputError: If the backbone is no vision backbone, or the classes' names or frequencies are not one for each.
+    """
+
+    objective: DetectionObjective
+    backbone: VisionBackbone
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        class_names: list[str] | None = None,
+        class_frequencies: list[Frequency] | None = None,
+        detector: DetectorFactory | None = None,
+        optimizer: OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
+        pretrained: str | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int = 0,
+    ) -> None:
+        if not isinstance(backbone, VisionBackbone):
+            raise InputError(f"{type(backbone).__name__} is not a vision backbone: detection takes Vim, MambaOut, ...")
+        names = [str(number) for number in range(num_classes)] if class_names is None else class_names
+        for given, what in ((names, "class_names"), (class_frequencies, "class_frequencies")):
+            if given is not None and len(given) != num_classes:
+                raise InputError(f"{what} has {len(given)} entries for {num_classes} classes: give one for each class")
+        objective = DetectionObjective(backbone, names, detector, class_frequencies)
+        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
+        self.save_constructor_arguments("detector")
+
+    def training_losses(self, batch: DetectionBatch) -> dict[str, Tensor]:
+        padded = padded_batch(batch, self.objective.divisor)
+        features = self.backbone(padded["image"])
+        return self.objective.losses(features, padded) | features.auxiliary_losses
+
+    def predictions(self, batch: PaddedImages) -> list[Detections]:
+        return self.objective.predictions(self.backbone, batch)
+
+    def predict_step(self, batch: PaddedImages) -> list[Detections]:
+        """What is in each image, in the coordinates of the original ones."""
+        return self.predictions(batch)

@@ -1,0 +1,1 @@
+"""Necks and heads between a backbone's feature maps and a dense task."""

@@ -1,0 +1,71 @@
+"""The published metrics of semantic segmentation, from one confusion matrix over the whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mambarium.tasks.batches import IGNORED_CLASS, SegmentationBatch
+from mambarium.tasks.objective import TaskMetrics
+
+
+def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+    """Count pixels by their true and their predicted class.
+
+    Args:
+        predicted: Class numbers from 0 to below `num_classes`, of any shape.
+        truth: Class numbers of the same shape, `IGNORED_CLASS` where a pixel does not count.
+        num_classes: Number of classes.
+
+    Returns:
+        int64 (true class, predicted class).
+    """
+    counted = truth != IGNORED_CLASS
+    pairs = truth[counted].long() * num_classes + predicted[counted].long()
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+class SegmentationMetrics(TaskMetrics):
+    """Mean intersection over union and accuracies as ADE20K, Cityscapes and Pascal VOC define them.
+
+    Every counted pixel of every image goes into one matrix of whole numbers, which processes sum: the values do not
+    depend on how images are dealt to batches or processes.
+
+    - `mIoU`: mean over classes of the pixels that are of a class and predicted as it, over those that are either.
+    - `mean_accuracy`: mean over classes of the share of a class's pixels that are predicted as it.
+    - `pixel_accuracy`: share of all pixels that are predicted as what they are.
+    - `IoU/<class>`: of one class.
+
+    A class that occurs neither in the truth nor in the predictions has no value and is left out of the means.
+
+    Args:
+        class_names: One name per class.
+    """
+
+    confusion: Tensor
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        super().__init__()
+        self.class_names = list(class_names)
+        empty = torch.zeros(len(self.class_names), len(self.class_names), dtype=torch.int64)
+        self.add_state("confusion", empty, dist_reduce_fx="sum")
+
+    def update(self, predictions: Sequence[Tensor], batch: SegmentationBatch) -> None:
+        """Count class maps, for each image one of the original (height, width)."""
+        for predicted, truth in zip(predictions, batch["original_mask"], strict=True):
+            self.confusion += confusion_matrix(predicted, truth, len(self.class_names))
+
+    def compute(self) -> dict[str, Tensor]:
+        confusion = self.confusion.double()
+        right, of_class, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+        iou = right / (of_class + predicted - right)  # NaN for a class that occurs nowhere
+        values = {
+            "mIoU": iou.nanmean(),
+            "mean_accuracy": (right / of_class).nanmean(),
+            "pixel_accuracy": right.sum() / confusion.sum(),
+        }
+        occurs = (of_class + predicted > 0).tolist()
+        values |= {f"IoU/{name}": iou[index] for index, name in enumerate(self.class_names) if occurs[index]}
+        return {name: value.float() for name, value in values.items()}

@@ -1,0 +1,121 @@
+"""Detection and segmentation on one backbone: interrupted runs, and two processes, end as one straight run does."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import mambarium
+from mambarium.tasks import MultiTask
+
+CONFIG = """
+model:
+  class_path: MultiTask
+  init_args:
+    backbone: {class_path: MambaOut, init_args: {depths: [1, 1, 1], widths: [8, 12, 16], kernel_size: 3}}
+    objectives:
+      boxes:
+        class_path: DetectionObjective
+        init_args:
+          detector: {class_path: FCOS, init_args: {strides: [4, 8, 16], channels: 32, num_convs: 1}}
+      pixels: {class_path: SegmentationObjective}
+    weighting: uncertainty
+    gradient_norms_every: 2
+    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.001}}
+data:
+  class_path: MultiTaskData
+  init_args:
+    turns: proportional
+    tasks:
+      boxes: {class_path: DigitSceneDetection, init_args: {batch_size: 16, image_size: 32, num_scenes: 96}}
+      pixels: {class_path: DigitSceneSegmentation, init_args: {batch_size: 32, image_size: 32, num_scenes: 96}}
+trainer:
+  accelerator: cpu
+  max_steps: 8
+  val_check_interval: 8
+  log_every_n_steps: 1
+  enable_progress_bar: false
+"""
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_stops_change_nothing_and_logs_show_every_task(
+    tiny: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    assert tiny("fit", "--config", "run.yaml", "--name", "straight") == 0
+    plain = MultiTask.training_step
+    for step in (3, 6):
+
+        def stopped(self: MultiTask, batch: Any, batch_idx: int, step: int = step) -> torch.Tensor:
+            if self.global_step == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return plain(self, batch, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MultiTask, "training_step", stopped)
+            assert tiny("fit", "--config", "run.yaml", "--name", "stopped") == 143
+    assert tiny("fit", "--config", "run.yaml", "--name", "stopped") == 0
+    straight, run = (tmp_path / "runs" / name for name in ("straight", "stopped"))
+    one, other = weights(straight), weights(run)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert rows(straight) == rows(run)
+
+    events = EventAccumulator(str(straight / "tensorboard"))
+    events.Reload()
+    assert {"boxes/detection/0", "pixels/segmentation/3"} <= set(events.Tags()["images"])
+
+    last = rows(straight)[-2]
+    for name in ("boxes", "pixels"):
+        assert float(last[f"train/{name}/gradient_norm"]) > 0
+        assert 0.9 < float(last[f"train/{name}/weight"]) < 1.1
+        assert float(last[f"train/{name}/loss"]) > 0
+
+
+def test_two_processes_train_as_one(tiny: Callable[..., int], tmp_path: Path) -> None:
+    """Tasks whose losses are plain means, with momentum and decay that must not move a head without its turn."""
+    config = yaml.safe_load(CONFIG)
+    arguments, tasks = config["model"]["init_args"], config["data"]["init_args"]["tasks"]
+    sgd = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
+    arguments["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": sgd}
+    arguments["objectives"]["whole"] = {"class_path": "ClassificationObjective"}
+    tasks["whole"] = {"class_path": "Digits", "init_args": {"batch_size": 32}}
+    del arguments["objectives"]["boxes"], tasks["boxes"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    assert tiny("fit", "--config", "run.yaml", "--name", "one") == 0
+
+    options = ["--config", "run.yaml", "--name", "two", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(mambarium.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        [sys.executable, "-m", "mambarium", "fit", *options],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr
+
+    one, two = (tmp_path / "runs" / name for name in ("one", "two"))
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], value, rtol=1e-3, atol=1e-5)
+    metrics = [json.loads((run / "run.json").read_text())["metrics"] for run in (one, two)]
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-2, abs=1e-3)
+    assert {"val/mean", "val/pixels/mIoU", "val/whole/accuracy"} <= set(metrics[0])

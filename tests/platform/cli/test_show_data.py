@@ -1,0 +1,76 @@
+"""Pictures of samples, and text."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mambarium.platform.data.pictures import arrange, class_color, draw_classes, draw_objects
+
+SCENES = """
+model: {class_path: NoSuchTask}
+data:
+  class_path: %s
+  init_args: {batch_size: 4, train_transforms: [{class_path: WindowCrop, init_args: {height: 40, width: 40}}]}
+trainer: {max_steps: 3}
+"""
+
+
+@pytest.mark.parametrize("name", ["DigitSceneDetection", "DigitSceneSegmentation"])
+def test_pictures_of_scenes(tiny: Callable[..., int], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("scenes.yaml").write_text(SCENES % name)
+    assert tiny("show-data", "--config", "scenes.yaml", "--samples", 5) == 0
+    assert "5 of 1,024 train samples" in capsys.readouterr().out
+    with Image.open("scenes-train.png") as picture:
+        assert picture.width > 4 * 240 and picture.height > 2 * 240
+    assert tiny("show-data", "--config", "scenes.yaml") == 2
+    assert "scenes-train.png exists" in capsys.readouterr().err
+    assert tiny("show-data", "--config", "scenes.yaml", "--part", "val", "--data.image_size", 32) == 0
+    assert Path("scenes-val.png").is_file()
+
+
+def test_a_picture_for_each_task(tiny: Callable[..., int]) -> None:
+    tasks = "{digits: {class_path: Digits}, scenes: {class_path: DigitSceneDetection}}"
+    Path("both.yaml").write_text(f"data: {{class_path: MultiTaskData, init_args: {{tasks: {tasks}}}}}")
+    assert tiny("show-data", "--config", "both.yaml", "--samples", 2, "--part", "test") == 0
+    assert Path("both-test-digits.png").is_file() and Path("both-test-scenes.png").is_file()
+
+
+def test_pictures_of_classes_and_text(tiny: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny("show-data", "--config", "digits.yaml", "--samples", 3, "--output", "folder/few.png") == 0
+    with Image.open("folder/few.png") as picture:
+        assert 3 * 240 < picture.width < 4 * 240
+    assert tiny("show-data", "--config", "text.yaml", "--samples", 2) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("32 tokens, 32 predicted, 32 bytes") == 2
+
+
+def test_bad_options(tiny: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny("show-data", "--config", "digits.yaml", "--samples", 0) == 2
+    assert tiny("show-data", "--config", "digits.yaml", "--sample", 3) == 2
+    assert tiny("show-data") == 2
+    assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
+
+
+def test_objects_are_drawn_where_they_are() -> None:
+    image = torch.zeros(3, 24, 24, dtype=torch.uint8)
+    mask = torch.zeros(1, 24, 24, dtype=torch.bool)
+    mask[0, 4:10, 6:12] = True
+    boxes, label = torch.tensor([[6.0, 4, 12, 10]]), torch.tensor([1])
+    drawn = draw_objects(image, boxes, label, torch.tensor([False]), mask, ["a", "b"])
+    factor = 10
+    assert drawn.shape[1] > 240 and drawn.shape[2] == 240
+    inside = drawn[:, 8 * factor, 8 * factor].tolist()
+    assert inside == pytest.approx([value / 2 for value in class_color(1)], abs=2)
+    assert drawn[:, 4 * factor, 11 * factor].tolist() == list(class_color(1))  # the box's upper edge
+    assert not drawn[:, 20 * factor, 20 * factor].any()
+
+
+def test_classes_are_drawn_and_ignored_pixels_left() -> None:
+    mask = torch.tensor([[0, 255], [2, 255]], dtype=torch.uint8).repeat_interleave(120, 0).repeat_interleave(120, 1)
+    drawn = draw_classes(torch.full((3, 240, 240), 0.5), mask, ["a", "b", "c"])
+    assert drawn[:, 60, 200].tolist() == [128] * 3
+    assert drawn[:, 200, 60].tolist() == pytest.approx([64 + value / 2 for value in class_color(2)], abs=2)
+    assert arrange([drawn, drawn[:, :10, :10], drawn], columns=2).shape[2] == 240 + 10 + 3 * 4

@@ -1,0 +1,271 @@
+"""Boxes and masks from COCO's and VOC's files and from `datasets`, the bad ones among them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from mambarium.errors import InputError
+from mambarium.platform.data import CocoDetection, HubDetection, VocDetection
+from mambarium.platform.data.detection_samples import DetectionSample
+
+SIZE = (40, 30)  # width, height
+
+
+def save_images(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        Image.new("RGB", SIZE, (20 * number, 100, 50)).save(folder / name)
+
+
+def coco_content() -> dict[str, Any]:
+    square = [[10, 5, 20, 5, 20, 15, 10, 15]]
+    runs = {"size": [30, 40], "counts": [0, 60, 1140]}
+    return {
+        "images": [{"id": 100 * i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(4)],
+        "categories": [{"id": 90, "name": "last"}, {"id": 3, "name": "first"}, {"id": 17, "name": "middle"}],
+        "annotations": [
+            {"id": 1, "image_id": 0, "category_id": 90, "bbox": [10, 5, 10, 10], "area": 99.5, "segmentation": square},
+            {"id": 2, "image_id": 0, "category_id": 3, "bbox": [0, 0, 2, 30], "iscrowd": 1, "segmentation": runs},
+            {"id": 3, "image_id": 100, "category_id": 17, "bbox": [35, 20, 20, 5], "segmentation": square},
+            {"id": 4, "image_id": 100, "category_id": 17, "bbox": [5, 5, 0, 5], "segmentation": square},
+            {"id": 5, "image_id": 100, "category_id": 17, "bbox": [50, 5, 5, 5], "segmentation": square},
+            {"id": 6, "image_id": 200, "category_id": 3, "bbox": [0, 0, 5, 5], "iscrowd": 1, "segmentation": runs},
+            {"id": 7, "image_id": 777, "category_id": 3, "bbox": [0, 0, 5, 5], "segmentation": square},
+        ],
+    }
+
+
+MakeCoco = Callable[..., CocoDetection]
+
+
+@pytest.fixture
+def make_coco(tmp_path: Path) -> MakeCoco:
+    """Makes a data module of a training file, and of the same images and annotations for validation."""
+
+    def make(content: dict[str, Any] | None = None, **arguments: Any) -> CocoDetection:
+        save_images(tmp_path / "images", [f"{i}.png" for i in range(4)])
+        text = json.dumps(coco_content() if content is None else content)
+        for name in ("train.json", "val.json"):
+            (tmp_path / name).write_text(text)
+        names = {"train_images": "images", "val_images": "images"}
+        names |= {"train_annotations": "train.json", "val_annotations": "val.json"}
+        return CocoDetection(str(tmp_path), **{"short_side": 30, "batch_size": 2, **names, **arguments})
+
+    return make
+
+
+def test_coco_is_read_and_cleaned(make_coco: MakeCoco, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_coco(masks=True)
+    assert data.class_names == ["first", "middle", "last"] and data.category_ids == [3, 17, 90]
+    assert data.num_classes == 3 and data.class_frequencies is None
+    assert len(data.training_samples()) == 2  # of one image only a crowd is left, one has nothing
+    assert len(data.validation_samples()) == 4
+    told = capsys.readouterr().err.splitlines()
+    assert sum("1 annotations of images that it does not list left out" in line for line in told) == 2
+    cleaned = "1 boxes clipped to their image, 1 boxes of zero area left out, 1 boxes outside their image left out"
+    assert sum(line.endswith(cleaned) for line in told) == 2
+    assert any("left out 2 of 4 training images" in line for line in told)
+    samples = [data.validation_samples()[(0, index)] for index in range(4)]
+    assert [sample["image_id"] for sample in samples] == [0, 100, 200, 300]
+    assert [len(sample["labels"]) for sample in samples] == [2, 1, 1, 0]
+    first = samples[0]
+    assert first["boxes"].tolist() == [[10, 5, 20, 15], [0, 0, 2, 30]]
+    assert first["labels"].tolist() == [2, 0] and first["crowd"].tolist() == [False, True]
+    assert first["area"].tolist() == [99.5, 60]
+    masks = first["masks"].as_subclass(Tensor)
+    assert masks[0, 5:15, 10:20].all() and masks[0].sum() == 100
+    assert masks[1, :, :2].all() and masks[1].sum() == 60
+    assert samples[1]["boxes"].tolist() == [[35, 20, 40, 25]]
+    assert samples[3]["masks"].shape == (0, 30, 40) and samples[3]["boxes"].shape == (0, 4)
+
+
+def test_a_batch_of_two_sizes(make_coco: MakeCoco) -> None:
+    data = make_coco(masks=True, short_side=60, long_side=70, size_multiple=32)
+    sample: DetectionSample = data.validation_samples()[(0, 0)]
+    assert sample["image"].shape == (3, 53, 70) and sample["original_size"] == (30, 40)
+    other = make_coco(masks=True, short_side=30).validation_samples()[(0, 1)]
+    batch = data.collate([sample, other])
+    assert batch["image"].shape == (2, 3, 64, 96)
+    assert batch["valid_size"].tolist() == [[53, 70], [30, 40]]
+    assert batch["original_size"].tolist() == [[30, 40], [30, 40]] and batch["image_id"].tolist() == [0, 100]
+    assert not batch["image"][0, :, 53:].any() and not batch["image"][1, :, :, 40:].any()
+    assert batch["masks"] is not None and [mask.shape for mask in batch["masks"]] == [(2, 64, 96), (1, 64, 96)]
+    scale = torch.tensor([70 / 40, 53 / 30, 70 / 40, 53 / 30])
+    assert torch.allclose(batch["boxes"][0], torch.tensor([[10.0, 5, 20, 15], [0, 0, 2, 30]]) * scale)
+    assert batch["area"][0].tolist() == [99.5, 60]  # of the original image
+    assert make_coco().collate([make_coco().validation_samples()[(0, 0)]])["masks"] is None
+
+
+def test_lvis_frequencies_and_addresses(make_coco: MakeCoco) -> None:
+    content = coco_content()
+    for category, frequency in zip(content["categories"], "rcf", strict=True):
+        category["frequency"] = frequency
+    for image in content["images"]:
+        image["coco_url"] = f"http://host/images/{image.pop('file_name')}"
+    data = make_coco(content, train_images="", val_images="")
+    assert data.class_frequencies == ["c", "f", "r"]
+    assert len(data.validation_samples()) == 4
+
+
+def without(key: str, *place: Any) -> dict[str, Any]:
+    content = coco_content()
+    record = content
+    for step in place:
+        record = record[step]
+    del record[key]
+    return content
+
+
+def changed(value: Any, *place: Any) -> dict[str, Any]:
+    content = coco_content()
+    record = content
+    for step in place[:-1]:
+        record = record[step]
+    record[place[-1]] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (without("categories"), r"train.json: has no list 'categories'"),
+        (without("name", "categories", 1), r"category 2 has no 'name'"),
+        (without("height", "images", 2), r"image 200 has no 'height'"),
+        (without("bbox", "annotations", 3), r"annotation 4 has no 'bbox'"),
+        (changed(5, "annotations", 0, "category_id"), r"annotation 1 has category 5"),
+        (changed([1, 2, 3], "annotations", 0, "bbox"), r"annotation 1 has bbox \[1, 2, 3\]"),
+        (changed(0, "images", 1, "id"), r"image 0 is listed twice"),
+        (changed("gone.png", "images", 1, "file_name"), r"1 of 4 files are missing .*gone\.png"),
+    ],
+)
+def test_annotation_files_that_lack_something(make_coco: MakeCoco, content: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        make_coco(content).training_samples()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_size_and_a_wrong_mask_are_named(make_coco: MakeCoco) -> None:
+    data = make_coco(changed(50, "images", 0, "width"))
+    with pytest.raises(InputError, match=r"0\.png: has 40 x 30 pixels but its annotations were made for 50 x 30"):
+        data.validation_samples()[(0, 0)]
+    data = make_coco(changed({"size": [9, 9], "counts": [81]}, "annotations", 0, "segmentation"), masks=True)
+    with pytest.raises(InputError, match=r"0\.png: object 1 has a mask of 9 x 9 pixels on an image of 40 x 30"):
+        data.validation_samples()[(0, 0)]
+
+
+def test_broken_images_are_passed_over(make_coco: MakeCoco, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_coco()
+    content = coco_content()
+    content["images"].append({"id": 5, "file_name": "gone.png", "width": 40, "height": 30})
+    data = make_coco(content, broken="skip", train_transforms=[])
+    (tmp_path / "images" / "0.png").write_bytes(b"no image")
+    assert len(data.validation_samples()) == 3
+    assert len(data.training_samples()) == 2
+    replaced, next_one = (data.training_samples()[(0, index)] for index in range(2))
+    assert replaced["image_id"] == next_one["image_id"] == 100
+    told = capsys.readouterr().err
+    assert "left out 1 of 5 records whose files are missing" in told and "gone.png" in told
+    assert "1 of 4 evaluation samples are broken and left out" in told
+    assert "skipped broken sample 1:" in told and "0.png: not an image of a known format" in told
+
+
+def voc_xml(name: str, objects: list[tuple[str, tuple[int, int, int, int], int]], width: str = "40") -> str:
+    items = "".join(
+        f"<object><name>{label}</name><difficult>{difficult}</difficult><bndbox><xmin>{box[0]}</xmin>"
+        f"<ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"
+        for label, box, difficult in objects
+    )
+    return (
+        f"<annotation><filename>{name}.jpg</filename><size><width>{width}</width><height>30</height></size>"
+        f"{items}</annotation>"
+    )
+
+
+def make_voc(folder: Path, **xml: str) -> None:
+    (folder / "Annotations").mkdir(parents=True)
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    save_images(folder / "JPEGImages", [f"{name}.jpg" for name in xml])
+    for name, text in xml.items():
+        (folder / "Annotations" / f"{name}.xml").write_text(text)
+    for part in ("train", "val"):
+        (folder / "ImageSets" / "Main" / f"{part}.txt").write_text("\n".join(xml) + "\n")
+
+
+def test_voc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    objects = [("dog", (1, 1, 40, 30), 0), ("cat", (11, 6, 20, 15), 1), ("cat", (7, 7, 7, 9), 0)]
+    make_voc(tmp_path, a=voc_xml("a", objects), b=voc_xml("b", [("cat", (3, 3, 9, 9), 0)]))
+    data = VocDetection(str(tmp_path), batch_size=2, train_transforms=[], short_side=30)
+    assert data.class_names == ["cat", "dog"]
+    sample = data.training_samples()[(0, 0)]
+    assert sample["boxes"].tolist() == [[0, 0, 40, 30], [10, 5, 20, 15]]
+    assert sample["labels"].tolist() == [1, 0] and sample["crowd"].tolist() == [False, True]
+    assert "train.txt: 1 boxes of zero area left out" in capsys.readouterr().err
+    assert data.test_samples() is data.validation_samples() and len(data.val_dataloader()) == 1
+
+
+@pytest.mark.parametrize(
+    ("xml", "message"),
+    [
+        ("<annotation>", r"a\.xml: not a readable XML file"),
+        (voc_xml("a", [], width=""), r"a\.xml: the image has '' as size/width"),
+        ("<annotation><size><width>4</width><height>3</height></size><object/></annotation>", r"object 1 has no name"),
+        (voc_xml("a", [("bird", (1, 1, 9, 9), 0)]), r"a\.xml: object 1 is 'bird', none of the classes cat, dog"),
+    ],
+)
+def test_voc_files_that_lack_something(tmp_path: Path, xml: str, message: str) -> None:
+    make_voc(tmp_path, a=xml)
+    with pytest.raises(InputError, match=message):
+        VocDetection(str(tmp_path), class_names=["cat", "dog"]).training_samples()
+    with pytest.raises(InputError, match=r"other\.txt: no such list"):
+        VocDetection(str(tmp_path), train_list="other")
+
+
+def hub_folder(folder: Path, first: dict[str, Any] | None = None) -> None:
+    save_images(folder / "train", [f"{i}.png" for i in range(4)])
+    rows = [{"bbox": [[2, 3, 10, 12]], "category": [i % 2], "area": [7.5]} for i in range(4)]
+    rows[1] = {"bbox": [], "category": [], "area": []}
+    rows[2] = {"bbox": [[0, 0, 60, 10], [5, 5, 3, 0]], "category": [1, 1], "area": [1.0, 2.0]}
+    rows[0] = first or rows[0]
+    lines = [json.dumps({"file_name": f"{i}.png", "objects": row}) for i, row in enumerate(rows)]
+    (folder / "train" / "metadata.jsonl").write_text("\n".join(lines))
+
+
+def test_boxes_of_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hub_folder(tmp_path / "set")
+    arguments: dict[str, Any] = {"name": "imagefolder", "data_dir": str(tmp_path / "set"), "short_side": 30}
+    data = HubDetection(**arguments, val_fraction=0.25, batch_size=1, train_transforms=[v2.RandomHorizontalFlip(1.0)])
+    assert data.num_classes == 2
+    assert len(data.validation_samples()) == 1 and len(data.training_samples()) in (2, 3)
+    assert "1 boxes clipped to their image, 1 boxes of zero area left out" in capsys.readouterr().err
+    seen = [data.training_samples()[(0, i)] for i in range(len(data.training_samples()))]
+    seen += [data.validation_samples()[(0, 0)]]
+    boxes = {sample["image_id"]: sample["boxes"].tolist() for sample in seen}
+    assert boxes[0] in ([[2, 3, 12, 15]], [[28, 3, 38, 15]])
+    named = HubDetection(**arguments, class_names=["ant", "bee"], box_format="xyxy", val_split="train", batch_size=1)
+    assert named.validation_samples()[(0, 0)]["boxes"].tolist() == [[2, 3, 10, 12]]
+    assert named.validation_samples()[(0, 0)]["area"].tolist() == [7.5]
+
+
+@pytest.mark.parametrize(
+    ("first", "arguments", "message"),
+    [
+        (None, {"objects_column": "things"}, r"no column 'things'; it has .*data\.objects_column"),
+        (None, {"box_key": "box"}, r"row 0: the objects have no 'box'.*data\.box_key"),
+        (None, {"class_names": ["ant"]}, r"row \d: an object's 'category' 1 is none of the 1 classes"),
+        (None, {"masks": True}, r"no 'segmentation': set data\.masks to false"),
+        ({"bbox": [[1, 2, 3]], "category": [0], "area": [1.0]}, {}, r"row 0: .* is not four numbers"),
+    ],
+)
+def test_rows_that_lack_something(
+    tmp_path: Path, first: dict[str, Any] | None, arguments: dict[str, Any], message: str
+) -> None:
+    hub_folder(tmp_path / "set", first)
+    with pytest.raises(InputError, match=message):
+        _ = HubDetection(name="imagefolder", data_dir=str(tmp_path / "set"), val_split="train", **arguments).splits

@@ -1,0 +1,181 @@
+"""Masks from folders, published layouts and `datasets`, the bad ones among them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mambarium.errors import InputError
+from mambarium.platform.data import HubSegmentation, MaskFolder
+from mambarium.tasks.batches import IGNORED_CLASS
+
+NUMBERS = np.array([[0, 1, 1, 2], [0, 0, 255, 2], [1, 1, 0, 0]], dtype=np.uint8)
+
+
+def save(numbers: np.ndarray, file: Path, palette: bool = False) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(numbers)
+    if palette:
+        image = Image.fromarray(numbers, mode="L").convert("P")
+        image.putdata(numbers.flatten().tolist())
+        image.putpalette([255 - i // 3 for i in range(768)])
+    image.save(file)
+
+
+def save_image(file: Path, size: tuple[int, int] = (4, 3), mode: str = "RGB") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, 100 if mode in ("L", "I;16") else None).save(file)
+
+
+def own_folder(folder: Path, numbers: np.ndarray = NUMBERS, **arguments: Any) -> MaskFolder:
+    for split in ("train", "val"):
+        save_image(folder / split / "images" / "a.png")
+        save(numbers, folder / split / "masks" / "a.png")
+    return MaskFolder(
+        str(folder),
+        **{"class_names": ["sky", "road", "car"], "batch_size": 1, "short_side": 3, "size_multiple": 8, **arguments},
+    )
+
+
+def test_own_folders(tmp_path: Path) -> None:
+    data = own_folder(tmp_path)
+    assert data.num_classes == 3
+    (batch,) = data.val_dataloader()
+    assert batch["image"].shape == (1, 3, 8, 8) and batch["valid_size"].tolist() == [[3, 4]]
+    assert torch.equal(batch["original_mask"][0], torch.from_numpy(NUMBERS).long())
+    assert torch.equal(batch["mask"][0, :3, :4], batch["original_mask"][0])
+    assert (batch["mask"][0, 3:] == IGNORED_CLASS).all() and (batch["mask"][0, :, 4:] == IGNORED_CLASS).all()
+    shrunk = own_folder(tmp_path, short_side=6, size_multiple=1)
+    (batch,) = shrunk.val_dataloader()
+    assert batch["image"].shape == (1, 3, 6, 8) and batch["original_mask"][0].shape == (3, 4)
+
+
+def test_zero_may_be_ignored(tmp_path: Path) -> None:
+    data = own_folder(tmp_path, zero_is_ignored=True)
+    mask = data.validation_samples()[(0, 0)]["original_mask"]
+    assert mask.tolist() == [[255, 0, 0, 1], [255, 255, 255, 1], [0, 0, 255, 255]]
+
+
+@pytest.mark.parametrize("kind", ["palette", "16 bits", "grey as colour"])
+def test_masks_are_numbers_whatever_their_format(tmp_path: Path, kind: str) -> None:
+    data = own_folder(tmp_path)
+    file = tmp_path / "val" / "masks" / "a.png"
+    if kind == "16 bits":
+        save(NUMBERS.astype(np.uint16), file)
+    elif kind == "palette":
+        save(NUMBERS, file, palette=True)
+    else:
+        save(np.stack([NUMBERS] * 3, axis=2), file)
+    assert data.validation_samples()[(0, 0)]["original_mask"].tolist() == NUMBERS.tolist()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (NUMBERS[:2], r"a\.png: a mask of 4 x 2 pixels for an image of 4 x 3"),
+        (
+            np.where(NUMBERS == 2, 7, NUMBERS).astype(np.uint8),
+            r"a\.png: holds the number 7, which is none of the 3 classes",
+        ),
+        (np.stack([NUMBERS, NUMBERS, NUMBERS + 1], axis=2), r"a\.png: a mask in colours \(mode RGB\)"),
+    ],
+)
+def test_masks_that_do_not_fit(
+    tmp_path: Path, numbers: np.ndarray, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        own_folder(tmp_path, numbers).validation_samples()[(0, 0)]
+    save_image(tmp_path / "val" / "images" / "b.png")
+    save(NUMBERS, tmp_path / "val" / "masks" / "b.png")
+    skipping = own_folder(tmp_path, numbers, broken="skip")
+    assert len(skipping.validation_samples()) == 1
+    assert "skipped broken sample" in capsys.readouterr().err
+    with pytest.raises(InputError, match="none of the 1 samples can be read"):
+        skipping.training_samples()[(0, 0)]
+
+
+def test_missing_masks_and_folders(tmp_path: Path) -> None:
+    own_folder(tmp_path)
+    (tmp_path / "val" / "masks" / "a.png").rename(tmp_path / "val" / "masks" / "b.png")
+    with pytest.raises(InputError, match=r"1 of 1 files are missing .*a\.png"):
+        own_folder_unchanged = MaskFolder(str(tmp_path), class_names=["a", "b", "c"])
+        own_folder_unchanged.validation_samples()
+    with pytest.raises(InputError, match="no such folder"):
+        MaskFolder(str(tmp_path / "nowhere"), preset="camvid")
+    with pytest.raises(InputError, match="has no folders leftImg8bit/train and gtFine/train"):
+        _ = MaskFolder(str(tmp_path), preset="cityscapes").splits
+    with pytest.raises(InputError, match=r"data\.preset .* or data\.class_names"):
+        MaskFolder(str(tmp_path))
+
+
+def test_images_of_other_modes(tmp_path: Path) -> None:
+    data = own_folder(tmp_path)
+    for name, mode in (("cmyk.jpg", "CMYK"), ("grey16.png", "I;16")):
+        save_image(tmp_path / "val" / "images" / name, mode=mode)
+        save(NUMBERS, tmp_path / "val" / "masks" / f"{Path(name).stem}.png")
+    assert [data.validation_samples()[(0, i)]["image"].shape for i in range(3)] == [(3, 3, 4)] * 3
+
+
+def test_ade20k(tmp_path: Path) -> None:
+    for split in ("training", "validation"):
+        save_image(tmp_path / "images" / split / "x.jpg")
+        save(np.array([[0, 1, 150, 2]] * 3, dtype=np.uint8), tmp_path / "annotations" / split / "x.png")
+    data = MaskFolder(str(tmp_path), preset="ade20k")
+    assert data.num_classes == 150 and data.class_names[0] == "wall" and data.class_names[149] == "flag"
+    assert data.validation_samples()[(0, 0)]["original_mask"][0].tolist() == [255, 0, 149, 1]
+
+
+def test_cityscapes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        save_image(tmp_path / "leftImg8bit" / split / "ulm" / "ulm_000001_leftImg8bit.png")
+        folder = tmp_path / "gtFine" / split / "ulm"
+        save(np.array([[0, 7, 33, 29]] * 3, dtype=np.uint8), folder / "ulm_000001_gtFine_labelIds.png")
+    data = MaskFolder(str(tmp_path), preset="cityscapes")
+    assert data.class_names[18] == "bicycle" and data.num_classes == 19
+    assert data.validation_samples()[(0, 0)]["original_mask"][0].tolist() == [255, 0, 18, 255]
+
+
+def test_pascal_voc(tmp_path: Path) -> None:
+    for name in ("x", "y", "z"):
+        save_image(tmp_path / "JPEGImages" / f"{name}.jpg")
+        save(np.array([[0, 20, 255, 2]] * 3, dtype=np.uint8), tmp_path / "SegmentationClass" / f"{name}.png", True)
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("x\ny\n")
+    (lists / "val.txt").write_text("z\n")
+    data = MaskFolder(str(tmp_path), preset="pascal_voc", batch_size=2)
+    assert (len(data.training_samples()), len(data.validation_samples()), data.num_classes) == (2, 1, 21)
+    assert data.validation_samples()[(0, 0)]["original_mask"][0].tolist() == [0, 20, 255, 2]
+
+
+@pytest.mark.parametrize("images, masks", [("train/images", "train/masks"), ("train", "trainannot")])
+def test_camvid(tmp_path: Path, images: str, masks: str) -> None:
+    for split in ("train", "val"):
+        save_image(tmp_path / images.replace("train", split) / "x.png")
+        save(np.array([[0, 11, 10, 2]] * 3, dtype=np.uint8), tmp_path / masks.replace("train", split) / "x.png")
+    data = MaskFolder(str(tmp_path), preset="camvid")
+    assert data.validation_samples()[(0, 0)]["original_mask"][0].tolist() == [0, 255, 10, 2]
+    assert data.test_samples() is data.validation_samples()
+
+
+def test_masks_of_datasets(tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "train"
+    lines = []
+    for i in range(4):
+        save_image(folder / f"image{i}.png")
+        save(NUMBERS, folder / f"mask{i}.png")
+        lines.append(json.dumps({"image_file_name": f"image{i}.png", "mask_file_name": f"mask{i}.png"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    arguments: dict[str, Any] = {"name": "imagefolder", "data_dir": str(tmp_path / "set")}
+    data = HubSegmentation(**arguments, class_names=["a", "b", "c"], val_fraction=0.25, short_side=3)
+    assert (len(data.training_samples()), len(data.validation_samples())) == (3, 1)
+    assert data.validation_samples()[(0, 0)]["original_mask"].tolist() == NUMBERS.tolist()
+    with pytest.raises(InputError, match=r"row \d: holds the number 2"):
+        few = HubSegmentation(**arguments, class_names=["a", "b"], val_split="train")
+        few.validation_samples()[(0, 0)]
+    with pytest.raises(InputError, match=r"no column 'seg'.*data\.mask_column"):
+        HubSegmentation(**arguments, class_names=["a"], mask_column="seg")
