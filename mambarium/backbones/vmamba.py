@@ -249,6 +249,9 @@ class GridScan(nn.Module):
         routes: The routes.
     """
 
+    # Training compiles the kernels of models that have it before the first step.
+    uses_grid_scan = True
+
     def __init__(self, routes: tuple[Route, ...]) -> None:
         super().__init__()
         self.routes = routes
