@@ -140,6 +140,10 @@ class LocalVim(VisionBackbone):
             stages[self.depth_of(name)].append(name)
         return stages
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """The layers."""
+        return list(self.layers)
+
     def depth_of(self, parameter_name: str) -> int:
         """0 for the embedding, then 1 for the first block to the last."""
         parts = parameter_name.split(".")
