@@ -3,7 +3,7 @@
 A tile is a few steps of one block of 16 channels. Its rows, (steps, 16), hold what there is once per channel; its
 matrices, (steps, d_state), are shared by the channels. The forward takes one state after another through the tile, each
 in registers; the backward, which has more to do with each, takes one step after another for many states, with what
-there is once per step in registers.
+there is once per step in registers. A single state it takes as the forward does.
 
 Addresses are integers and strides count bytes. Coefficients are A times log2(e) for the decays, exp(s * A) = 2 **
 (s * A * log2(e)).
@@ -187,6 +187,29 @@ def _recomputing(power: Any) -> Any:
 _recompute_bounded, _recompute_any = _recomputing(bounded_exp2), _recomputing(exp2)
 
 
+def _recomputing_one(power: Any) -> Any:
+    @njit
+    def recompute_one(tile: Tile, adjoint: Adjoint, checkpoint: int, n: int, with_y: bool) -> None:
+        a, h = load(tile.coefficients + n * ROW_BYTES), load(checkpoint + n * ROW_BYTES)
+        B, C = tile.B + FLOAT_BYTES * n, tile.C + FLOAT_BYTES * n
+        for t in range(tile.steps):
+            row = t * ROW_BYTES
+            if is_reset(tile, t):
+                h = zero_row()
+            store(adjoint.history + row, h)
+            decay = power(mul(load(tile.step_rows + row), a))
+            store(adjoint.decays + row, decay)
+            h = fma(decay, h, mul(load(tile.product_rows + row), load_repeated(B + t * tile.B_time)))
+            store_partial_dot(adjoint.partial + t * PARTIAL_BYTES, load(adjoint.gradient_rows + row), h)
+            if with_y:
+                store(tile.y_rows + row, fma(h, load_repeated(C + t * tile.C_time), load(tile.y_rows + row)))
+
+    return recompute_one
+
+
+_recompute_one_bounded, _recompute_one_any = _recomputing_one(bounded_exp2), _recomputing_one(exp2)
+
+
 @njit
 def recompute_states(
     tile: Tile, adjoint: Adjoint, checkpoint: int, first: int, last: int, bounded: bool, with_y: bool
@@ -197,7 +220,12 @@ def recompute_states(
     gradient * h, the gradient of C, into the sums, and adds to y_rows if asked to. `bounded` is what
     `has_bounded_decays` says.
     """
-    if bounded:
+    if last - first == 1:
+        if bounded:
+            _recompute_one_bounded(tile, adjoint, checkpoint, first, with_y)
+        else:
+            _recompute_one_any(tile, adjoint, checkpoint, first, with_y)
+    elif bounded:
         _recompute_bounded(tile, adjoint, checkpoint, first, last, with_y)
     else:
         _recompute_any(tile, adjoint, checkpoint, first, last, with_y)
@@ -212,6 +240,37 @@ def adjoint_states(tile: Tile, adjoint: Adjoint, first: int, last: int) -> None:
     of G * B to input_rows and of w * h[t - 1] * A to decay_rows, adds w * h[t - 1] * step to the gradient of A, and
     puts the sums over channels of G * product, the gradient of B, into the sums.
     """
+    if last - first == 1:
+        _adjoint_one(tile, adjoint, first)
+    else:
+        _adjoint_many(tile, adjoint, first, last)
+    _add_up(adjoint, tile.steps * (last - first))
+
+
+@njit
+def _adjoint_one(tile: Tile, adjoint: Adjoint, n: int) -> None:
+    place = n * ROW_BYTES
+    carried, a, grad_a = load(adjoint.carry + place), load(adjoint.A + place), zero_row()
+    B, C = tile.B + FLOAT_BYTES * n, tile.C + FLOAT_BYTES * n
+    for back in range(tile.steps):
+        t = tile.steps - 1 - back
+        row = t * ROW_BYTES
+        G = fma(load(adjoint.gradient_rows + row), load_repeated(C + t * tile.C_time), carried)
+        store_partial_dot(adjoint.partial + t * PARTIAL_BYTES, G, load(tile.product_rows + row))
+        through_input = load(adjoint.input_rows + row)
+        store(adjoint.input_rows + row, fma(G, load_repeated(B + t * tile.B_time), through_input))
+        carried = mul(load(adjoint.decays + row), G)
+        change = mul(carried, load(adjoint.history + row))
+        store(adjoint.decay_rows + row, fma(change, a, load(adjoint.decay_rows + row)))
+        grad_a = fma(change, load(tile.step_rows + row), grad_a)
+        if is_reset(tile, t):
+            carried = zero_row()
+    store(adjoint.carry + place, carried)
+    store(adjoint.grad_A + place, add(load(adjoint.grad_A + place), grad_a))
+
+
+@njit
+def _adjoint_many(tile: Tile, adjoint: Adjoint, first: int, last: int) -> None:
     count = last - first
     offset = first * ROW_BYTES
     carry, A, grad_A = adjoint.carry + offset, adjoint.A + offset, adjoint.grad_A + offset
@@ -244,7 +303,6 @@ def adjoint_states(tile: Tile, adjoint: Adjoint, first: int, last: int) -> None:
     for n in range(count):  # tile by tile, as the error of a sum one by one grows with the length
         place = n * ROW_BYTES
         store(grad_A + place, add(load(grad_A + place), load(adjoint.A_sums + place)))
-    _add_up(adjoint, tile.steps * count)
 
 
 @njit
