@@ -1,6 +1,7 @@
 """Every shipped YAML can be read, and what it describes can be built."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,8 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "HubText": ["--data.tokenizer", str(tokenizer)],
     }
     text = path.read_text()
+    if part := re.search(r"^data: (\S+\.yaml)$", text, re.MULTILINE):
+        text += (path.parent / part[1]).read_text()
     options = next((value for name, value in given.items() if f"class_path: {name}" in text), [])
     composition = compose(["--config", str(path), *options, "--runs_dir", str(tmp_path / "runs")])
     monkeypatch.setattr(TrainingCLI, "_run_subcommand", lambda self, subcommand: None)

@@ -33,6 +33,17 @@ class Backbone(nn.Module, ABC):
         """The largest value of `depth_of` over all parameters."""
         return max(self.depth_of(name) for name, _ in self.named_parameters())
 
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """A stored parameter of another shape brought to this backbone's, where its family knows how.
+
+        Positions learned for other image sizes are the case in point. None says that the two don't fit, as here.
+
+        Args:
+            parameter_name: A name from `named_parameters()` of this backbone.
+            stored: What a checkpoint holds under this name.
+        """
+        return None
+
 
 class SequenceOutput(NamedTuple):
     """What a sequence backbone returns.

@@ -13,11 +13,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
 from mambarium.backbones.layers.arguments import check_images, check_mamba_sizes, check_rate
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
+from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.errors import InputError
 
@@ -129,6 +129,29 @@ class Vim(VisionBackbone):
         parts = parameter_name.split(".")
         return int(parts[1]) + 1 if parts[0] == "layers" else 0
 
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """Positions of another square grid, bicubically interpolated as in the official code.
+
+        The class token's position is the middle one, before and after; it is left out if there is no class token here.
+        The official code takes the first one instead, so that its patches' positions are off by one up to the middle.
+        """
+        if parameter_name != "pos_embed" or stored.ndim != 3 or stored.shape[0] != 1 or stored.shape[2] != self.width:
+            return None
+        side = math.isqrt(stored.shape[1])
+        middle = side * side // 2
+        extra = stored.shape[1] - side * side
+        if extra not in (0, 1) or extra < int(self.cls_token is not None):
+            return None
+        before, token, after = stored.tensor_split([middle, middle + extra], dim=1)
+        grid = torch.cat([before, after], dim=1).transpose(1, 2).unflatten(2, (side, side))
+        if (side, side) != self.grid_size:
+            grid = nn.functional.interpolate(grid, size=self.grid_size, mode="bicubic", align_corners=False)
+        patches = grid.flatten(2).transpose(1, 2)
+        if self.cls_token is None:
+            return patches
+        middle = patches.shape[1] // 2
+        return torch.cat([patches[:, :middle], token, patches[:, middle:]], dim=1)
+
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) < self.patch_size or height % self.stride or width % self.stride:
             raise InputError(
@@ -139,49 +162,13 @@ class Vim(VisionBackbone):
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         """The learned positions (1, tokens, width), interpolated for another grid than theirs."""
-        if (rows, columns) == self.grid_size:
-            return self.pos_embed
+        if self.cls_token is None:
+            return resize_positions(self.pos_embed, self.grid_size, (rows, columns))
         middle = self.grid_size[0] * self.grid_size[1] // 2
-        patches: Tensor = self.pos_embed
-        token: Tensor | None = None
-        if self.cls_token is not None:
-            token = patches[:, middle : middle + 1]
-            patches = torch.cat([patches[:, :middle], patches[:, middle + 1 :]], dim=1)
-        grid = patches.transpose(1, 2).unflatten(2, self.grid_size)
-        grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
-        patches = grid.flatten(2).transpose(1, 2)
-        if token is None:
-            return patches
+        before, token, after = self.pos_embed.tensor_split([middle, middle + 1], dim=1)
+        patches = resize_positions(torch.cat([before, after], dim=1), self.grid_size, (rows, columns))
         middle = rows * columns // 2
         return torch.cat([patches[:, :middle], token, patches[:, middle:]], dim=1)
-
-
-class PatchEmbedding(nn.Module):
-    """Linear projection of patches.
-
-    Args:
-        patch_size: Height and width of a patch.
-        stride: Distance of patches.
-        width: Size of a patch's vector.
-    """
-
-    def __init__(self, patch_size: int, stride: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, patch_size, stride=stride)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """LeCun normal weight (truncated), zero bias."""
-        fan_in = self.proj.weight[0].numel()
-        # The standard deviation of a normal distribution that is cut at two standard deviations.
-        std = fan_in**-0.5 / 0.87962566103423978
-        nn.init.trunc_normal_(self.proj.weight, std=std, a=-2 * std, b=2 * std)
-        if self.proj.bias is not None:
-            nn.init.zeros_(self.proj.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, 3, height, width) to (batch, patches, width), row by row."""
-        return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class VimBlock(nn.Module):

@@ -56,11 +56,11 @@ class RunLengths(TypedDict):
 
     Attributes:
         size: Height and width.
-        counts: The runs.
+        counts: The runs, as text.
     """
 
     size: list[int]
-    counts: bytes
+    counts: str
 
 
 class DetectionBatch(PaddedImages):

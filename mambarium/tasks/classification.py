@@ -88,6 +88,9 @@ class ClassificationObjective(VisionObjective):
     def new_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(self.num_classes)
 
+    def published_names(self) -> dict[str, str]:
+        return {f"classifier.{name}": name for name in self.classifier.state_dict()}
+
 
 class ImageClassification(Task):
     """Trains a vision backbone to name the class of an image.
@@ -101,6 +104,11 @@ class ImageClassification(Task):
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
             biases, embeddings and state-space parameters never get weight decay.
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
+        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
+            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
+            given.
+        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
 
     Raises:
         InputError: If the backbone is no vision backbone, or a number is out of range.
@@ -118,13 +126,16 @@ class ImageClassification(Task):
         cutmix: float = 0.0,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
+        pretrained: str | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int = 0,
     ) -> None:
         if not isinstance(backbone, VisionBackbone):
             raise InputError(
                 f"{type(backbone).__name__} is not a vision backbone: image classification takes Vim, MambaOut, ..."
             )
         objective = ClassificationObjective(backbone, [str(number) for number in range(num_classes)], label_smoothing)
-        super().__init__(backbone, objective, optimizer, schedule)
+        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
         self.mixing = ImageMixing(num_classes, mixup, cutmix)
         self.save_constructor_arguments()
 

@@ -25,7 +25,7 @@ class DetectionObjective(VisionObjective):
     Args:
         backbone: The backbone that the objective is for; read, not kept.
         class_names: Name of each class.
-        detector: Neck and head: FCOS (if not given), RetinaNet, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
+        detector: Neck and head: FCOS (if not given), RetinaNet, YOLO, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
         class_frequencies: LVIS's frequency of each class ("r", "c", "f"); None for COCO's evaluation.
     """
 
@@ -86,11 +86,16 @@ class ObjectDetection(Task):
         class_names: Name of each class; the command line takes them from the data. Numbers if not given.
         class_frequencies: Frequency of each class ("r", "c", "f") for LVIS's evaluation; the command line takes them
             from the data. COCO's evaluation if not given.
-        detector: Neck and head: FCOS (if not given), RetinaNet, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
+        detector: Neck and head: FCOS (if not given), RetinaNet, YOLO, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
             biases, embeddings and state-space parameters never get weight decay.
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear, WarmupSteps or Constant (if not
             given).
+        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
+            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
+            given.
+        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
 
     Raises:
         InputError: If the backbone is no vision backbone, or the classes' names or frequencies are not one for each.
@@ -108,6 +113,9 @@ class ObjectDetection(Task):
         detector: DetectorFactory | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
+        pretrained: str | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int = 0,
     ) -> None:
         if not isinstance(backbone, VisionBackbone):
             raise InputError(f"{type(backbone).__name__} is not a vision backbone: detection takes Vim, MambaOut, ...")
@@ -116,7 +124,7 @@ class ObjectDetection(Task):
             if given is not None and len(given) != num_classes:
                 raise InputError(f"{what} has {len(given)} entries for {num_classes} classes: give one for each class")
         objective = DetectionObjective(backbone, names, detector, class_frequencies)
-        super().__init__(backbone, objective, optimizer, schedule)
+        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
         self.save_constructor_arguments("detector")
 
     def training_losses(self, batch: DetectionBatch) -> dict[str, Tensor]:

@@ -16,18 +16,23 @@ from mambarium.tasks.optimization import OptimizerFactory, Schedule
 from mambarium.tasks.sampling import pick_next_token
 from mambarium.tasks.task import Task
 
+VOCABULARY_MULTIPLE = 8
+"""Of what Mamba's published embeddings have a multiple of rows."""
+
 
 class LanguageMetrics(TaskMetrics):
-    """Perplexity per token and bits per raw byte, exact: from summed float32 losses and true counts."""
+    """Perplexity and accuracy per token, bits per raw byte, exact: from summed float32 losses and true counts."""
 
     loss_sum: Tensor
     tokens: Tensor
+    correct: Tensor
     bytes: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("tokens", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("bytes", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, batch: TokenBatch) -> None:
@@ -40,6 +45,7 @@ class LanguageMetrics(TaskMetrics):
         )
         self.loss_sum += losses.double().sum()
         self.tokens += (batch["targets"] != IGNORED_TARGET).sum()
+        self.correct += (predictions.argmax(dim=-1) == batch["targets"]).sum()
         self.bytes += batch["num_bytes"].sum()
 
     def compute(self) -> dict[str, Tensor]:
@@ -48,6 +54,7 @@ class LanguageMetrics(TaskMetrics):
             "bits_per_byte": (self.loss_sum / (math.log(2.0) * self.bytes)).float(),
             "perplexity": mean_loss.exp().float(),
             "loss": mean_loss.float(),
+            "accuracy": (self.correct / self.tokens).float(),
         }
 
 
@@ -85,6 +92,16 @@ class LanguageModelingObjective(Objective):
     def new_metrics(self) -> LanguageMetrics:
         return LanguageMetrics()
 
+    def published_names(self) -> dict[str, str]:
+        return {name: name for name in ("embedding.weight", "head.weight")}
+
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """Published embeddings have rows for tokens that don't exist, up to a multiple of 8; they are cut off."""
+        vocab_size, width = self.embedding.weight.shape
+        if stored.ndim != 2 or stored.shape[1] != width or not 0 < stored.shape[0] - vocab_size < VOCABULARY_MULTIPLE:
+            return None
+        return stored[:vocab_size]
+
 
 class LanguageModeling(Task):
     """Trains a causal sequence backbone to predict the next token.
@@ -96,6 +113,11 @@ class LanguageModeling(Task):
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
             biases, embeddings and state-space parameters never get weight decay.
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
+        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
+            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
+            given.
+        frozen_stages: Number of the backbone's first layers to leave as they are.
 
     Raises:
         InputError: If the backbone is no sequence backbone.
@@ -111,13 +133,16 @@ class LanguageModeling(Task):
         tie_embedding: bool = True,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
+        pretrained: str | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int = 0,
     ) -> None:
         if not isinstance(backbone, SequenceBackbone):
             raise InputError(
                 f"{type(backbone).__name__} is not a causal sequence backbone: language modelling takes Mamba, ..."
             )
         objective = LanguageModelingObjective(backbone.width, vocab_size, tie_embedding)
-        super().__init__(backbone, objective, optimizer, schedule)
+        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
         self.save_constructor_arguments()
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ def encode_mask(mask: Tensor) -> RunLengths:
     from faster_coco_eval.core import mask as coco_mask
 
     columns_first = np.asfortranarray(mask.cpu().numpy().astype(np.uint8)[:, :, None])
-    return coco_mask.encode(columns_first)[0]
+    (encoded,) = coco_mask.encode(columns_first)
+    return RunLengths(size=[int(side) for side in encoded["size"]], counts=encoded["counts"].decode("ascii"))
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -35,21 +35,27 @@ class MultiTaskMetrics(TaskMetrics):
 
     def update(self, predictions: Mapping[str, Any], batch: MultiTaskBatch) -> None:
         for name, of_task in predictions.items():
-            self.metrics[name].update(of_task, batch["tasks"][name])
+            self.of_task(name).update(of_task, batch["tasks"][name])
 
     def compute(self) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
         primary: list[Tensor] = []
-        for name, metrics in self.metrics.items():
-            of_task = metrics.compute()
-            primary.append(of_task[self.primary[name]])
+        for name, primary_name in self.primary.items():
+            of_task = self.of_task(name).compute()
+            primary.append(of_task[primary_name])
             values |= {f"{name}/{metric}": value for metric, value in of_task.items()}
         return {"mean": torch.stack([value.float() for value in primary]).mean(), **values}
 
     def reset(self) -> None:
         super().reset()
-        for metrics in self.metrics.values():
-            metrics.reset()
+        for name in self.primary:
+            self.of_task(name).reset()
+
+    def of_task(self, name: str) -> TaskMetrics:
+        """The metrics of a task."""
+        metrics = self.metrics[name]
+        assert isinstance(metrics, TaskMetrics)
+        return metrics
 
 
 class ObjectiveSet(Objective):
@@ -148,6 +154,11 @@ class MultiTask(Task):
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
             biases, embeddings and state-space parameters never get weight decay.
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
+        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
+            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
+            given.
+        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
 
     Raises:
         InputError: If the backbone is no vision backbone, the tasks differ from those of the data, or a number is out
@@ -168,6 +179,9 @@ class MultiTask(Task):
         gradient_norms_every: int = 50,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
+        pretrained: str | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int = 0,
     ) -> None:
         if not isinstance(backbone, VisionBackbone):
             raise InputError(f"{type(backbone).__name__} is not a vision backbone: several tasks take VMamba, Vim, ...")
@@ -181,7 +195,7 @@ class MultiTask(Task):
         names = class_names or {task: [str(number) for number in range(count)] for task, count in num_classes.items()}
         made = {task: factory(backbone, names[task]) for task, factory in objectives.items()}
         objective = ObjectiveSet(made, weights or {}, uncertainty=weighting == "uncertainty")
-        super().__init__(backbone, objective, optimizer, schedule)
+        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
         self.gradient_norms_every = gradient_norms_every
         self.turns = dict.fromkeys(objectives, 0)
         self.logged: dict[str, Tensor | float] = {}
@@ -246,7 +260,7 @@ class MultiTask(Task):
         self.logged[f"train/{name}/weight"] = self.objective.weight(name)
         if self.gradient_norms_every and self.turns[name] % self.gradient_norms_every == 0:
             shared = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-            gradients = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True) if shared else ()
             norms = [gradient.norm() for gradient in gradients if gradient is not None]
             self.logged[f"train/{name}/gradient_norm"] = torch.stack(norms).norm() if norms else 0.0
         self.turns[name] += 1

@@ -39,6 +39,14 @@ class Objective(nn.Module, ABC):
     def new_metrics(self) -> TaskMetrics:
         """Empty metrics for one evaluation."""
 
+    def published_names(self) -> dict[str, str]:
+        """For names of this objective's state, those that `published.format.Format.head_key` knows; here none."""
+        return {}
+
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """A stored parameter of another shape brought to this objective's; None, as here, says that they don't fit."""
+        return None
+
 
 class VisionObjective(Objective):
     """An objective on images, made of a vision backbone and the names of the classes.

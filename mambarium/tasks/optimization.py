@@ -1,15 +1,18 @@
-"""Parameter groups and learning-rate schedules."""
+"""Parameter groups, frozen parameters and learning-rate schedules."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
+from mambarium.backbones.contract import Backbone, VisionBackbone
 from mambarium.errors import InputError
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -43,6 +46,10 @@ UNDECAYED_NAMES = (
     "dt_projs_bias",
     "pos_embed",
     "cls_token",
+    "pos_embedding",
+    "class_token",
+    "layer_scale",
+    "relative_position_bias_table",
 )
 
 
@@ -61,14 +68,23 @@ def is_decayed(module: nn.Module, parameter_name: str, parameter: nn.Parameter) 
     return not (parameter.ndim <= 1 or isinstance(module, UNDECAYED_MODULES) or parameter_name in UNDECAYED_NAMES)
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, list[nn.Parameter]]]:
-    """Split the trainable parameters into those with and those without weight decay.
+RATE_FACTOR = "lr_factor"
+"""Entry of a parameter group that says by how much its learning rate is multiplied."""
+
+
+def parameter_groups(model: nn.Module, rate_factors: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+    """Split the trainable parameters into those with and those without weight decay, and by learning rate.
 
     Each parameter, shared ones too, stands in exactly one group, in the order of `named_parameters`. A parameter that
     two modules share (a tied embedding) has no decay if it has none in one of them.
 
+    Args:
+        model: The model.
+        rate_factors: Factors on the learning rate by parameter name, 1 for those that aren't named.
+
     Returns:
-        One group that takes the optimiser's own `weight_decay` and one with 0, empty groups left out.
+        For each rate one group that takes the optimiser's own `weight_decay` and one with 0, empty groups left out.
+        Groups with another rate than 1 carry it as `RATE_FACTOR`.
     """
     undecayed = {
         id(parameter)
@@ -76,12 +92,63 @@ def parameter_groups(model: nn.Module) -> list[dict[str, list[nn.Parameter]]]:
         for name, parameter in module.named_parameters(recurse=False)
         if not is_decayed(module, name, parameter)
     }
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict] = [
-        {"params": [parameter for parameter in trainable if id(parameter) not in undecayed]},
-        {"params": [parameter for parameter in trainable if id(parameter) in undecayed], "weight_decay": 0.0},
-    ]
+    factors = rate_factors or {}
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = []
+    for factor in dict.fromkeys(factors.get(name, 1.0) for name, _ in trainable):
+        of_rate = [parameter for name, parameter in trainable if factors.get(name, 1.0) == factor]
+        rate = {} if factor == 1.0 else {RATE_FACTOR: factor}
+        groups += [
+            {"params": [parameter for parameter in of_rate if id(parameter) not in undecayed], **rate},
+            {"params": [parameter for parameter in of_rate if id(parameter) in undecayed], "weight_decay": 0.0, **rate},
+        ]
     return [group for group in groups if group["params"]]
+
+
+def layer_rates(backbone: Backbone, layer_decay: float) -> dict[str, float]:
+    """Factors on the learning rate that fall from layer to layer towards the input.
+
+    A parameter at depth d of a backbone of depth n gets layer_decay^(n + 1 - d); what stands on the backbone has the
+    full rate (Clark et al. 2020, "ELECTRA", appendix A; Bao et al. 2021, "BEiT").
+
+    Args:
+        backbone: The backbone.
+        layer_decay: Factor from a layer to the one before it, above 0 and at most 1.
+
+    Returns:
+        Factors by the backbone's parameter names.
+
+    Raises:
+        InputError: If the factor is out of range.
+    """
+    if not 0 < layer_decay <= 1:
+        raise InputError(f"layer_decay is {layer_decay}: give a factor above 0, at most 1, or null for one rate")
+    depth = backbone.max_depth
+    return {name: layer_decay ** (depth + 1 - backbone.depth_of(name)) for name, _ in backbone.named_parameters()}
+
+
+def freeze(backbone: Backbone, frozen_stages: int) -> None:
+    """Take a backbone's first stages out of training.
+
+    Args:
+        backbone: The backbone.
+        frozen_stages: How many: of `VisionBackbone.stages()`, or of a sequence backbone's layers by `depth_of`.
+
+    Raises:
+        InputError: If it has fewer.
+    """
+    if isinstance(backbone, VisionBackbone):
+        stages = backbone.stages()
+    else:
+        depths = {name: backbone.depth_of(name) for name, _ in backbone.named_parameters()}
+        stages = [[name for name in depths if depths[name] == depth] for depth in sorted(set(depths.values()))]
+    if not 0 <= frozen_stages <= len(stages):
+        raise InputError(
+            f"frozen_stages is {frozen_stages}: {type(backbone).__name__} has {len(stages)}, give 0 to {len(stages)}"
+        )
+    parameters = dict(backbone.named_parameters())
+    for name in itertools.chain.from_iterable(stages[:frozen_stages]):
+        parameters[name].requires_grad_(False)
 
 
 class Schedule(ABC):

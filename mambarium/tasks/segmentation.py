@@ -118,6 +118,11 @@ class SemanticSegmentation(Task):
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
             biases, embeddings and state-space parameters never get weight decay.
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
+        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
+            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
+            given.
+        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
 
     Raises:
         InputError: If the backbone is no vision backbone, or a number is out of range.
@@ -138,6 +143,9 @@ class SemanticSegmentation(Task):
         inference: Inference | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
+        pretrained: str | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int = 0,
     ) -> None:
         if not isinstance(backbone, VisionBackbone):
             raise InputError(
@@ -147,7 +155,7 @@ class SemanticSegmentation(Task):
         if len(names) != num_classes:
             raise InputError(f"{len(names)} class_names for {num_classes} classes: give one name per class")
         objective = SegmentationObjective(backbone, names, head, strides, auxiliary_weight, loss, inference)
-        super().__init__(backbone, objective, optimizer, schedule)
+        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
         self.save_constructor_arguments("head", "loss", "inference")
 
     def training_losses(self, batch: SegmentationBatch) -> dict[str, Tensor]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import AdamW
@@ -16,7 +17,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mambarium.backbones.contract import Backbone
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
-from mambarium.tasks.optimization import Constant, OptimizerFactory, Schedule, SharedFactory, parameter_groups
+from mambarium.tasks.optimization import (
+    RATE_FACTOR,
+    Constant,
+    OptimizerFactory,
+    Schedule,
+    SharedFactory,
+    freeze,
+    layer_rates,
+    parameter_groups,
+)
+from mambarium.tasks.pretrained import load_pretrained
 
 
 class Task(LightningModule):
@@ -30,6 +41,14 @@ class Task(LightningModule):
         objective: Head, loss and metrics on those features.
         optimizer: Makes the optimiser from parameter groups; AdamW with its defaults if None.
         schedule: Learning-rate factor over the run; constant if None.
+        pretrained: Weights to start a run from, as `mambarium.tasks.load_pretrained` takes them; read once when a fresh
+            run starts, never when a checkpoint is loaded.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; None is one rate.
+        frozen_stages: Number of the backbone's first stages, or of a sequence backbone's first layers, to leave as they
+            are.
+
+    Raises:
+        InputError: If layer_decay or frozen_stages is out of range.
     """
 
     def __init__(
@@ -38,14 +57,24 @@ class Task(LightningModule):
         objective: Objective,
         optimizer: OptimizerFactory | None,
         schedule: Schedule | None,
+        pretrained: str | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.objective = objective
+        self.pretrained = pretrained
+        self.pretrained_record: dict[str, str] | None = None
+        self.has_weights = False
+        self.layer_decay = layer_decay
+        self.learning_rate_factors = {} if layer_decay is None else layer_rates(backbone, layer_decay)
+        freeze(backbone, frozen_stages)
         self.optimizer_factory = SharedFactory(optimizer or AdamW)
         self.schedule = schedule or Constant()
         self.val_metrics = objective.new_metrics()
         self.test_metrics = objective.new_metrics()
+        self.train()
 
     def save_constructor_arguments(self, *modules: str) -> None:
         """Record the arguments of the calling constructor in checkpoints, for `load_from_checkpoint`.
@@ -62,6 +91,46 @@ class Task(LightningModule):
         constructor = inspect.currentframe()
         assert constructor is not None
         self.save_hyperparameters(ignore=ignore, frame=constructor.f_back)
+
+    def on_fit_start(self) -> None:
+        self.start_from_pretrained()
+
+    def start_from_pretrained(self) -> None:
+        """Load the weights that `pretrained` names, unless weights were loaded before, and keep what they were.
+
+        Every fit does this when it starts; the command line earlier, before callbacks make copies of the model.
+
+        Raises:
+            InputError: As `mambarium.tasks.load_pretrained`.
+        """
+        if self.pretrained is None or self.has_weights:
+            return
+        report = load_pretrained(self, self.pretrained)
+        self.pretrained_record = {
+            "source": report.source,
+            "sha256": report.sha256,
+            "format": report.format,
+            "weights": report.weights,
+        }
+        self.has_weights = True
+        rank_zero_only(print)(report, flush=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.pretrained_record is not None:
+            checkpoint["pretrained"] = self.pretrained_record
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.pretrained_record = checkpoint.get("pretrained")
+        self.has_weights = True
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation; what is frozen stays in evaluation, its batch norms and dropouts too."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+        return self
 
     @property
     def primary_metric(self) -> PrimaryMetric:
@@ -107,7 +176,10 @@ class Task(LightningModule):
             self.log(f"{stage}/{name}", value, prog_bar=name == self.primary_metric.name, rank_zero_only=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self.optimizer_factory(parameter_groups(self))
+        rates = {f"backbone.{name}": rate for name, rate in self.learning_rate_factors.items()}
+        optimizer = self.optimizer_factory(parameter_groups(self, rates))
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get(RATE_FACTOR, 1.0)
         total_steps = self.trainer.estimated_stepping_batches
         # The rate at step s is that of the update to step s + 1, so that the first update is not wasted at rate 0.
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(min((step + 1) / total_steps, 1.0)))

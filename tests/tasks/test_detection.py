@@ -1,5 +1,6 @@
 """Detectors on every backbone's features: losses, gradients, coordinates, limits."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from mambarium.backbones import Mamba, MambaOut, MambaVision, Vim, VisionBackbone, VMamba
 from mambarium.errors import InputError
-from mambarium.tasks import FCOS, CascadeMaskRCNN, FasterRCNN, MaskRCNN, ObjectDetection, RetinaNet
+from mambarium.tasks import FCOS, YOLO, CascadeMaskRCNN, FasterRCNN, MaskRCNN, ObjectDetection, RetinaNet
 from mambarium.tasks.batches import DetectionBatch
 from mambarium.tasks.heads.anchors import GridAnchors, center_boxes
 from mambarium.tasks.heads.detector import Limits, select_detections
@@ -17,6 +18,8 @@ from mambarium.tasks.heads.fcos import match_cells
 from mambarium.tasks.heads.maps import FeatureMaps
 from mambarium.tasks.heads.pyramid import FeaturePyramid
 from mambarium.tasks.heads.regions import BoxSettings, MaskSettings, ProposalSettings, RegionPooling
+from mambarium.tasks.heads.task_alignment import assign
+from mambarium.tasks.heads.yolo import distribution_loss
 from mambarium.tasks.mask_encoding import paste_mask
 
 SMALL_PROPOSALS = ProposalSettings(anchor_sizes=(8, 16, 32), candidates=(50, 20), kept=(20, 10), samples_per_image=32)
@@ -35,6 +38,7 @@ DETECTORS = {
         candidates_per_level=20,
         detections_per_image=7,
     ),
+    "yolo": partial(YOLO, strides=(4, 8), channels=(16, 32), score_threshold=0.0, detections_per_image=7),
     "faster_rcnn": partial(FasterRCNN, strides=STRIDES, channels=32, proposals=SMALL_PROPOSALS, boxes=SMALL_BOXES),
     "mask_rcnn": partial(
         MaskRCNN, strides=STRIDES, channels=32, proposals=SMALL_PROPOSALS, boxes=SMALL_BOXES, masks=SMALL_MASKS
@@ -204,6 +208,26 @@ def test_cells_learn_the_smallest_object_around_their_centre() -> None:
     assert match[:16].reshape(4, 4).tolist() == [[0, 0, 0, -1], [0, 1, 1, -1], [0, 1, 1, -1], [-1, -1, -1, -1]]
     assert (match[16:] == -1).all()  # both objects are too small for the second level
     assert (match_cells(cells, (16, 4), boxes[:0], 1.5) == -1).all()
+
+
+def test_cells_are_given_to_the_object_they_fit_best() -> None:
+    centers = torch.tensor([[2.0, 2.0], [6.0, 2.0], [10.0, 2.0], [30.0, 30.0]])
+    boxes = torch.tensor([[0.0, 0.0, 12.0, 4.0], [5.0, 1.0, 7.0, 3.0]])
+    found = torch.tensor([[0.0, 0.0, 12.0, 4.0], [5.0, 1.0, 7.0, 3.0], [0.0, 0.0, 12.0, 2.0], [0.0, 0.0, 12.0, 4.0]])
+    scores = torch.tensor([[0.5, 0.1], [0.5, 0.1], [0.5, 0.1], [0.9, 0.9]])
+    owners, targets = assign(centers, scores, found, boxes, torch.tensor([0, 1]), cells_per_object=2)
+    assert owners.tolist() == [0, 1, 0, -1]
+    torch.testing.assert_close(targets, torch.tensor([1.0, 1.0, 0.5**6, 0.0]))
+    owners, targets = assign(centers, scores, found, boxes[:0], torch.zeros(0, dtype=torch.int64), 2)
+    assert (owners == -1).all() and (targets == 0).all()
+
+
+def test_distances_are_learnt_as_the_two_bins_beside_them() -> None:
+    shares = torch.tensor([1e-9, 0.75, 0.25, 1e-9])
+    bins = shares.log().expand(1, 4, 4)
+    best = distribution_loss(bins, torch.full((1, 4), 1.25))
+    torch.testing.assert_close(best, torch.tensor([-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))]))
+    assert distribution_loss(bins, torch.full((1, 4), 1.5)) > best
 
 
 def test_anchors_stand_at_true_strides_whatever_the_padding() -> None:

@@ -5,9 +5,10 @@ The hub's files for transformers hold the same names behind the prefix "model.".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 
-from torch import Tensor
+from mambarium.backbones.mambavision import VARIANTS, MambaVision
+from mambarium.backbones.published.format import Format
 
 _STEM = {"conv1": "conv_down.0", "norm1": "conv_down.1", "conv2": "conv_down.3", "norm2": "conv_down.4"}
 
@@ -29,9 +30,11 @@ def classifier_key(name: str) -> str:
     return name
 
 
-def current_format(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict without what stands before all its names: "module." of parallel training, or "model."."""
-    for prefix in ("module.", "model."):
-        if all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    return dict(weights)
+def recognises(keys: Collection[str]) -> bool:
+    """Whether these are the names of the official `MambaVision`."""
+    return "patch_embed.conv_down.0.weight" in keys and "levels.0.blocks.0.conv1.weight" in keys
+
+
+FORMAT = Format(
+    "MambaVision (NVlabs/MambaVision)", MambaVision, VARIANTS, recognises, dict, backbone_key, classifier_key
+)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from mambarium.backbones.published.format import Format
+from mambarium.backbones.vim import VARIANTS, Vim
+
 _BACKWARD_SCAN = {"A_log": "A_b_log", "D": "D_b"}
 
 
@@ -19,3 +24,11 @@ def backbone_key(name: str) -> str:
 def classifier_key(name: str) -> str:
     """The published key of a parameter of our `VimClassifier`."""
     return name
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether these are the names of the official `VisionMamba` with blocks of type "v2"."""
+    return "patch_embed.proj.weight" in keys and "layers.0.mixer.x_proj_b.weight" in keys
+
+
+FORMAT = Format("Vim (hustvl/Vim)", Vim, VARIANTS, recognises, dict, backbone_key, classifier_key)

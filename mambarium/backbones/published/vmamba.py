@@ -9,9 +9,12 @@ functions give our parameters' keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
+
+from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.vmamba import VARIANTS, VMamba
 
 # The parts of the second generation's stem and downsampling stand in sequences, between permutations and a GELU.
 _PRESENT = {
@@ -52,7 +55,12 @@ def output_norms_key(name: str) -> str:
     return re.sub(r"^norms\.(\d+)\.", r"outnorm\1.", name)
 
 
-def current_format(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def recognises(keys: Collection[str]) -> bool:
+    """Whether these are the names of the official `VSSM`, as the first or the present code wrote them."""
+    return any(f"layers.0.blocks.0.{scan}.x_proj_weight" in keys for scan in ("op", "self_attention"))
+
+
+def current_format(weights: Mapping[str, Tensor]) -> Weights:
     """A published state dict with the names and shapes of the official code as it is now.
 
     Args:
@@ -70,3 +78,15 @@ def _renamed(name: str, rules: Mapping[str, str]) -> str:
         if count:
             return renamed
     return name
+
+
+FORMAT = Format(
+    "VMamba (MzeroMiko/VMamba)",
+    VMamba,
+    VARIANTS,
+    recognises,
+    current_format,
+    backbone_key,
+    classifier_key,
+    evaluates_average=True,
+)

@@ -60,12 +60,21 @@ def run_show_data(arguments: list[str]) -> int:
     return run_show_data(arguments)
 
 
+def run_export(arguments: list[str]) -> int:
+    """The runner of `export`."""
+    from mambarium.platform.cli.export import export
+    from mambarium.platform.cli.function import run_function
+
+    return run_function("export", export, arguments)
+
+
 COMMANDS = {
     "fit": Command("train a model, or go on with an interrupted run", run_training_command("fit")),
     "validate": Command("evaluate a run's checkpoint on the validation data", run_training_command("validate")),
     "test": Command("evaluate a run's checkpoint on the test data", run_training_command("test")),
     "predict": Command("continue a text, or say what is in a folder of images", run_training_command("predict")),
     "show-data": Command("draw samples as a model will see them", run_show_data),
+    "export": Command("write a checkpoint's weights in the format of others", run_export),
     "list": Command("show the published backbones: parameters, compute, results", run_list),
     "compare": Command("train tasks across backbones and seeds, and tabulate", run_compare),
 }

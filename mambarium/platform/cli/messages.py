@@ -44,6 +44,8 @@ def found_cause(message: str, known: list[str]) -> str:
     if unknown := re.search(r"[Uu]nrecognized arguments?: (\S+)", message):
         name = unknown.group(1).split("=")[0]
         return f"unknown option '{name}'{suggestion(name, known)}"
+    if required := re.search(r"the following arguments are required: ([\w.]+)", message):
+        return f"{required.group(1)}: no value given, and there is no default"
     if bad_class := re.search(r"(?:Expected a dot import path string: |Unexpected import path format: )(\S+)", message):
         return f"no class or file named '{bad_class.group(1)}'{suggestion(bad_class.group(1), class_names())}"
     if bad_import := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", message):

@@ -1,4 +1,4 @@
-"""`predict`: continuations of a prompt, or what is in a folder of images: classes as CSV, masks as PNG files."""
+"""`predict`: continuations of a prompt, or what is in a folder of images: classes as CSV, objects, masks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from mambarium.errors import InputError
 from mambarium.platform.data.dense_images import DenseImages
+from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.image_files import find_images
 from mambarium.platform.data.images import ClassificationImages
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.data.text import Text
-from mambarium.platform.pictures.files import MaskFiles
+from mambarium.platform.pictures.files import DetectionFiles, MaskFiles
 from mambarium.tasks.classification import ImageClassification
+from mambarium.tasks.detection import ObjectDetection
 from mambarium.tasks.language_modeling import LanguageModeling
 from mambarium.tasks.segmentation import SemanticSegmentation
 
@@ -44,7 +46,7 @@ def add_predict_arguments(parser: LightningArgumentParser) -> None:
         "--output",
         type=Path | None,
         default=None,
-        help="CSV file or, for masks, folder to write; <run folder>/predictions.csv or predictions if not given.",
+        help="CSV file or, for objects and masks, folder to write; predictions(.csv) in the run's folder if not given.",
     )
 
 
@@ -69,6 +71,10 @@ def predict(model: LightningModule, datamodule: ExactDataModule, trainer: Traine
         if options.images is None:
             raise InputError("predict names the classes of images: give --images FOLDER")
         write_classes(model, datamodule, trainer, options.images, options.output or output.with_suffix(".csv"))
+    elif isinstance(model, ObjectDetection) and isinstance(datamodule, DetectionImages):
+        if options.images is None:
+            raise InputError("predict finds the objects in images: give --images FOLDER")
+        write_detections(model, datamodule, trainer, options.images, options.output or output)
     elif isinstance(model, SemanticSegmentation) and isinstance(datamodule, DenseImages):
         if options.images is None:
             raise InputError("predict finds the classes of pixels: give --images FOLDER")
@@ -132,3 +138,20 @@ def write_masks(
     trainer.callbacks.append(MaskFiles(images.expanduser(), files, output))  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
     trainer.predict(model, datamodule=datamodule, return_predictions=False)
     print(f"masks and overlays of {len(files)} images: {output}")
+
+
+def write_detections(
+    model: ObjectDetection, datamodule: DetectionImages, trainer: Trainer, images: Path, output: Path
+) -> None:
+    """Write all detections in COCO's format and a picture of the surer ones for each image.
+
+    Raises:
+        InputError: If the output folder exists.
+    """
+    datamodule.predict_path = str(images)
+    files = find_images(images)
+    names = datamodule.class_names
+    writer = DetectionFiles(images.expanduser(), files, output, names, datamodule.category_ids or range(len(names)))
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
+    trainer.predict(model, datamodule=datamodule, return_predictions=False)
+    print(f"objects and overlays of {len(files)} images: {output}")

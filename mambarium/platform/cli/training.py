@@ -216,6 +216,9 @@ class TrainingCLI(LightningCLI):
                 print(f"{self.folder.path}: finished already; use another --name to train again")
                 print(describe_end(self.folder))
             return
+        if self.decision.checkpoint is None:
+            # Before the folder is begun, so that a wrong file leaves none, and before callbacks copy the model.
+            self.model.start_from_pretrained()
         if not self.is_first_process:
             self._train()
             return
@@ -240,6 +243,8 @@ class TrainingCLI(LightningCLI):
             if status == "finished":
                 values["references"] = self.datamodule.reference_figures()
         finally:
+            if self.model.pretrained_record is not None:
+                values["pretrained"] = self.model.pretrained_record
             self.folder.end(status, **values)
             self.folder.unlock()
         if status == "finished":
@@ -248,7 +253,8 @@ class TrainingCLI(LightningCLI):
     def _train(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-            self.compilation_seconds = warm_up()
+            grid = any(getattr(module, "uses_grid_scan", False) for module in self.model.modules())
+            self.compilation_seconds = warm_up(grid=grid)
         try:
             self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.decision.checkpoint)
         except Interrupted as interruption:

@@ -185,6 +185,7 @@ def read_images(
         InputError: If a record lacks a key, an id occurs twice, or a category is none of the classes.
     """
     images: dict[int, AnnotatedImage] = {}
+    labels = {category_id: label for label, category_id in enumerate(category_ids)}
     for position, record in enumerate(content["images"]):
         what = f"image {record.get('id', f'number {position + 1}')}"
         require_keys(record, ("id", "height", "width"), file, what)
@@ -194,8 +195,15 @@ def read_images(
         if name is None:  # LVIS gives the address alone, which ends with the folder and the name
             require_keys(record, ("coco_url",), file, f"{what} without file_name")
             name = Path(*record["coco_url"].split("/")[-2:])
-        images[record["id"]] = AnnotatedImage(folder / name, record["id"], record["height"], record["width"], [])
-    labels = {category_id: label for label, category_id in enumerate(category_ids)}
+        checked = None
+        if "neg_category_ids" in record:
+            checked = tuple(
+                [labels[number] for number in record.get(key, ()) if number in labels]
+                for key in ("neg_category_ids", "not_exhaustive_category_ids")
+            )
+        images[record["id"]] = AnnotatedImage(
+            folder / name, record["id"], record["height"], record["width"], [], checked
+        )
     required = ("image_id", "category_id", "bbox", "segmentation") if masks else ("image_id", "category_id", "bbox")
     strangers = 0
     for position, record in enumerate(content["annotations"]):

@@ -2,11 +2,35 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
 from torchvision.transforms.v2 import Transform
 
 from mambarium.platform.data.augmentation import AugmentedSamples, SampleSource
 from mambarium.platform.data.dense_images import DenseImages
 from mambarium.platform.data.detection_samples import CollateDetection, DetectionSample, visible_objects
+from mambarium.platform.data.order import SampleKey
+from mambarium.tasks.mask_encoding import encode_mask
+
+
+class WithOriginalMasks:
+    """A source whose samples keep their masks as they were read, for metrics, beside those that transforms change.
+
+    Args:
+        source: The annotated images.
+    """
+
+    def __init__(self, source: SampleSource[DetectionSample]) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, key: SampleKey) -> DetectionSample:
+        """Returns the sample of a pass and an index."""
+        sample = self._source.read(key)
+        if "masks" in sample:
+            sample["original_masks"] = [encode_mask(mask.as_subclass(Tensor)) for mask in sample["masks"]]
+        return sample
 
 
 class DetectionImages(DenseImages[DetectionSample]):
@@ -16,16 +40,20 @@ class DetectionImages(DenseImages[DetectionSample]):
     no evaluation transform may move one out.
 
     Attributes:
+        category_ids: The number that each class has in an annotation file, if it comes from one.
         class_frequencies: For each class of data of the LVIS kind "r", "c" or "f" (rare, common, frequent); else None.
     """
 
     class_frequencies: list[str] | None = None
+    category_ids: list[int] | None = None
 
     def augmented(
         self, source: SampleSource[DetectionSample], transforms: Sequence[Transform], training: bool
     ) -> AugmentedSamples[DetectionSample]:
         """Returns the data set of a source and its transforms."""
-        return AugmentedSamples(source, transforms, self.seed, finish=visible_objects if training else None)
+        if training:
+            return AugmentedSamples(source, transforms, self.seed, finish=visible_objects)
+        return AugmentedSamples(WithOriginalMasks(source) if transforms else source, transforms, self.seed)
 
     @property
     def collate(self) -> CollateDetection:

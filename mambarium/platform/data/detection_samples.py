@@ -9,7 +9,7 @@ from torchvision import tv_tensors
 
 from mambarium.platform.data.image_samples import Normalization
 from mambarium.platform.data.padded_images import pad, pad_images
-from mambarium.tasks.batches import DetectionBatch
+from mambarium.tasks.batches import DetectionBatch, RunLengths
 
 OBJECT_ENTRIES = ("boxes", "labels", "crowd", "area", "masks")
 """The entries of a sample that have one row per object; not every sample has masks."""
@@ -27,6 +27,9 @@ class DetectionSample(TypedDict):
         masks: (objects, height, width) boolean; absent if the data has none.
         original_size: Height and width of the image as it was read.
         image_id: The image's number in its data set.
+        original_masks: In evaluation the masks as they were read, if there are any.
+        negative_classes: In data of the LVIS kind, classes known not to be in the image.
+        partial_classes: In data of the LVIS kind, classes of which not every object is marked.
     """
 
     image: tv_tensors.Image
@@ -37,6 +40,9 @@ class DetectionSample(TypedDict):
     masks: NotRequired[tv_tensors.Mask]
     original_size: tuple[int, int]
     image_id: int
+    original_masks: NotRequired[list[RunLengths]]
+    negative_classes: NotRequired[list[int]]
+    partial_classes: NotRequired[list[int]]
 
 
 def detection_sample(
@@ -160,7 +166,7 @@ class CollateDetection:
         )
         size = (images["image"].shape[2], images["image"].shape[3])
         masks = [pad(sample["masks"].as_subclass(Tensor), size, False) for sample in samples if "masks" in sample]
-        return DetectionBatch(
+        batch = DetectionBatch(
             **images,
             boxes=[sample["boxes"].as_subclass(Tensor) for sample in samples],
             labels=[sample["labels"] for sample in samples],
@@ -168,3 +174,9 @@ class CollateDetection:
             area=[sample["area"] for sample in samples],
             masks=masks or None,
         )
+        if "original_masks" in samples[0]:
+            batch["original_masks"] = [sample["original_masks"] for sample in samples]
+        if "negative_classes" in samples[0]:
+            batch["negative_classes"] = [sample["negative_classes"] for sample in samples]
+            batch["partial_classes"] = [sample["partial_classes"] for sample in samples]
+        return batch

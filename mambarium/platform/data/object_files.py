@@ -27,6 +27,8 @@ class AnnotatedImage(NamedTuple):
         height: Height in pixels.
         width: Width in pixels.
         objects: Its objects.
+        checked_classes: In data of the LVIS kind, classes known not to be in the image, and classes of which not every
+            object is marked; else None.
     """
 
     file: Path
@@ -34,6 +36,7 @@ class AnnotatedImage(NamedTuple):
     height: int
     width: int
     objects: list[ObjectRecord]
+    checked_classes: tuple[list[int], list[int]] | None = None
 
 
 class ObjectFiles:
@@ -61,6 +64,7 @@ class ObjectFiles:
             kept = with_objects(objects, where)
             images, objects = [images[index] for index in kept], [objects[index] for index in kept]
         self._files = [str(image.file) for image in images]
+        self._checked_classes = [image.checked_classes for image in images]
         sizes = [(image.height, image.width) for image in images]
         self.objects = ObjectTable([image.image_id for image in images], sizes, objects, masks)
 
@@ -70,7 +74,10 @@ class ObjectFiles:
     def read(self, key: SampleKey) -> DetectionSample:
         """Returns an image with its objects."""
         name = self._files[key[1]]
-        return self.objects.sample(key[1], read_image(Path(name)), name)
+        sample = self.objects.sample(key[1], read_image(Path(name)), name)
+        if (checked := self._checked_classes[key[1]]) is not None:
+            sample["negative_classes"], sample["partial_classes"] = checked
+        return sample
 
 
 def with_objects(objects: Sequence[Sequence[ObjectRecord]], where: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from mambarium.errors import InputError
 from mambarium.platform.data.decoding import read_image
 from mambarium.platform.pictures.masks import overlay, write_mask, write_picture
+from mambarium.platform.pictures.predicted import draw_detections
+from mambarium.tasks.heads.detector import Detections
+from mambarium.tasks.mask_encoding import encode_mask, paste_mask
 
 
-class MaskFiles(Callback):
-    """Writes `masks/<image>.png` with class numbers and `overlays/<image>.png` to look at.
+class ImagePredictionFiles(Callback):
+    """What writing predictions needs to know of the images: where each one's files go.
 
     Args:
         images: The folder (or file) that the images lie in.
@@ -31,12 +35,20 @@ class MaskFiles(Callback):
             raise InputError(f"{output} exists: give another folder with --output, or remove it")
         self.root = images if images.is_dir() else images.parent
         self.output = output
-        counts = Counter(self._name(file) for file in files)
+        counts = Counter(self.name(file) for file in files)
         name, count = counts.most_common(1)[0]
         if count > 1:
             raise InputError(
                 f"{count} images would be written to {name}: give images different names before the suffix"
             )
+
+    def name(self, file: Path) -> Path:
+        """The path of an image's picture within a folder of the output."""
+        return file.relative_to(self.root).with_suffix(".png")
+
+
+class MaskFiles(ImagePredictionFiles):
+    """Writes `masks/<image>.png` with class numbers and `overlays/<image>.png` to look at."""
 
     def on_predict_batch_end(
         self,
@@ -48,12 +60,83 @@ class MaskFiles(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         for path, class_map in zip(batch["path"], outputs, strict=True):
-            name = self._name(Path(path))
+            name = self.name(Path(path))
             mask, picture = self.output / "masks" / name, self.output / "overlays" / name
             for file in (mask, picture):
                 file.parent.mkdir(parents=True, exist_ok=True)
             write_mask(class_map, mask)
             write_picture(overlay(read_image(Path(path)), class_map), picture)
 
-    def _name(self, file: Path) -> Path:
-        return file.relative_to(self.root).with_suffix(".png")
+
+class DetectionFiles(ImagePredictionFiles):
+    """Writes `detections.json` in COCO's format, with scores, and `overlays/<image>.png` to look at.
+
+    Args:
+        images: The folder (or file) that the images lie in.
+        files: All image files.
+        output: The folder to write.
+        class_names: Name of each class.
+        category_ids: Number of each class in the annotation file it was learnt from.
+
+    Raises:
+        InputError: If the folder exists, or two images would give the same file.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        files: Sequence[Path],
+        output: Path,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+    ) -> None:
+        super().__init__(images, files, output)
+        self.class_names = list(class_names)
+        self.category_ids = list(category_ids)
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        found: Detections
+        for path, found, (height, width) in zip(batch["path"], outputs, batch["original_size"].tolist(), strict=True):
+            file = Path(path)
+            image = {"id": len(self.images) + 1, "height": height, "width": width}
+            self.images.append(image | {"file_name": str(file.relative_to(self.root))})
+            self.annotations += self._annotations(image, found)
+            picture = self.output / "overlays" / self.name(file)
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            write_picture(draw_detections(read_image(file), found, self.class_names), picture)
+
+    def _annotations(self, image: dict[str, int], found: Detections) -> list[dict[str, Any]]:
+        annotations: list[dict[str, Any]] = []
+        for index, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
+            annotation = {
+                "id": len(self.annotations) + index + 1,
+                "image_id": image["id"],
+                "category_id": self.category_ids[int(found.labels[index])],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": 0,
+                "score": float(found.scores[index]),
+            }
+            if found.masks is not None:
+                mask = paste_mask(found.masks[index], found.boxes[index], (image["height"], image["width"]))
+                annotation |= {"segmentation": encode_mask(mask), "area": int(mask.sum())}
+            annotations.append(annotation)
+        return annotations
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        categories = [
+            {"id": number, "name": name} for number, name in zip(self.category_ids, self.class_names, strict=True)
+        ]
+        content = {"images": self.images, "annotations": self.annotations, "categories": categories}
+        self.output.mkdir(parents=True, exist_ok=True)
+        (self.output / "detections.json").write_text(json.dumps(content), encoding="utf-8")

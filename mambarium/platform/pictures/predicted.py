@@ -47,10 +47,24 @@ def detections_beside_truth(sample: Any, found: Detections, class_names: Sequenc
     image = sample["image"].as_subclass(Tensor)
     height, width = image.shape[-2:]
     original_height, original_width = sample["original_size"]
-    shown = found.scores.cpu() >= SHOWN_SCORE
-    scale = torch.tensor([width / original_width, height / original_height]).repeat(2)
-    boxes, labels = found.boxes.float().cpu()[shown] * scale, found.labels.cpu()[shown]
-    masks = None if found.masks is None else paste_masks(found.masks.cpu()[shown], boxes, (height, width))
-    crowd = torch.zeros(len(boxes), dtype=torch.bool)
-    predicted = draw_objects(image, boxes, labels, crowd, masks, class_names)
+    scale = found.boxes.new_tensor([width / original_width, height / original_height]).repeat(2)
+    predicted = draw_detections(image, found._replace(boxes=found.boxes * scale), class_names)
     return arrange([draw_sample(sample, class_names), predicted], columns=2)
+
+
+def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]) -> Tensor:
+    """Draws the surer detections on an image.
+
+    Args:
+        image: uint8 (3, height, width).
+        found: What a detector found, in the image's coordinates.
+        class_names: One name per class.
+
+    Returns:
+        uint8 (3, height, width).
+    """
+    shown = found.scores.cpu() >= SHOWN_SCORE
+    boxes, labels = found.boxes.float().cpu()[shown], found.labels.cpu()[shown]
+    size = (image.shape[-2], image.shape[-1])
+    masks = None if found.masks is None else paste_masks(found.masks.cpu()[shown], boxes, size)
+    return draw_objects(image, boxes, labels, torch.zeros(len(boxes), dtype=torch.bool), masks, class_names)

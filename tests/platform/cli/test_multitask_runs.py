@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mambarium
 from mambarium.tasks import MultiTask
@@ -77,6 +78,10 @@ def test_stops_change_nothing_and_logs_show_every_task(
     one, other = weights(straight), weights(run)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert rows(straight) == rows(run)
+
+    events = EventAccumulator(str(straight / "tensorboard"))
+    events.Reload()
+    assert {"boxes/detection/0", "pixels/segmentation/3"} <= set(events.Tags()["images"])
 
     last = rows(straight)[-2]
     for name in ("boxes", "pixels"):

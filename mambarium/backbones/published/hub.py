@@ -1,0 +1,78 @@
+"""Checkpoints on the Hugging Face hub, by name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mambarium.errors import InputError
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""What transformers and timm call a model's weights, in the order in which to look."""
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<file>[\w./-]+))?")
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether a source can be a name on the hub, `owner/name` or `owner/name:file`, rather than a path."""
+    found = _NAME.fullmatch(source)
+    return found is not None and not found["repository"].endswith((*WEIGHT_SUFFIXES, ".json"))
+
+
+def fetch(source: str) -> Path:
+    """The weights, or the index of their parts, of a name on the hub, downloaded to its cache unless they are there.
+
+    Args:
+        source: `owner/name` or `owner/name:file`.
+
+    Raises:
+        InputError: If it can't be had.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    found = _NAME.fullmatch(source)
+    assert found is not None
+    repository, file = found["repository"], found["file"]
+    try:
+        for name in [file] if file else WEIGHT_FILES:
+            try:
+                return Path(huggingface_hub.hf_hub_download(repository, name))
+            except RemoteEntryNotFoundError:
+                continue
+        names = huggingface_hub.list_repo_files(repository)
+        weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
+        if file is None and len(weights) == 1:
+            return Path(huggingface_hub.hf_hub_download(repository, weights[0]))
+    except LocalEntryNotFoundError as error:
+        raise InputError(
+            f"{source}: no such file or folder here, and the Hugging Face hub can't be reached: give a local file, or "
+            "try again with a network"
+        ) from error
+    # The hub's client and the network's layers below it raise errors of many kinds, with a sentence in the first line.
+    except Exception as error:
+        raise InputError(f"{source}: no such file or folder here, nor on the hub ({_cause(error)})") from error
+    there = f"it has {', '.join(weights)}" if weights else "it has no weights"
+    raise InputError(
+        f"{source}: the repository has no {file}; {there}"
+        if file
+        else f"{source}: which file of the repository? give {repository}:FILE; {there}"
+    )
+
+
+def fetch_beside(source: str, name: str) -> Path:
+    """Another file of the same repository, a part of the weights."""
+    import huggingface_hub
+
+    return Path(huggingface_hub.hf_hub_download(source.split(":")[0], name))
+
+
+def _cause(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]

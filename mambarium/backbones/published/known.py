@@ -1,0 +1,95 @@
+"""All published formats, and which one a state dict is of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mambarium.backbones.contract import Backbone
+from mambarium.backbones.published import mamba, mambaout, mambavision, vim, vmamba
+from mambarium.backbones.published.format import Format, Weights
+from mambarium.errors import InputError
+
+FORMATS = (
+    mamba.ORIGINAL,
+    mamba.TRANSFORMERS,
+    vim.FORMAT,
+    vmamba.FORMAT,
+    mambavision.FORMAT,
+    mambaout.OFFICIAL,
+    mambaout.TIMM,
+)
+"""The first format of a family is its official one."""
+
+WRAPPERS = ("module.", "model.", "_orig_mod.", "encoder.", "backbone.")
+"""What stands before all names of a model inside another one: parallel training, transformers, detectors."""
+
+
+class Recognised(NamedTuple):
+    """A published state dict.
+
+    Attributes:
+        format: Its format.
+        weights: With the names of the family's official code.
+        outside: Keys that stood outside the model, as those of a detector around it.
+    """
+
+    format: Format
+    weights: Weights
+    outside: list[str]
+
+
+def recognise(weights: Mapping[str, Tensor]) -> Recognised | None:
+    """The format of a state dict, None if it is of none; prefixes of wrappers are taken off."""
+    for known in FORMATS:
+        if known.recognises(weights):
+            return Recognised(known, known.to_official(weights), [])
+    for prefix in WRAPPERS:
+        inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        found = recognise(inside) if inside else None
+        if found is not None:
+            others = [key for key in weights if not key.startswith(prefix)]
+            return found._replace(outside=[*others, *(prefix + key for key in found.outside)])
+    return None
+
+
+def official_format(backbone: Backbone) -> Format:
+    """The official format of a backbone's family.
+
+    Raises:
+        InputError: If the family has none.
+    """
+    for known in FORMATS:
+        if type(backbone) is known.family:
+            return known
+    families = ", ".join(dict.fromkeys(known.family.__name__ for known in FORMATS))
+    raise InputError(f"{type(backbone).__name__} has no published format; those that have one are {families}")
+
+
+def fitting_variants(recognised: Recognised) -> list[str]:
+    """Published variants whose parameters have exactly the names and shapes of a published state dict."""
+    stored = {key: value.shape for key, value in recognised.weights.items()}
+    fitting = []
+    for name, build in recognised.format.variants.items():
+        with torch.device("meta"):
+            backbone = build()
+        expected = {recognised.format.backbone_key(part): value.shape for part, value in backbone.state_dict().items()}
+        needed = {recognised.format.backbone_key(part): value.shape for part, value in backbone.named_parameters()}
+        if needed.items() <= stored.items() and not foreign_parts(expected, stored):
+            fitting.append(name)
+    return fitting
+
+
+def foreign_parts(expected: Collection[str], stored: Collection[str]) -> list[str]:
+    """Stored keys of numbered parts that a model has too, such as layers, but which the model lacks."""
+    containers = {container(key) for key in expected}
+    return [key for key in stored if key not in expected and container(key) in containers]
+
+
+def container(key: str) -> str:
+    """What holds the numbered part that a key belongs to, "layers" of "layers.3.norm.weight"; else the key itself."""
+    parts = key.split(".")
+    return ".".join(parts[: next((index for index, part in enumerate(parts) if part.isdigit()), len(parts))])

@@ -1,0 +1,54 @@
+"""Writing weights in a family's official format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from mambarium.backbones.contract import Backbone
+from mambarium.backbones.published.format import Weights
+from mambarium.backbones.published.known import official_format
+from mambarium.errors import InputError
+
+
+def official_weights(backbone: Backbone, head: Mapping[str, Tensor]) -> Weights:
+    """A state dict with the keys of the family's official code.
+
+    Args:
+        backbone: The backbone.
+        head: Tensors of the published head by our names; may be empty.
+
+    Raises:
+        InputError: If the family has no published format.
+    """
+    known = official_format(backbone)
+    weights = {known.backbone_key(name): value for name, value in backbone.state_dict().items()}
+    return weights | {known.head_key(name): value for name, value in head.items()}
+
+
+def write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors to a new safetensors file, whole or not at all; of tensors that share memory the first one only.
+
+    Raises:
+        InputError: If the file exists or can't be written.
+    """
+    from safetensors.torch import save_file
+
+    if path.exists():
+        raise InputError(f"{path} exists: give another path, or remove it")
+    first_names: dict[int, str] = {}
+    for key, value in weights.items():
+        first_names.setdefault(value.data_ptr(), key)
+    tensors = {key: weights[key].detach().cpu().contiguous() for key in first_names.values()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path} can't be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,62 @@
+"""Starting a task from weights that were trained before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mambarium.backbones.published.loading import Assignment, assign, fit_backbone, read_pretrained, report
+from mambarium.backbones.published.report import LoadReport
+from mambarium.errors import InputError
+
+if TYPE_CHECKING:
+    from mambarium.tasks.task import Task
+
+
+def load_pretrained(task: Task, source: str | Path, *, ema: bool | None = None) -> LoadReport:
+    """Load weights into a task: all of the backbone, and of the head what fits.
+
+    Of published weights, the head serves image classification and language modelling; of a checkpoint of ours, what has
+    the same names and shapes. A head for another number of classes is left as it was, and reported.
+
+    Args:
+        task: Where the weights go.
+        source: As for `mambarium.backbones.load_pretrained`.
+        ema: Likewise.
+
+    Returns:
+        What was loaded and what was not.
+
+    Raises:
+        InputError: As `mambarium.backbones.load_pretrained`; and if the file has a vocabulary head of its own where the
+            task ties it to the embedding.
+    """
+    pretrained = read_pretrained(source, ema)
+    backbone = fit_backbone(task.backbone, pretrained)
+    objective, recognised = task.objective, pretrained.recognised
+    state = objective.state_dict()
+    if recognised is None:
+        head = assign(state, {name: f"objective.{name}" for name in state}, pretrained.weights, objective.resized)
+    else:
+        keys = {name: recognised.format.head_key(theirs) for name, theirs in objective.published_names().items()}
+        head = assign(state, keys, recognised.weights, objective.resized)
+    check_ties(state, head, str(source))
+    task.backbone.load_state_dict(backbone.values, strict=False)
+    objective.load_state_dict(head.values, strict=False)
+    return report(pretrained, backbone, head)
+
+
+def check_ties(state: dict[str, Tensor], head: Assignment, source: str) -> None:
+    """Refuse two different values for parameters that are one.
+
+    Raises:
+        InputError: If there are such.
+    """
+    first_names: dict[int, str] = {}
+    for name in head.values:
+        first = first_names.setdefault(state[name].data_ptr(), name)
+        if not torch.equal(head.values[first], head.values[name]):
+            raise InputError(f"{source} has a vocabulary head that isn't its embedding: set tie_embedding to false")

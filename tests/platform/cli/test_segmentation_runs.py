@@ -1,0 +1,57 @@
+"""Segmentation through the command line: train, look at pictures, test, predict a folder of images."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+CONFIG = """
+model:
+  class_path: SemanticSegmentation
+  init_args:
+    backbone: {class_path: MambaOut, init_args: {depths: [1, 1], widths: [8, 16], kernel_size: 3}}
+    head: {class_path: UperNetHead, init_args: {channels: 16}}
+    auxiliary_weight: 0.4
+    loss: {class_path: SegmentationLoss, init_args: {dice_weight: 1.0}}
+    inference: {window: 24, stride: 16, flip: true}
+data:
+  class_path: DigitSceneSegmentation
+  init_args: {batch_size: 32, image_size: 32, num_scenes: 64}
+trainer: {accelerator: cpu, max_steps: 2, val_check_interval: 2, enable_progress_bar: false}
+"""
+
+
+def test_train_test_and_predict(tiny: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    assert tiny("fit", "--config", "run.yaml") == 0
+    run = tmp_path / "runs" / "run"
+    metrics = json.loads((run / "run.json").read_text())["metrics"]
+    assert {"val/mIoU", "val/mean_accuracy", "val/pixel_accuracy", "val/IoU/background", "val/IoU/9"} <= set(metrics)
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"] == [f"segmentation/{index}" for index in range(4)]
+    (picture,) = events.Images("segmentation/0")
+    assert picture.step == 2 and picture.width > 2 * picture.height * 0.8
+
+    images = tmp_path / "images"
+    (images / "street").mkdir(parents=True)
+    colors = np.random.default_rng(0).integers(0, 256, (2, 45, 37, 3), dtype=np.uint8)
+    Image.fromarray(colors[0]).save(images / "one.png")
+    Image.fromarray(colors[1][:20]).save(images / "street" / "two.jpg")
+    assert tiny("predict", "--config", "run.yaml", "--images", images) == 0
+    written = run / "predictions"
+    for name, size in (("one.png", (37, 45)), ("street/two.png", (37, 20))):
+        mask = Image.open(written / "masks" / name)
+        assert mask.mode == "P" and mask.size == size and np.asarray(mask).max() < 11
+        assert Image.open(written / "overlays" / name).size == size
+
+    capsys.readouterr()
+    assert tiny("predict", "--config", "run.yaml", "--images", images) == 2
+    assert "predictions exists: give another folder with --output" in capsys.readouterr().err
+    Image.fromarray(colors[0]).save(images / "one.jpg")
+    assert tiny("predict", "--config", "run.yaml", "--images", images, "--output", tmp_path / "more") == 2
+    assert "2 images would be written to one.png" in capsys.readouterr().err
