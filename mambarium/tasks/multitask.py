@@ -35,21 +35,27 @@ class MultiTaskMetrics(TaskMetrics):
 
     def update(self, predictions: Mapping[str, Any], batch: MultiTaskBatch) -> None:
         for name, of_task in predictions.items():
-            self.metrics[name].update(of_task, batch["tasks"][name])
+            self.of_task(name).update(of_task, batch["tasks"][name])
 
     def compute(self) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
         primary: list[Tensor] = []
-        for name, metrics in self.metrics.items():
-            of_task = metrics.compute()
-            primary.append(of_task[self.primary[name]])
+        for name, primary_name in self.primary.items():
+            of_task = self.of_task(name).compute()
+            primary.append(of_task[primary_name])
             values |= {f"{name}/{metric}": value for metric, value in of_task.items()}
         return {"mean": torch.stack([value.float() for value in primary]).mean(), **values}
 
     def reset(self) -> None:
         super().reset()
-        for metrics in self.metrics.values():
-            metrics.reset()
+        for name in self.primary:
+            self.of_task(name).reset()
+
+    def of_task(self, name: str) -> TaskMetrics:
+        """The metrics of a task."""
+        metrics = self.metrics[name]
+        assert isinstance(metrics, TaskMetrics)
+        return metrics
 
 
 class ObjectiveSet(Objective):
@@ -254,7 +260,7 @@ class MultiTask(Task):
         self.logged[f"train/{name}/weight"] = self.objective.weight(name)
         if self.gradient_norms_every and self.turns[name] % self.gradient_norms_every == 0:
             shared = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-            gradients = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True) if shared else ()
             norms = [gradient.norm() for gradient in gradients if gradient is not None]
             self.logged[f"train/{name}/gradient_norm"] = torch.stack(norms).norm() if norms else 0.0
         self.turns[name] += 1

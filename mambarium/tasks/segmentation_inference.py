@@ -59,7 +59,7 @@ class Inference:
             For each image uint8 (original height, original width) class numbers.
         """
         sizes = torch.cat([batch["valid_size"], batch["original_size"]], dim=1).tolist()
-        found: list[Tensor] = [batch["image"]] * len(sizes)
+        found: dict[int, Tensor] = {}
         for size in dict.fromkeys(map(tuple, sizes)):
             members = [index for index, other in enumerate(sizes) if tuple(other) == size]
             height, width, *original = size
@@ -67,7 +67,7 @@ class Inference:
             for row, index in enumerate(members):
                 resized_outputs = [resized(output[row : row + 1], original)[0] for output in outputs]
                 found[index] = self._combined(resized_outputs).argmax(dim=0).to(torch.uint8)
-        return found
+        return [found[index] for index in range(len(sizes))]
 
     def _outputs(self, scorer: Scorer, images: Tensor) -> Iterator[Tensor]:
         """Logits (batch, classes, height, width) at each scale, the mirrored ones mirrored back."""

@@ -16,8 +16,8 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        """Returns sample `key[1]` as it looks in pass `key[0]`."""
+    def __getitem__(self, key: Any) -> Any:
+        """Returns a sample as it looks in a pass: the key is (pass, index), with several tasks (task, pass, index)."""
         ...
 
 

@@ -47,7 +47,9 @@ class PredictionPictures(Callback):
             return
         assert isinstance(pl_module, Task)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
-        for name, pictures in self._draw(pl_module, pl_module.objective, data).items():
+        with trainer.precision_plugin.forward_context():
+            drawn = self._draw(pl_module, pl_module.objective, data)
+        for name, pictures in drawn.items():
             for index, picture in enumerate(pictures):
                 board.experiment.add_image(f"{name}/{index}", picture, trainer.global_step)
 
@@ -63,8 +65,9 @@ class PredictionPictures(Callback):
             return {}
         data_set = data.validation_samples()
         samples = [data_set[0, index] for index in range(min(self.images, len(data_set)))]
-        batch = task.transfer_batch_to_device(data.collate(samples), task.device, 0)
-        predictions = objective.predictions(task.backbone, batch)  # type: ignore[arg-type]  # such a task has a vision backbone
+        batch = task.trainer.precision_plugin.convert_input(data.collate(samples))
+        batch = task.transfer_batch_to_device(batch, task.device, 0)
+        predictions: list[Any] = objective.predictions(task.backbone, batch)  # type: ignore[arg-type]  # such a task has a vision backbone
         names = objective.class_names
         if isinstance(objective, SegmentationObjective):
             return {
