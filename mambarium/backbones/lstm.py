@@ -7,31 +7,19 @@ in the pre-norm residual blocks that the other families have, so that they diffe
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypedDict, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from mambarium.backbones.contract import SequenceBackbone, SequenceOutput, State
+from mambarium.backbones.contract import State
 from mambarium.backbones.layers.arguments import check_at_least, check_rate
-from mambarium.backbones.layers.documents import NO_DOCUMENT, Boundaries, document_boundaries
-from mambarium.backbones.layers.sequences import check_sequences, check_state
+from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.residual_stack import Block, BlockOutput, ResidualStack, StackState
 
 
-class LSTMState(TypedDict):
-    """What a stack of LSTMs remembers.
-
-    Attributes:
-        layers: For each layer, hidden and cell (batch, hidden_size).
-        document_id: (batch,) int64, the last document seen, or `NO_DOCUMENT`.
-    """
-
-    layers: list[dict[str, Tensor]]
-    document_id: Tensor
-
-
-class LSTM(SequenceBackbone):
+class LSTM(ResidualStack):
     """Residual LSTMs, from vectors to features, with a final norm.
 
     Args:
@@ -41,76 +29,22 @@ class LSTM(SequenceBackbone):
         dropout: Share of a block's outputs set to zero in training.
     """
 
-    constant_state = True
-
     def __init__(self, width: int = 128, depth: int = 3, hidden_size: int | None = None, dropout: float = 0.0) -> None:
-        super().__init__()
         hidden_size = width if hidden_size is None else hidden_size
         for name, value in {"width": width, "depth": depth, "hidden_size": hidden_size}.items():
             check_at_least(name, value, 1)
         check_rate("dropout", dropout)
-        self.width = width
-        self.hidden_size = hidden_size
-        self.layers = nn.ModuleList(LSTMBlock(width, depth, hidden_size, dropout) for _ in range(depth))
-        self.norm_f = nn.RMSNorm(width, eps=1e-5)
+        super().__init__(width, (LSTMBlock(width, depth, hidden_size, dropout) for _ in range(depth)))
 
-    def forward(self, x: Tensor, state: State | None = None, *, document_ids: Tensor | None = None) -> SequenceOutput:
-        """Features of every position; see `SequenceBackbone.forward`.
-
-        Raises:
-            InputError: If the input is not (batch, length, width), or state or document ids do not fit it.
-        """
-        check_sequences(self, x, document_ids)
-        if state is not None:
-            check_state(self, len(self.layers), state, x.shape[0])
-        old = cast(LSTMState | None, state)
-        last_document, packing = None, None
-        if document_ids is not None:
-            boundaries = document_boundaries(document_ids, None if old is None else old["document_id"])
-            last_document, packing = boundaries.last_document, document_packing(boundaries)
-
-        residual = x.to(torch.promote_types(x.dtype, torch.float32))
-        new_layers: list[dict[str, Tensor]] = []
-        for i, layer in enumerate(self.layers):
-            residual, new_layer = layer(residual, None if old is None else old["layers"][i], packing)
-            new_layers.append(new_layer)
-        features = self.norm_f(residual.to(self.norm_f.weight.dtype))
-        if old is None:
-            return SequenceOutput(features, None, {})
-        document_id = old["document_id"] if last_document is None else last_document
-        return SequenceOutput(features, cast(State, LSTMState(layers=new_layers, document_id=document_id)), {})
-
-    def initial_state(
-        self,
-        batch_size: int,
-        *,
-        max_length: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> State:
-        """Zeros, and no document; the size does not depend on `max_length`."""
-        device = self.norm_f.weight.device if device is None else torch.device(device)
-        dtype = self.norm_f.weight.dtype if dtype is None else dtype
-        state = LSTMState(
-            layers=[
-                {
-                    name: torch.zeros(batch_size, self.hidden_size, device=device, dtype=dtype)
-                    for name in ("hidden", "cell")
-                }
-                for _ in self.layers
-            ],
-            document_id=torch.full((batch_size,), NO_DOCUMENT, device=device, dtype=torch.int64),
-        )
-        return cast(State, state)
-
-    def depth_of(self, parameter_name: str) -> int:
-        """1 for the first block (0 is the task's embedding), `depth` for the last and the final norm."""
-        parts = parameter_name.split(".")
-        return int(parts[1]) + 1 if parts[0] == "layers" else len(self.layers)
+    def describe(self, x: Tensor, state: StackState | None, boundaries: Boundaries | None) -> DocumentPacking | None:
+        """The documents, packed once for all blocks; None if there are none to keep apart."""
+        return None if boundaries is None else document_packing(boundaries)
 
 
-class LSTMBlock(nn.Module):
+class LSTMBlock(Block):
     """Pre-norm residual block: residual + out_proj(lstm(norm(residual))).
+
+    Its state is hidden and cell (batch, hidden_size).
 
     Args:
         width: Size of the vectors.
@@ -137,10 +71,13 @@ class LSTMBlock(nn.Module):
         nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
         self.out_proj.weight.div_(math.sqrt(self.num_layers))
 
-    def forward(
-        self, residual: Tensor, state: dict[str, Tensor] | None, packing: DocumentPacking | None
-    ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """(batch, length, width) to the same, and the layer's new state."""
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """Zeros."""
+        size = (batch_size, self.lstm.hidden_size)
+        return {name: torch.zeros(size, device=device, dtype=dtype) for name in ("hidden", "cell")}
+
+    def forward(self, residual: Tensor, state: dict[str, Tensor] | None, chunk: DocumentPacking | None) -> BlockOutput:
+        """See `Block.forward`."""
         dtype = self.lstm.get_parameter("weight_hh_l0").dtype
         x = self.norm(residual.to(self.norm.weight.dtype)).to(dtype)
         memory = None
@@ -148,15 +85,16 @@ class LSTMBlock(nn.Module):
             memory = (state["hidden"].to(dtype), state["cell"].to(dtype))
         # oneDNN refuses LSTMs of many sizes under the CPU's autocast; on a GPU autocast serves them.
         with torch.autocast("cpu", enabled=False):
-            if packing is None:
+            if chunk is None:
                 y, (hidden, cell) = self.lstm(x, None if memory is None else (memory[0][None], memory[1][None]))
                 hidden, cell = hidden[0], cell[0]
             else:
-                y, hidden, cell = self._documents_apart(x, memory, packing)
+                y, hidden, cell = self._documents_apart(x, memory, chunk)
         mixed = self.dropout(self.out_proj(y))
-        if state is None:
-            return residual + mixed, None
-        return residual + mixed, {"hidden": hidden.to(state["hidden"].dtype), "cell": cell.to(state["cell"].dtype)}
+        after: State | None = None
+        if state is not None:
+            after = {"hidden": hidden.to(state["hidden"].dtype), "cell": cell.to(state["cell"].dtype)}
+        return BlockOutput(residual + mixed, after, {})
 
     def _documents_apart(
         self, x: Tensor, memory: tuple[Tensor, Tensor] | None, packing: DocumentPacking

@@ -9,31 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypedDict, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from mambarium.backbones.contract import SequenceBackbone, SequenceOutput, State
+from mambarium.backbones.contract import State
 from mambarium.backbones.layers.arguments import check_mamba_sizes, check_rate
-from mambarium.backbones.layers.documents import NO_DOCUMENT, Boundaries, document_boundaries
+from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.residual_stack import Block, BlockOutput, ResidualStack
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
-from mambarium.backbones.layers.sequences import check_sequences, check_state
 
 
-class MambaState(TypedDict):
-    """What a Mamba remembers.
-
-    Attributes:
-        layers: For each layer, convolution (batch, d_inner, d_conv - 1) and scan (batch, d_inner, d_state).
-        document_id: (batch,) int64, the last document seen, or `NO_DOCUMENT`.
-    """
-
-    layers: list[dict[str, Tensor]]
-    document_id: Tensor
-
-
-class Mamba(SequenceBackbone):
+class Mamba(ResidualStack):
     """Mamba, from vectors to features, with its final norm.
 
     Args:
@@ -44,10 +32,8 @@ class Mamba(SequenceBackbone):
         expand: Inner channels per channel of the width.
         dt_rank: Rank of the projection to the time step; "auto" is ceil(width / 16).
         dropout: Share of a block's outputs set to zero in training.
-        residual_in_fp32: Keep the sum of the blocks' outputs in float32 whatever the input's type.
+        residual_in_fp32: Keep the sum of the blocks' outputs in at least float32 whatever the input's type.
     """
-
-    constant_state = True
 
     def __init__(
         self,
@@ -60,69 +46,16 @@ class Mamba(SequenceBackbone):
         dropout: float = 0.0,
         residual_in_fp32: bool = True,
     ) -> None:
-        super().__init__()
         check_mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
         check_rate("dropout", dropout)
-        self.width = width
-        self.residual_in_fp32 = residual_in_fp32
-        self.layers = nn.ModuleList(
-            MambaBlock(width, depth, d_state, d_conv, expand, dt_rank, dropout) for _ in range(depth)
-        )
-        self.norm_f = nn.RMSNorm(width, eps=1e-5)
-
-    def forward(self, x: Tensor, state: State | None = None, *, document_ids: Tensor | None = None) -> SequenceOutput:
-        """Features of every position; see `SequenceBackbone.forward`.
-
-        Raises:
-            InputError: If the input is not (batch, length, width), or state or document ids do not fit it.
-        """
-        check_sequences(self, x, document_ids)
-        if state is not None:
-            check_state(self, len(self.layers), state, x.shape[0])
-        old = cast(MambaState | None, state)
-        boundaries = None
-        if document_ids is not None:
-            boundaries = document_boundaries(document_ids, None if old is None else old["document_id"])
-
-        residual = x.float() if self.residual_in_fp32 else x
-        new_layers: list[dict[str, Tensor]] = []
-        for i, layer in enumerate(self.layers):
-            residual, new_layer = layer(residual, None if old is None else old["layers"][i], boundaries)
-            new_layers.append(new_layer)
-        features = self.norm_f(residual.to(self.norm_f.weight.dtype))
-
-        if old is None:
-            return SequenceOutput(features, None, {})
-        last_document = old["document_id"] if boundaries is None else boundaries.last_document
-        new = MambaState(layers=new_layers, document_id=last_document)
-        return SequenceOutput(features, cast(State, new), {})
-
-    def initial_state(
-        self,
-        batch_size: int,
-        *,
-        max_length: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> State:
-        """Zeros, and no document; the size does not depend on `max_length`."""
-        device = self.norm_f.weight.device if device is None else torch.device(device)
-        dtype = self.norm_f.weight.dtype if dtype is None else dtype
-        scans = [module for module in self.modules() if isinstance(module, SelectiveSSM)]
-        state = MambaState(
-            layers=[scan.initial_state(batch_size, device, dtype) for scan in scans],
-            document_id=torch.full((batch_size,), NO_DOCUMENT, device=device, dtype=torch.int64),
-        )
-        return cast(State, state)
-
-    def depth_of(self, parameter_name: str) -> int:
-        """1 for the first block (0 is the task's embedding), `depth` for the last and the final norm."""
-        parts = parameter_name.split(".")
-        return int(parts[1]) + 1 if parts[0] == "layers" else len(self.layers)
+        blocks = (MambaBlock(width, depth, d_state, d_conv, expand, dt_rank, dropout) for _ in range(depth))
+        super().__init__(width, blocks, residual_in_fp32)
 
 
-class MambaBlock(nn.Module):
+class MambaBlock(Block):
     """Pre-norm residual block: residual + mixer(norm(residual)).
+
+    Its state is convolution (batch, d_inner, d_conv - 1) and scan (batch, d_inner, d_state).
 
     Args:
         width: Size of the vectors.
@@ -149,12 +82,14 @@ class MambaBlock(nn.Module):
         self.mixer = MambaMixer(width, num_layers, d_state, d_conv, expand, dt_rank)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, residual: Tensor, state: dict[str, Tensor] | None, boundaries: Boundaries | None
-    ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """(batch, length, width) to the same, and the layer's new state."""
-        mixed, state = self.mixer(self.norm(residual.to(self.norm.weight.dtype)), state, boundaries)
-        return residual + self.dropout(mixed), state
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """Zeros."""
+        return cast(State, self.mixer.ssm.initial_state(batch_size, device, dtype))
+
+    def forward(self, residual: Tensor, state: dict[str, Tensor] | None, chunk: Boundaries | None) -> BlockOutput:
+        """See `Block.forward`."""
+        mixed, state = self.mixer(self.norm(residual.to(self.norm.weight.dtype)), state, chunk)
+        return BlockOutput(residual + self.dropout(mixed), cast(State, state), {})
 
 
 class MambaMixer(nn.Module):

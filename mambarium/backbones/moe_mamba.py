@@ -14,16 +14,15 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mambarium.backbones.contract import SequenceBackbone, SequenceOutput, State
+from mambarium.backbones.contract import SequenceOutput, State
 from mambarium.backbones.layers.arguments import check_at_least, check_mamba_sizes, check_rate
-from mambarium.backbones.layers.documents import NO_DOCUMENT, Boundaries, document_boundaries
-from mambarium.backbones.layers.selective_ssm import SelectiveSSM
-from mambarium.backbones.layers.sequences import check_sequences, check_state
+from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.residual_stack import Block, BlockOutput, ResidualStack
 from mambarium.backbones.layers.switch import Overflow, SwitchFeedForward
-from mambarium.backbones.mamba import MambaMixer, MambaState
+from mambarium.backbones.mamba import MambaMixer
 
 
-class MoEMamba(SequenceBackbone):
+class MoEMamba(ResidualStack):
     """MoE-Mamba, from vectors to features, with its final norm.
 
     The loss that keeps the experts evenly used is returned as the auxiliary loss "balance", the sum over the layers
@@ -46,10 +45,8 @@ class MoEMamba(SequenceBackbone):
         expand: Inner channels per channel of the width.
         dt_rank: Rank of the projection to the time step; "auto" is ceil(width / 16).
         dropout: Share of a layer's outputs set to zero in training.
-        residual_in_fp32: Keep the sum of the layers' outputs in float32 whatever the input's type.
+        residual_in_fp32: Keep the sum of the layers' outputs in at least float32 whatever the input's type.
     """
-
-    constant_state = True
 
     def __init__(
         self,
@@ -68,15 +65,11 @@ class MoEMamba(SequenceBackbone):
         dropout: float = 0.0,
         residual_in_fp32: bool = True,
     ) -> None:
-        super().__init__()
         check_mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
         check_at_least("balance_weight", balance_weight, 0)
         check_rate("dropout", dropout)
-        self.width = width
-        self.balance_weight = balance_weight
-        self.residual_in_fp32 = residual_in_fp32
         hidden = 3 * width if expert_width is None else expert_width
-        self.layers = nn.ModuleList(
+        blocks = (
             MoEMambaBlock(
                 MambaMixer(width, 2 * depth, d_state, d_conv, expand, dt_rank),
                 SwitchFeedForward(width, hidden, num_experts, capacity_factor, overflow),
@@ -86,64 +79,18 @@ class MoEMamba(SequenceBackbone):
             )
             for _ in range(depth)
         )
-        self.norm_f = nn.RMSNorm(width, eps=1e-5)
+        super().__init__(width, blocks, residual_in_fp32)
+        self.balance_weight = balance_weight
 
     def forward(self, x: Tensor, state: State | None = None, *, document_ids: Tensor | None = None) -> SequenceOutput:
-        """Features of every position, and the balance loss; see `SequenceBackbone.forward`.
-
-        Raises:
-            InputError: If the input is not (batch, length, width), or state or document ids do not fit it.
-        """
-        check_sequences(self, x, document_ids)
-        if state is not None:
-            check_state(self, len(self.layers), state, x.shape[0])
-        old = cast(MambaState | None, state)
-        boundaries = None
-        if document_ids is not None:
-            boundaries = document_boundaries(document_ids, None if old is None else old["document_id"])
-
-        residual = x.float() if self.residual_in_fp32 else x
-        new_layers: list[dict[str, Tensor]] = []
-        balances: list[Tensor] = []
-        for i, layer in enumerate(self.layers):
-            residual, balance, new_layer = layer(residual, None if old is None else old["layers"][i], boundaries)
-            new_layers.append(new_layer)
-            balances.append(balance)
-        features = self.norm_f(residual.to(self.norm_f.weight.dtype))
-        losses = {"balance": self.balance_weight * torch.stack(balances).sum()}
-
-        if old is None:
-            return SequenceOutput(features, None, losses)
-        last_document = old["document_id"] if boundaries is None else boundaries.last_document
-        new = MambaState(layers=new_layers, document_id=last_document)
-        return SequenceOutput(features, cast(State, new), losses)
-
-    def initial_state(
-        self,
-        batch_size: int,
-        *,
-        max_length: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> State:
-        """Zeros, and no document; the size does not depend on `max_length`. Switch layers remember nothing."""
-        device = self.norm_f.weight.device if device is None else torch.device(device)
-        dtype = self.norm_f.weight.dtype if dtype is None else dtype
-        scans = [module for module in self.modules() if isinstance(module, SelectiveSSM)]
-        state = MambaState(
-            layers=[scan.initial_state(batch_size, device, dtype) for scan in scans],
-            document_id=torch.full((batch_size,), NO_DOCUMENT, device=device, dtype=torch.int64),
-        )
-        return cast(State, state)
-
-    def depth_of(self, parameter_name: str) -> int:
-        """1 for the first block (0 is the task's embedding), `depth` for the last and the final norm."""
-        parts = parameter_name.split(".")
-        return int(parts[1]) + 1 if parts[0] == "layers" else len(self.layers)
+        """Features of every position, and the balance loss; see `ResidualStack.forward`."""
+        output = super().forward(x, state, document_ids=document_ids)
+        balance = self.balance_weight * output.auxiliary_losses["balance"]
+        return output._replace(auxiliary_losses={"balance": balance})
 
 
-class MoEMambaBlock(nn.Module):
-    """Two pre-norm residual layers: `mixer`, then or beside it `switch`.
+class MoEMambaBlock(Block):
+    """Two pre-norm residual layers: `mixer`, then or beside it `switch`, which remembers nothing.
 
     Args:
         mixer: The Mamba layer.
@@ -164,15 +111,17 @@ class MoEMambaBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.parallel = parallel
 
-    def forward(
-        self, residual: Tensor, state: dict[str, Tensor] | None, boundaries: Boundaries | None
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor] | None]:
-        """(batch, length, width) to the same, the balance loss, and the Mamba layer's new state."""
-        mixed, state = self.mixer(self.mixer_norm(residual.to(self.mixer_norm.weight.dtype)), state, boundaries)
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """Zeros."""
+        return cast(State, self.mixer.ssm.initial_state(batch_size, device, dtype))
+
+    def forward(self, residual: Tensor, state: dict[str, Tensor] | None, chunk: Boundaries | None) -> BlockOutput:
+        """See `Block.forward`; the balance loss is without its weight."""
+        mixed, state = self.mixer(self.mixer_norm(residual.to(self.mixer_norm.weight.dtype)), state, chunk)
         after_mixer = residual + self.dropout(mixed)
         switch_input = residual if self.parallel else after_mixer
         switched, balance = self.switch(self.switch_norm(switch_input.to(self.switch_norm.weight.dtype)))
-        return after_mixer + self.dropout(switched), balance, state
+        return BlockOutput(after_mixer + self.dropout(switched), cast(State, state), {"balance": balance})
 
 
 # The sizes of the paper's table 1 and appendix.

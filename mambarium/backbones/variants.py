@@ -6,7 +6,20 @@ import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-from mambarium.backbones import mamba, mambaout, mambavision, moe_mamba, transformer, vim, vmamba
+from mambarium.backbones import (
+    convnext,
+    local_vim,
+    local_vmamba,
+    mamba,
+    mambaout,
+    mambavision,
+    moe_mamba,
+    swin,
+    transformer,
+    vim,
+    vit,
+    vmamba,
+)
 from mambarium.backbones.contract import Backbone
 from mambarium.errors import InputError
 
@@ -18,6 +31,11 @@ VARIANTS: dict[str, Callable[[], Backbone]] = {
     **vmamba.VARIANTS,
     **mambavision.VARIANTS,
     **mambaout.VARIANTS,
+    **local_vim.VARIANTS,
+    **local_vmamba.VARIANTS,
+    **vit.VARIANTS,
+    **swin.VARIANTS,
+    **convnext.VARIANTS,
 }
 
 

@@ -13,11 +13,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
 from mambarium.backbones.layers.arguments import check_images, check_mamba_sizes, check_rate
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
+from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.errors import InputError
 
@@ -162,49 +162,13 @@ class Vim(VisionBackbone):
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         """The learned positions (1, tokens, width), interpolated for another grid than theirs."""
-        if (rows, columns) == self.grid_size:
-            return self.pos_embed
+        if self.cls_token is None:
+            return resize_positions(self.pos_embed, self.grid_size, (rows, columns))
         middle = self.grid_size[0] * self.grid_size[1] // 2
-        patches: Tensor = self.pos_embed
-        token: Tensor | None = None
-        if self.cls_token is not None:
-            token = patches[:, middle : middle + 1]
-            patches = torch.cat([patches[:, :middle], patches[:, middle + 1 :]], dim=1)
-        grid = patches.transpose(1, 2).unflatten(2, self.grid_size)
-        grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
-        patches = grid.flatten(2).transpose(1, 2)
-        if token is None:
-            return patches
+        before, token, after = self.pos_embed.tensor_split([middle, middle + 1], dim=1)
+        patches = resize_positions(torch.cat([before, after], dim=1), self.grid_size, (rows, columns))
         middle = rows * columns // 2
         return torch.cat([patches[:, :middle], token, patches[:, middle:]], dim=1)
-
-
-class PatchEmbedding(nn.Module):
-    """Linear projection of patches.
-
-    Args:
-        patch_size: Height and width of a patch.
-        stride: Distance of patches.
-        width: Size of a patch's vector.
-    """
-
-    def __init__(self, patch_size: int, stride: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, patch_size, stride=stride)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """LeCun normal weight (truncated), zero bias."""
-        fan_in = self.proj.weight[0].numel()
-        # The standard deviation of a normal distribution that is cut at two standard deviations.
-        std = fan_in**-0.5 / 0.87962566103423978
-        nn.init.trunc_normal_(self.proj.weight, std=std, a=-2 * std, b=2 * std)
-        if self.proj.bias is not None:
-            nn.init.zeros_(self.proj.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, 3, height, width) to (batch, patches, width), row by row."""
-        return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class VimBlock(nn.Module):

@@ -20,12 +20,13 @@ from torch.nn import functional as F
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
 from mambarium.backbones.layers.arguments import check_at_least, check_images
 from mambarium.backbones.layers.conv_nhwc import ConvNHWC
-from mambarium.backbones.layers.cross_scan import ROUTES, cross_scan
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
 from mambarium.backbones.layers.linear import Linear
 from mambarium.backbones.layers.output_norms import OutputNorms
 from mambarium.backbones.layers.selective_ssm import reset_delta_bias
 from mambarium.errors import InputError
+from mambarium.kernels import grid_scan
+from mambarium.kernels.grid.routes import CROSS, Route
 
 ForwardType: TypeAlias = Literal["v0", "v05_noz"]
 
@@ -168,7 +169,7 @@ class VSSBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.ss2d = SS2D(width, d_state, int(ssm_ratio * width), gate)
+        self.ss2d = SS2D(width, d_state, int(ssm_ratio * width), gate, GridScan(CROSS))
         self.drop_path = DropPath(drop_path)
         self.mlp = None if mlp_ratio == 0 else Mlp(width, int(mlp_ratio * width))
 
@@ -193,18 +194,21 @@ class SS2D(nn.Module):
         d_state: Size of one channel's state.
         d_inner: Channels that are scanned.
         gate: Whether there is a gate and the convolution has a bias.
+        scan: The scans along the routes.
     """
 
-    def __init__(self, width: int, d_state: int, d_inner: int, gate: bool) -> None:
+    def __init__(self, width: int, d_state: int, d_inner: int, gate: bool, scan: GridScan) -> None:
         super().__init__()
         self.d_state, self.gate, self.dt_rank = d_state, gate, math.ceil(width / 16)
+        self.scan = scan
+        num_routes = len(scan.routes)
         self.in_proj = Linear(width, 2 * d_inner if gate else d_inner, bias=False)
         self.conv2d = ConvNHWC(d_inner, d_inner, 3, padding=1, groups=d_inner, bias=gate)
-        self.x_proj_weight = nn.Parameter(torch.empty(ROUTES, self.dt_rank + 2 * d_state, d_inner))
-        self.dt_projs_weight = nn.Parameter(torch.empty(ROUTES, d_inner, self.dt_rank))
-        self.dt_projs_bias = nn.Parameter(torch.empty(ROUTES, d_inner))
-        self.A_logs = nn.Parameter(torch.empty(ROUTES * d_inner, d_state, dtype=torch.float32))
-        self.Ds = nn.Parameter(torch.empty(ROUTES * d_inner, dtype=torch.float32))
+        self.x_proj_weight = nn.Parameter(torch.empty(num_routes, self.dt_rank + 2 * d_state, d_inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(num_routes, d_inner, self.dt_rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(num_routes, d_inner))
+        self.A_logs = nn.Parameter(torch.empty(num_routes * d_inner, d_state, dtype=torch.float32))
+        self.Ds = nn.Parameter(torch.empty(num_routes * d_inner, dtype=torch.float32))
         self.out_norm = nn.LayerNorm(d_inner, eps=1e-5)
         self.out_proj = Linear(d_inner, width, bias=False)
         self.reset_parameters()
@@ -226,13 +230,56 @@ class SS2D(nn.Module):
         x, z = projected.chunk(2, dim=-1) if self.gate else (projected, None)
         x = F.silu(self.conv2d(x))  # (batch, height, width, d_inner)
         # Of a pixel's own values alone, so that they need no order yet.
-        selected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (ROUTES, -1))
+        num_routes = len(self.scan.routes)
+        selected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (num_routes, -1))
         delta_low, B, C = selected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = torch.einsum("bhwkr,kdr->bhwkd", delta_low, self.dt_projs_weight)
-        A = -torch.exp(self.A_logs.float()).unflatten(0, (ROUTES, -1))  # (4, d_inner, d_state)
-        y = cross_scan(x, delta, A, B, C, self.Ds.unflatten(0, (ROUTES, -1)), self.dt_projs_bias)
+        A = -torch.exp(self.A_logs.float()).unflatten(0, (num_routes, -1))  # (routes, d_inner, d_state)
+        # The outputs of the routes are added up in float32, whatever the input.
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = self.scan(x, delta, A, B, C, self.Ds.unflatten(0, (num_routes, -1)), self.dt_projs_bias)
         y = self.out_norm(y.to(self.out_norm.weight.dtype))
         return self.out_proj(y if z is None else y * F.silu(z))
+
+
+class GridScan(nn.Module):
+    """Selective scans along routes over an image, summed.
+
+    Args:
+        routes: The routes.
+    """
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        super().__init__()
+        self.routes = routes
+
+    def forward(
+        self, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+    ) -> Tensor:
+        """The sum over the routes.
+
+        Args:
+            x: (batch, height, width, d_inner).
+            delta: Time step before bias and softplus, (batch, height, width, routes, d_inner).
+            A: (routes, d_inner, d_state).
+            B: (batch, height, width, routes, d_state).
+            C: As B.
+            D: Skip weight, (routes, d_inner).
+            delta_bias: (routes, d_inner).
+
+        Returns:
+            (batch, height, width, d_inner) of x's type.
+        """
+        return scan_channels_last(x, delta, A, B, C, D, delta_bias, self.routes)
+
+
+def scan_channels_last(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, routes: tuple[Route, ...]
+) -> Tensor:
+    """`grid_scan` on channels-last tensors, shapes as in `GridScan`; nothing is copied."""
+    delta, B, C = (values.permute(0, 3, 4, 1, 2) for values in (delta, B, C))
+    y = grid_scan(x.permute(0, 3, 1, 2), delta, A, B, C, D, delta_bias, delta_softplus=True, routes=routes)
+    return y.permute(0, 2, 3, 1)
 
 
 class Mlp(nn.Module):

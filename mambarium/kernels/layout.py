@@ -46,6 +46,10 @@ def pack_channels(x: Tensor, groups: int = 1) -> Tensor:
     Returns:
         (..., blocks, n, 16) contiguous, always a copy.
     """
+    dim, n = x.shape[-2:]
+    if dim // groups % LANES == 0:  # what most calls are, in fewer operations
+        x = x.reshape(*x.shape[:-2], dim // LANES, LANES, n)
+        return x.transpose(-1, -2).clone(memory_format=torch.contiguous_format)
     x = x.unflatten(-2, (groups, -1))  # (..., groups, group_dim, n)
     x = F.pad(x, (0, 0, 0, -x.shape[-2] % LANES))
     x = x.unflatten(-2, (-1, LANES)).flatten(-4, -3)  # (..., blocks, 16, n)
@@ -54,17 +58,21 @@ def pack_channels(x: Tensor, groups: int = 1) -> Tensor:
 
 def unpack_channels(x: Tensor, dim: int, groups: int = 1) -> Tensor:
     """Undoes `pack_channels`: (..., blocks, n, 16) to (..., dim, n), contiguous, never a view of x."""
+    if x.shape[-3] * LANES == dim:
+        x = x.transpose(-1, -2).clone(memory_format=torch.contiguous_format)
+        return x.view(*x.shape[:-3], dim, x.shape[-1])
     x = x.transpose(-1, -2).unflatten(-3, (groups, -1)).flatten(-3, -2)  # (..., groups, padded, n)
     return x[..., : dim // groups, :].flatten(-3, -2).clone(memory_format=torch.contiguous_format)
 
 
-def ordered_sum(parts: Tensor) -> Tensor:
-    """Sum over the first axis, in an order that does not depend on the number of threads."""
-    while parts.shape[0] > 1:
-        half = parts.shape[0] // 2
-        pairs = parts[:half] + parts[half : 2 * half]
-        parts = torch.cat([pairs, parts[2 * half :]]) if parts.shape[0] % 2 else pairs
-    return parts[0]
+def sum_parts(parts: Tensor) -> Tensor:
+    """Sum over the first axis, in an order that does not depend on the number of threads; destroys the parts."""
+    count = parts.shape[0]
+    while count > 1:
+        half = count // 2
+        parts[:half] += parts[count - half : count]
+        count -= half
+    return parts[0] if parts.shape[0] == 1 else parts[0].clone()
 
 
 def laid_out_as(x: Tensor, like: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def _cache_folder(name: str) -> Path:
     root = Path(__file__).parent
     operation = root / name.split(".")[2]
     digest = hashlib.sha256()
-    for source in (root / "simd.py", root / "layout.py", *sorted(operation.glob("cpu*.py"))):
+    for source in (root / "simd.py", root / "layout.py", root / "cpu_states.py", *sorted(operation.glob("cpu*.py"))):
         digest.update(source.read_bytes())
     digest.update(f"{numba.__version__} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}".encode())
     key = digest.hexdigest()[:16]

@@ -1,10 +1,8 @@
-"""Vectors of float32 as a numba type: 16 lanes, or several groups of 16, as LLVM vectors.
+"""Vectors of 16 float32, called rows, as a numba type.
 
 A plain inner loop in numba is not reliably vectorised; these intrinsics emit the vector instructions
-themselves. A vector of 16 * parts lanes stands for `parts` independent rows of 16 (several states of 16
-channels); LLVM splits it into the machine's registers. Addresses are integers, as `Tensor.data_ptr` gives
-them, so every function has one signature whatever the strides of its tensors. A vector passed as `like`
-gives only its type.
+themselves. LLVM splits a row into the machine's registers. Addresses are integers, as `Tensor.data_ptr` gives
+them, so every function has one signature whatever the strides of its tensors.
 """
 
 from typing import Any
@@ -30,25 +28,23 @@ _BIT = ir.IntType(1)
 _LOG2_E = 1.4426950408889634
 
 
-class Vector(types.Type):
-    """The numba type of a vector with `parts` groups of 16 lanes."""
+class Row(types.Type):
+    """The numba type of a vector with 16 lanes."""
 
-    def __init__(self, parts: int) -> None:
-        self.lanes = parts * LANES
-        super().__init__(name=f"Vector{self.lanes}")
-
-
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, vector: Vector) -> None:
-        super().__init__(manager, vector, ir.VectorType(_FLOAT, vector.lanes))
+    def __init__(self) -> None:
+        super().__init__(name="Row")
 
 
-ROW = Vector(1)
-PAIR = Vector(2)
-# How many states of 16 channels a loop over time holds in registers: two need the 32 registers of AVX-512, with
-# 16 smaller ones they would be spilled.
-STATES_AT_ONCE = 2 if llvm.get_host_cpu_features().get("avx512f") else 1
+@register_model(Row)
+class _RowModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, row: Row) -> None:
+        super().__init__(manager, row, ir.VectorType(_FLOAT, LANES))
+
+
+ROW = Row()
+# The lanes of a sum that is yet to be added up: a register's.
+PARTIAL_LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
+PARTIAL_BYTES = PARTIAL_LANES * FLOAT_BYTES
 
 
 def _constant(like: ir.Value, value: float) -> ir.Constant:
@@ -81,26 +77,25 @@ def _first_lanes(builder: Any, count: ir.Value) -> ir.Value:
 
 
 def _exp2(builder: Any, x: ir.Value) -> ir.Value:
-    """2 ** x: split at the nearest integer, polynomial of degree 6 for the rest, relative error 1e-7.
-
-    Below -127 it is 0 and from 128 on infinite; the comparisons let NaN through.
-    """
+    """2 ** x, below -127 0 and from 128 on infinite; the comparisons let NaN through."""
     for comparison, bound in (("<", -127.0), (">", 128.0)):
         limit = _constant(x, bound)
         x = builder.select(builder.fcmp_ordered(comparison, x, limit), limit, x)
+    return _bounded_exp2(builder, x)
+
+
+def _bounded_exp2(builder: Any, x: ir.Value) -> ir.Value:
+    """2 ** x for |x| <= 127 and NaN: split at the nearest integer, polynomial of degree 5 for the rest.
+
+    The relative error is 1.3e-7 at most, and the least where the result is near 1: what it does to the sum of a
+    geometric series of the result, 1 / (1 - 2 ** x), is 4e-7 at most for every x below 0.
+    """
     whole = _call(builder, "rint", x)
     rest = builder.fsub(x, whole)
     integers = ir.VectorType(_INT, x.type.count)
     exponent = builder.fptosi(whole, integers)
-    value = _constant(x, 1.535336188e-4)
-    for coefficient in (
-        1.339887440e-3,
-        9.618437357e-3,
-        5.550332548e-2,
-        2.402264791e-1,
-        6.931472028e-1,
-        1.0,
-    ):
+    value = _constant(x, 1.32032e-3)
+    for coefficient in (9.66804e-3, 5.550909e-2, 2.402232e-1, 6.931469e-1, 1.0):
         value = _call(builder, "fma", value, rest, _constant(x, coefficient))
     shift = ir.Constant(integers, [ir.Constant(_INT, 23)] * x.type.count)
     bits = builder.add(builder.bitcast(value, integers), builder.shl(exponent, shift))
@@ -108,7 +103,16 @@ def _exp2(builder: Any, x: ir.Value) -> ir.Value:
 
 
 def _exp_of_minus_abs(builder: Any, x: ir.Value) -> ir.Value:
-    return _exp2(builder, builder.fmul(_call(builder, "fabs", x), _constant(x, -_LOG2_E)))
+    exponent = builder.fmul(_call(builder, "fabs", x), _constant(x, -_LOG2_E))
+    limit = _constant(x, -127.0)
+    return _bounded_exp2(builder, builder.select(builder.fcmp_ordered("<", exponent, limit), limit, exponent))
+
+
+def _sigmoid(builder: Any, x: ir.Value, small: ir.Value) -> ir.Value:
+    """1 / (1 + exp(-x)), given small = exp(-|x|)."""
+    one = _constant(x, 1.0)
+    large_side = builder.fdiv(one, builder.fadd(one, small))
+    return builder.select(builder.fcmp_ordered(">=", x, _constant(x, 0.0)), large_side, builder.fmul(small, large_side))
 
 
 def _log1p(builder: Any, x: ir.Value) -> ir.Value:
@@ -135,34 +139,13 @@ def zero_row(typing: Any) -> Any:
 
 
 @intrinsic
-def zero_pair(typing: Any) -> Any:
-    """2 x 16 zeros."""
-    return PAIR(), lambda context, builder, signature, args: ir.Constant(context.get_value_type(PAIR), None)
-
-
-@intrinsic
-def zero_states(typing: Any) -> Any:
-    """STATES_AT_ONCE x 16 zeros."""
-    kind = Vector(STATES_AT_ONCE)
-    return kind(), lambda context, builder, signature, args: ir.Constant(context.get_value_type(kind), None)
-
-
-@intrinsic
-def size_in_bytes(typing: Any, like: Any) -> Any:
-    """Bytes of a vector."""
-    return types.int64(like), lambda context, builder, signature, args: ir.Constant(
-        ir.IntType(64), FLOAT_BYTES * args[0].type.count
-    )
-
-
-@intrinsic
-def load(typing: Any, address: Any, like: Any) -> Any:
-    """Loads as many float32 as `like` has lanes; the address need not be aligned."""
+def load(typing: Any, address: Any) -> Any:
+    """Loads a row; the address need not be aligned."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_at(builder, args[0], args[1].type), align=FLOAT_BYTES)
+        return builder.load(_at(builder, args[0], context.get_value_type(ROW)), align=FLOAT_BYTES)
 
-    return like(types.int64, like), generate
+    return ROW(types.int64), generate
 
 
 @intrinsic
@@ -173,7 +156,7 @@ def store(typing: Any, address: Any, value: Any) -> Any:
         builder.store(args[1], _at(builder, args[0], args[1].type), align=FLOAT_BYTES)
         return context.get_dummy_value()
 
-    return types.void(types.int64, value), generate
+    return types.void(types.int64, ROW), generate
 
 
 @intrinsic
@@ -266,61 +249,70 @@ def prefetch(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
-def load_spread(typing: Any, address: Any, like: Any) -> Any:
-    """Loads one float32 per row of `like` and repeats each over its row."""
+def load_repeated(typing: Any, address: Any) -> Any:
+    """Loads one float32 and repeats it in all lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        parts = args[1].type.count // LANES
-        values = builder.load(_at(builder, args[0], ir.VectorType(_FLOAT, parts)), align=FLOAT_BYTES)
-        return _shuffle(builder, values, None, [lane // LANES for lane in range(parts * LANES)])
+        kind = context.get_value_type(ROW)
+        value = builder.load(_at(builder, args[0], _FLOAT))
+        single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
+        return _shuffle(builder, single, None, [0] * LANES)
 
-    return like(types.int64, like), generate
+    return ROW(types.int64), generate
 
 
 @intrinsic
-def repeat(typing: Any, row: Any, like: Any) -> Any:
-    """Repeats a row for every row of `like`."""
+def store_partial_dot(typing: Any, address: Any, x: Any, y: Any) -> Any:
+    """Stores PARTIAL_LANES numbers whose sum is the dot product of x and y."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _shuffle(builder, args[0], None, list(range(LANES)) * (args[1].type.count // LANES))
-
-    return like(ROW, like), generate
-
-
-@intrinsic
-def dot_rows(typing: Any, x: Any, y: Any, start: Any) -> Any:
-    """start + sum over rows of x * y, for each of the 16 lanes."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x, y, total = args
-        for first in range(0, x.type.count, LANES):
-            lanes = list(range(first, first + LANES))
-            total = _call(builder, "fma", _shuffle(builder, x, None, lanes), _shuffle(builder, y, None, lanes), total)
-        return total
-
-    return ROW(x, y, ROW), generate
-
-
-@intrinsic
-def store_row_sums(typing: Any, address: Any, value: Any, accumulate: Any) -> Any:
-    """Stores the sum of each row's lanes, one float32 per row, or adds it to what is there."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address, value, accumulate = args
-        per_row = LANES
-        while per_row > 1:
-            half = per_row // 2
-            first = [lane for lane in range(value.type.count) if lane % per_row < half]
-            second = [lane + half for lane in first]
-            value = builder.fadd(_shuffle(builder, value, None, first), _shuffle(builder, value, None, second))
-            per_row = half
-        pointer = _at(builder, address, value.type)
-        before = builder.load(pointer, align=FLOAT_BYTES)
-        value = builder.select(accumulate, builder.fadd(before, value), value)
-        builder.store(value, pointer, align=FLOAT_BYTES)
+        address, x, y = args
+        total: Any = None
+        for first in range(0, LANES, PARTIAL_LANES):
+            lanes = list(range(first, first + PARTIAL_LANES))
+            left, right = (_shuffle(builder, value, None, lanes) for value in (x, y))
+            total = builder.fmul(left, right) if total is None else _call(builder, "fma", left, right, total)
+        builder.store(total, _at(builder, address, total.type), align=FLOAT_BYTES)
         return context.get_dummy_value()
 
-    return types.void(types.int64, value, types.boolean), generate
+    return types.void(types.int64, ROW, ROW), generate
+
+
+@intrinsic
+def store_sums(typing: Any, source: Any, target: Any) -> Any:
+    """Adds up the lanes of each of PARTIAL_LANES partial sums, and stores the totals."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, target = args
+        kind = ir.VectorType(_FLOAT, PARTIAL_LANES)
+        values = [
+            builder.load(
+                _at(builder, builder.add(source, ir.Constant(source.type, i * PARTIAL_BYTES)), kind), align=FLOAT_BYTES
+            )
+            for i in range(PARTIAL_LANES)
+        ]
+        # Two vectors become one that holds half as many summands of twice as many totals: first within each 4 lanes,
+        # which processors do at once, then between them.
+        quads = range(0, PARTIAL_LANES, 4)
+        other = PARTIAL_LANES
+        steps = [
+            [lane for q in quads for lane in (q, other + q, q + 1, other + q + 1)],
+            [lane for q in quads for lane in (q, q + 1, other + q, other + q + 1)],
+        ]
+        offsets = [2, 2]
+        while 2 ** len(steps) < PARTIAL_LANES:
+            steps.append([q + lane for q in range(0, 2 * PARTIAL_LANES, 8) for lane in range(4)])
+            offsets.append(4)
+        for lanes, offset in zip(steps, offsets, strict=True):
+            second = [lane + offset for lane in lanes]
+            values = [
+                builder.fadd(_shuffle(builder, x, y, lanes), _shuffle(builder, x, y, second))
+                for x, y in zip(values[::2], values[1::2], strict=True)
+            ]
+        builder.store(values[0], _at(builder, target, kind), align=FLOAT_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -348,32 +340,69 @@ def exp2(typing: Any, x: Any) -> Any:
 
 
 @intrinsic
-def softplus(typing: Any, x: Any) -> Any:
-    """log(1 + exp(x)), accurate relative to the result for very negative x too."""
+def bounded_exp2(typing: Any, x: Any) -> Any:
+    """2 ** x for |x| <= 127 and NaN."""
+    return x(x), lambda context, builder, signature, args: _bounded_exp2(builder, args[0])
+
+
+@intrinsic
+def largest(typing: Any, x: Any, y: Any) -> Any:
+    """The larger of x and |y|, and x where y is NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x = args[0]
+        x, y = args[0], _call(builder, "fabs", args[1])
+        return builder.select(builder.fcmp_ordered(">", y, x), y, x)
+
+    return x(x, x), generate
+
+
+@intrinsic
+def all_below(typing: Any, x: Any, limit: Any) -> Any:
+    """Whether all lanes are less than an integer; NaN is not."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, limit = args
+        single = builder.insert_element(
+            ir.Constant(x.type, ir.Undefined), builder.sitofp(limit, _FLOAT), ir.Constant(_INT, 0)
+        )
+        below = builder.fcmp_ordered("<", x, _shuffle(builder, single, None, [0] * LANES))
+        bits = builder.bitcast(below, ir.IntType(LANES))
+        return builder.icmp_signed("==", bits, ir.Constant(bits.type, -1))
+
+    return types.boolean(ROW, types.int64), generate
+
+
+@intrinsic
+def exp_of_minus_abs(typing: Any, x: Any) -> Any:
+    """exp(-|x|), which `softplus` and `softplus_slope` start from."""
+    return x(x), lambda context, builder, signature, args: _exp_of_minus_abs(builder, args[0])
+
+
+@intrinsic
+def softplus(typing: Any, x: Any, small: Any) -> Any:
+    """log(1 + exp(x)), given small = exp(-|x|); accurate relative to the result for very negative x too."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, small = args
         zero = _constant(x, 0.0)
         positive = builder.select(builder.fcmp_ordered(">", x, zero), x, zero)
-        return builder.fadd(positive, _log1p(builder, _exp_of_minus_abs(builder, x)))
+        return builder.fadd(positive, _log1p(builder, small))
 
-    return x(x), generate
+    return x(x, x), generate
+
+
+@intrinsic
+def softplus_slope(typing: Any, x: Any, small: Any) -> Any:
+    """The derivative of softplus, 1 / (1 + exp(-x)), given small = exp(-|x|)."""
+    return x(x, x), lambda context, builder, signature, args: _sigmoid(builder, *args)
 
 
 @intrinsic
 def sigmoid(typing: Any, x: Any) -> Any:
     """1 / (1 + exp(-x))."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x = args[0]
-        small = _exp_of_minus_abs(builder, x)
-        one = _constant(x, 1.0)
-        large_side = builder.fdiv(one, builder.fadd(one, small))
-        return builder.select(
-            builder.fcmp_ordered(">=", x, _constant(x, 0.0)), large_side, builder.fmul(small, large_side)
-        )
-
-    return x(x), generate
+    return x(x), lambda context, builder, signature, args: _sigmoid(
+        builder, args[0], _exp_of_minus_abs(builder, args[0])
+    )
 
 
 @intrinsic
@@ -389,13 +418,30 @@ def silu_slope(typing: Any, x: Any, gate: Any) -> Any:
 
 
 @njit
+def softplus_rows(rows: int, count: int, slopes: int, scratch: int) -> None:
+    """Replaces rows by their softplus, and writes its slopes unless `slopes` is 0; scratch memory for as many rows.
+
+    Two short loops, because processors don't look far enough ahead to overlap the rows of a long one.
+    """
+    for t in range(count):
+        row = t * ROW_BYTES
+        store(scratch + row, exp_of_minus_abs(load(rows + row)))
+    for t in range(count):
+        row = t * ROW_BYTES
+        x, small = load(rows + row), load(scratch + row)
+        if slopes != 0:
+            store(slopes + row, softplus_slope(x, small))
+        store(rows + row, softplus(x, small))
+
+
+@njit
 def copy_floats(source: int, target: int, count: int, accumulate: bool) -> None:
     """Copies `count` float32, or adds them to what is there."""
     whole = count - count % LANES
     for n in range(0, whole, LANES):
-        value = load(source + FLOAT_BYTES * n, zero_row())
+        value = load(source + FLOAT_BYTES * n)
         if accumulate:
-            value = add(value, load(target + FLOAT_BYTES * n, zero_row()))
+            value = add(value, load(target + FLOAT_BYTES * n))
         store(target + FLOAT_BYTES * n, value)
     for n in range(whole, count):
         copy_float(source + FLOAT_BYTES * n, target + FLOAT_BYTES * n, accumulate)
@@ -405,7 +451,7 @@ def copy_floats(source: int, target: int, count: int, accumulate: bool) -> None:
 def load_channels(address: int, count: int) -> Any:
     """Loads the first `count` of 16 lanes, the others are zero."""
     if count == LANES:
-        return load(address, zero_row())
+        return load(address)
     return load_some(address, count)
 
 

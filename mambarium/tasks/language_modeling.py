@@ -21,16 +21,18 @@ VOCABULARY_MULTIPLE = 8
 
 
 class LanguageMetrics(TaskMetrics):
-    """Perplexity per token and bits per raw byte, exact: from summed float32 losses and true counts."""
+    """Perplexity and accuracy per token, bits per raw byte, exact: from summed float32 losses and true counts."""
 
     loss_sum: Tensor
     tokens: Tensor
+    correct: Tensor
     bytes: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("tokens", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("bytes", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, batch: TokenBatch) -> None:
@@ -43,6 +45,7 @@ class LanguageMetrics(TaskMetrics):
         )
         self.loss_sum += losses.double().sum()
         self.tokens += (batch["targets"] != IGNORED_TARGET).sum()
+        self.correct += (predictions.argmax(dim=-1) == batch["targets"]).sum()
         self.bytes += batch["num_bytes"].sum()
 
     def compute(self) -> dict[str, Tensor]:
@@ -51,6 +54,7 @@ class LanguageMetrics(TaskMetrics):
             "bits_per_byte": (self.loss_sum / (math.log(2.0) * self.bytes)).float(),
             "perplexity": mean_loss.exp().float(),
             "loss": mean_loss.float(),
+            "accuracy": (self.correct / self.tokens).float(),
         }
 
 

@@ -46,6 +46,10 @@ UNDECAYED_NAMES = (
     "dt_projs_bias",
     "pos_embed",
     "cls_token",
+    "pos_embedding",
+    "class_token",
+    "layer_scale",
+    "relative_position_bias_table",
 )
 
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,17 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 
 
 def build(file: Path) -> Backbone:
-    config = yaml.safe_load(file.read_text())
+    return build_from(yaml.safe_load(file.read_text()))
+
+
+def build_from(config: dict[str, Any]) -> Backbone:
     assert set(config) == {"class_path", "init_args"}
     package, name = config["class_path"].rsplit(".", 1)
     assert package == "mambarium.backbones"
-    return getattr(mambarium.backbones, name)(**config["init_args"])
+    arguments = {
+        key: build_from(value) if isinstance(value, dict) else value for key, value in config["init_args"].items()
+    }
+    return getattr(mambarium.backbones, name)(**arguments)
 
 
 def test_every_published_variant_has_a_file() -> None:
@@ -40,11 +47,14 @@ def test_file_builds_a_backbone(file: Path) -> None:
         assert yaml.safe_load(file.read_text())["init_args"] == {"name": file.name.removesuffix(".yaml")}
 
 
-@pytest.mark.parametrize("family", ["vim", "vmamba", "mambavision", "mambaout"])
-@pytest.mark.parametrize(("data", "size"), [("digits", 8), ("cifar", 32)])
+SMALL_IMAGES = [file for file in FILES if file.stem.endswith(("_digits", "_cifar"))]
+
+
+@pytest.mark.parametrize("file", SMALL_IMAGES, ids=lambda file: file.name)
 @torch.no_grad()
-def test_small_vision_files_take_their_images(family: str, data: str, size: int) -> None:
-    backbone = build(FOLDER / f"{family}_{data}.yaml").eval()
+def test_small_vision_files_take_their_images(file: Path) -> None:
+    size = 8 if file.stem.endswith("_digits") else 32
+    backbone = build(file).eval()
     assert isinstance(backbone, VisionBackbone)
     logits = backbone.classifier(10)(backbone(torch.zeros(2, 3, size, size)))
     assert logits.shape == (2, 10)

@@ -129,6 +129,19 @@ def test_the_model_returns_the_weighted_sum_of_its_layers_balance_losses() -> No
     assert all(layer.switch.router.weight.grad.abs().max() > 0 for layer in model.layers)
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+@torch.no_grad()
+def test_both_layers_read_the_same_in_parallel_and_one_after_the_other_otherwise(parallel: bool) -> None:
+    torch.manual_seed(0)
+    model = MoEMamba(WIDTH, depth=2, num_experts=3, parallel=parallel).eval()
+    x = inputs()
+    residual = x
+    for layer in model.layers:
+        after_mixer = residual + layer.mixer(layer.mixer_norm(residual))[0]
+        residual = after_mixer + layer.switch(layer.switch_norm(residual if parallel else after_mixer))[0]
+    torch.testing.assert_close(model(x).features, model.norm_f(residual))
+
+
 @pytest.mark.parametrize("whole_layer", [True, False])
 @torch.no_grad()
 def test_the_router_computes_in_float32(whole_layer: bool) -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones import (
+    LocalVim,
+    LocalVMamba,
     Mamba,
     MambaOut,
     MambaVision,
@@ -20,6 +22,8 @@ from mambarium.backbones import (
     from_variant,
     list_variants,
 )
+from mambarium.backbones.published import local_vim as published_local_vim
+from mambarium.backbones.published import local_vmamba as published_local_vmamba
 from mambarium.backbones.published import mamba as published_mamba
 from mambarium.backbones.published import mambaout as published_mambaout
 from mambarium.backbones.published import mambavision as published_mambavision
@@ -74,6 +78,20 @@ PUBLISHED_COUNTS = {
     "mambaout_tiny": 26_545_096,
     "mambaout_small": 48_488_072,
     "mambaout_base": 84_813_092,
+    "local_vim_tiny": 7_994_152,
+    "local_vim_tiny_class_token": 7_994_536,
+    "local_vim_small": 27_783_784,
+    "local_vmamba_tiny": 25_527_160,
+    "local_vmamba_small": 49_748_536,
+    "deit_tiny": 5_717_416,
+    "deit_small": 22_050_664,
+    "deit_base": 86_567_656,
+    "swin_tiny": 28_288_354,
+    "swin_small": 49_606_258,
+    "swin_base": 87_768_224,
+    "convnext_tiny": 28_589_128,
+    "convnext_small": 50_223_688,
+    "convnext_base": 88_591_464,
 }
 
 
@@ -178,8 +196,13 @@ def test_outputs_equal_the_official_code(case: str) -> None:
                 "layer23": backbone.get_submodule("layers.23.mixer"),
             }
         )
-    elif isinstance(backbone, VMamba):
-        names = published_vmamba
+    elif isinstance(backbone, LocalVim):
+        names = published_local_vim
+        taps = record_taps(
+            {"layer0": backbone.get_submodule("layers.0.mixer"), "layer19": backbone.get_submodule("layers.19.mixer")}
+        )
+    elif isinstance(backbone, VMamba | LocalVMamba):
+        names = published_vmamba if isinstance(backbone, VMamba) else published_local_vmamba
         modules = {"patch_embed": backbone.stem, "l0b0.op": backbone.get_submodule("blocks.0.0.ss2d")}
         modules |= {f"layer{i}": module for i, module in enumerate(backbone.downsample_layers)}
         taps = record_taps(modules | {"layer3": backbone.blocks[3]})
@@ -203,7 +226,7 @@ def test_outputs_equal_the_official_code(case: str) -> None:
 
     assert sorted(taps) == sorted(expected["taps"])
     for tap, value in taps.items():
-        channels_first = value.permute(0, 3, 1, 2) if isinstance(backbone, VMamba) else value
+        channels_first = value.permute(0, 3, 1, 2) if isinstance(backbone, VMamba | LocalVMamba) else value
         check_tap(tap, channels_first, expected["taps"][tap])
     check_tap("logits", logits, expected["logits"])
     assert logits.argmax().item() == expected["argmax"]

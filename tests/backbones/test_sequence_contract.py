@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mambarium.backbones import (
     LSTM,
     S4D,
+    BlockRecurrentTransformer,
     BlockStateTransformer,
     Mamba,
     MoEMamba,
@@ -38,6 +39,21 @@ FAMILIES: dict[str, Callable[[], SequenceBackbone]] = {
     "s4d": lambda: S4D(WIDTH, depth=2, d_state=6, dropout=0.1),
     "block_state_transformer": lambda: BlockStateTransformer(
         WIDTH, depth=3, num_heads=2, window_size=4, context_layers=[0, 2], d_state=4, mlp_width=9, dropout=0.1
+    ),
+    "block_state_transformer_multi_head": lambda: BlockStateTransformer(
+        WIDTH, 1, 3, window_size=4, context="multi_head", d_state=4, mlp_width=9
+    ),
+    "block_state_transformer_multi_filter": lambda: BlockStateTransformer(
+        WIDTH, 2, 2, window_size=4, context_layers=[0, 1], context="multi_filter", num_states=3, d_state=4, mlp_width=9
+    ),
+    "block_state_transformer_unstructured": lambda: BlockStateTransformer(
+        WIDTH, 1, 2, window_size=4, filters="unstructured", filter_length=13, mlp_width=9
+    ),
+    "block_state_transformer_multi_filter_unstructured": lambda: BlockStateTransformer(
+        WIDTH, 2, 2, 3, context="multi_filter", filters="unstructured", num_states=2, filter_length=13, mlp_width=9
+    ),
+    "block_recurrent_transformer": lambda: BlockRecurrentTransformer(
+        WIDTH, depth=2, num_heads=2, window_size=4, recurrent_layers=[0, 1], num_states=3, mlp_width=9, dropout=0.1
     ),
 }
 LENGTH = 13
@@ -156,7 +172,7 @@ def test_reordered_state_follows_its_sequences(backbone: SequenceBackbone, x: Te
 def test_gradients_flow_through_the_state(backbone: SequenceBackbone, x: Tensor) -> None:
     x = x.requires_grad_()
     (expected,) = torch.autograd.grad(backbone(x).features[:, 8:].pow(2).sum(), x)
-    features, _ = run_in_chunks(backbone, x, [3, 5, 5])
+    features, _ = run_in_chunks(backbone, x, [3, 5, 1, 4])
     (found,) = torch.autograd.grad(features[:, 8:].pow(2).sum(), x)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 

@@ -8,7 +8,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mambarium.backbones import MambaOut, MambaVision, Vim, VisionBackbone, VisionFeatures, VMamba, initialize
+from mambarium.backbones import (
+    LSTM,
+    S4D,
+    BlockStateTransformer,
+    ConvNeXt,
+    LocalVim,
+    LocalVMamba,
+    Mamba,
+    MambaOut,
+    MambaVision,
+    MoEMamba,
+    SequenceOnImages,
+    Swin,
+    Transformer,
+    Vim,
+    VisionBackbone,
+    VisionFeatures,
+    ViT,
+    VMamba,
+    initialize,
+)
 from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.errors import InputError
 
@@ -92,6 +112,81 @@ FAMILIES = {
         lambda: MambaOut(depths=(1, 1), widths=(9, 12), stem_stride=1, kernel_size=3, conv_ratio=0.5),
         [(8, 8), (7, 9)],
         None,
+    ),
+    "local_vim": Family(
+        lambda: LocalVim(
+            16, 4, 16, (("rows", "window_2_backwards"), ("columns_backwards", "window_3")), d_state=2, drop_path=0.2
+        ),
+        [(16, 16), (4, 4), (12, 20)],
+        (16, 18),
+    ),
+    "local_vim_class_token": Family(
+        lambda: LocalVim(
+            6, 2, 16, (("rows_backwards", "window_2"), ("columns", "window_2_backwards")), d_state=2, class_token=True
+        ),
+        [(6, 6), (2, 2), (10, 4)],
+        (5, 4),
+    ),
+    "local_vmamba": Family(
+        lambda: LocalVMamba(
+            (1, 2),
+            (16, 24),
+            (("rows", "window_3"), ("columns_backwards",), ("window_2_backwards",)),
+            2,
+            2,
+            drop_path=0.2,
+        ),
+        [(16, 16), (14, 10), (2, 2)],
+        (15, 16),
+    ),
+    "vit": Family(
+        lambda: ViT(image_size=16, patch_size=4, width=16, depth=2, num_heads=2, drop_path=0.2),
+        [(16, 16), (4, 4), (12, 20)],
+        (16, 18),
+    ),
+    "swin": Family(
+        lambda: Swin(depths=(2, 2), width=8, num_heads=(2, 4), window_size=3, drop_path=0.2),
+        [(32, 32), (36, 20), (4, 8)],
+        (34, 32),
+    ),
+    "swin_patch_size_1": Family(
+        lambda: Swin(depths=(1, 1), width=8, num_heads=(1, 1), window_size=4, patch_size=1),
+        [(8, 8), (7, 9)],
+        None,
+    ),
+    "convnext": Family(
+        lambda: ConvNeXt(depths=(1, 2), widths=(8, 12), layer_scale=0.5, drop_path=0.2),
+        [(32, 32), (40, 16), (8, 8)],
+        (36, 32),
+    ),
+    "convnext_patch_size_1": Family(
+        lambda: ConvNeXt(depths=(2, 1), widths=(8, 16), patch_size=1, layer_scale=0.5),
+        [(8, 8), (2, 6)],
+        (7, 8),
+    ),
+    "mamba_on_images": Family(
+        lambda: SequenceOnImages(Mamba(8, 2, d_state=2, dropout=0.1), 16, 4), [(16, 16), (4, 4), (12, 20)], (16, 18)
+    ),
+    "lstm_on_images": Family(lambda: SequenceOnImages(LSTM(8, 1), 8, 2, ("columns",)), [(8, 8), (4, 6)], (7, 8)),
+    "s4d_on_images": Family(
+        lambda: SequenceOnImages(S4D(8, 1, d_state=4), 8, 2, ("window_2", "window_2_backwards")),
+        [(8, 8), (6, 10)],
+        (8, 7),
+    ),
+    "transformer_on_images": Family(
+        lambda: SequenceOnImages(Transformer(8, 1, num_heads=2), 4, 1, ("columns_backwards",)), [(4, 4), (3, 5)], None
+    ),
+    "moe_mamba_on_images": Family(
+        lambda: SequenceOnImages(MoEMamba(8, 1, num_experts=2, d_state=2), 8, 2, ("rows", "rows_backwards")),
+        [(8, 8), (4, 6)],
+        (7, 8),
+    ),
+    "block_state_transformer_on_images": Family(
+        lambda: SequenceOnImages(
+            BlockStateTransformer(8, 2, num_heads=2, window_size=4, context_layers=[0], d_state=4, mlp_width=9), 8, 2
+        ),
+        [(8, 8), (4, 6)],
+        (7, 8),
     ),
 }
 
@@ -230,11 +325,11 @@ def test_vim_class_token_keeps_its_own_position_at_other_sizes() -> None:
     torch.testing.assert_close(features.maps[0].flatten(2).transpose(1, 2), patches)
 
 
-@pytest.mark.parametrize("name", ["vmamba", "vmamba_v0"])
+@pytest.mark.parametrize("name", ["vmamba", "vmamba_v0", "local_vmamba", "swin"])
 def test_output_norms_make_every_pixel_zero_mean_and_unit_variance(name: str) -> None:
     torch.manual_seed(0)
     backbone = FAMILIES[name].build()
-    assert isinstance(backbone, VMamba)
+    assert isinstance(backbone, VMamba | LocalVMamba | Swin)
     norms = backbone.output_norms()
     features = backbone(images((32, 32)))
     normed = norms(features)
@@ -310,6 +405,43 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
         lambda: VMamba(stem_stride=3),
         lambda: VMamba(drop_path=1.0),
         lambda: DropPath(1.0),
+        lambda: LocalVim(width=18),
+        lambda: LocalVim(image_size=30, patch_size=4),
+        lambda: LocalVim(patch_size=0),
+        lambda: LocalVim(routes=()),
+        lambda: LocalVim(routes=((),)),
+        lambda: LocalVim(routes=(("diagonals",),)),
+        lambda: LocalVim(d_state=0),
+        lambda: LocalVim(drop_path=1.0),
+        lambda: LocalVMamba(depths=(1, 1), widths=(8,)),
+        lambda: LocalVMamba(depths=(2, 0), widths=(8, 8)),
+        lambda: LocalVMamba(depths=(1, 1), widths=(8, 8)),
+        lambda: LocalVMamba(widths=(8, 0)),
+        lambda: LocalVMamba(routes=(("rows",), ("rows",), ("rows",), ())),
+        lambda: LocalVMamba(stem_stride=3),
+        lambda: LocalVMamba(d_state=0),
+        lambda: LocalVMamba(ssm_ratio=0.01),
+        lambda: LocalVMamba(drop_path=1.0),
+        lambda: ViT(width=9, num_heads=2),
+        lambda: ViT(image_size=30, patch_size=4),
+        lambda: ViT(depth=0),
+        lambda: ViT(mlp_ratio=0.0),
+        lambda: ViT(drop_path=1.0),
+        lambda: Swin(depths=(1,), num_heads=(1,)),
+        lambda: Swin(depths=(1, 1), num_heads=(1,)),
+        lambda: Swin(depths=(1, 1), width=9, num_heads=(2, 2)),
+        lambda: Swin(window_size=0),
+        lambda: Swin(drop_path=1.0),
+        lambda: ConvNeXt(depths=(1,), widths=(8,)),
+        lambda: ConvNeXt(depths=(1, 1), widths=(8,)),
+        lambda: ConvNeXt(depths=(1, 1), widths=(8, 0)),
+        lambda: ConvNeXt(patch_size=0),
+        lambda: ConvNeXt(drop_path=1.0),
+        lambda: SequenceOnImages(Mamba(8, 1), image_size=10, patch_size=4),
+        lambda: SequenceOnImages(Mamba(8, 1), patch_size=0),
+        lambda: SequenceOnImages(Mamba(8, 1), routes=()),
+        lambda: SequenceOnImages(Mamba(8, 1), routes=("diagonals",)),
+        lambda: SequenceOnImages(Mamba(8, 1), routes=("window_0",)),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(build: Callable[[], VisionBackbone]) -> None:

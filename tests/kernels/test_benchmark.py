@@ -54,7 +54,10 @@ def test_a_quick_run_writes_a_row_per_measurement_and_names_who_is_absent(tmp_pa
         for d_state in ("1", "16"):
             assert {("selective_scan", d_state, name, direction) for name in (OURS, "PyTorch loop")} <= found
         assert ("causal_conv1d", "0", "PyTorch conv1d", direction) in found
-    assert {row["length"] for row in rows} == {"17", "64"}
+        assert {("grid_scan", "1", name, direction) for name in (OURS, "flips, copies")} <= found
+    updates = {row["direction"] for row in rows if row["operation"] == "selective_state_update"}
+    assert updates == {"forward"}
+    assert {row["length"] for row in rows if row["operation"] == "selective_scan"} == {"17", "64"}
     for row in rows:
         assert float(row["min_ms"]) <= float(row["median_ms"])
         assert math.isclose(
@@ -160,6 +163,15 @@ def test_the_least_work_of_a_scan_is_counted():
     assert (both - forward).operations == 228 * elements
 
 
+def test_the_least_work_of_a_grid_scan_is_that_of_its_routes_with_one_input_and_output():
+    scan, grid = (Case(name, 2, 32, 49, 16, torch.float32) for name in ("selective_scan", "grid_scan"))
+    elements = 2 * 49 * 32
+    for direction, shared in (("forward", 2), ("forward+backward", 5)):
+        one, four = scan.work(direction), grid.work(direction)
+        assert four.bytes == 4 * one.bytes - 3 * 4 * shared * elements
+        assert (four.exponentials, four.operations) == (4 * one.exponentials, 4 * one.operations)
+
+
 def test_limits_add_up_on_a_cpu():
     case = small_case(length=64, d_state=16)
     elements = 16 * 64
@@ -193,6 +205,7 @@ def test_a_peer_that_would_be_too_slow_is_left_out(tmp_path, capsys, monkeypatch
 def test_a_plot_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     runs = benchmark(tmp_path, [our_peer()])
-    runs.run(small_case())
+    for length in (4, 9):
+        runs.run(small_case(length))
     plot_rows(runs._table.rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

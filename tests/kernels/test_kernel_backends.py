@@ -112,6 +112,18 @@ def test_warm_up_loads_from_the_cache_the_second_time():
     assert float(run.stdout) > 0 and "compiling" not in run.stderr
 
 
+def test_warm_up_compiles_the_grid_scan_when_asked():
+    code = (
+        "import sys\n"
+        "from mambarium.kernels import warm_up\n"
+        "for grid in (False, True):\n"
+        "    warm_up(backward=False, grid=grid)\n"
+        "    print('mambarium.kernels.grid.cpu_forward' in sys.modules)\n"
+    )
+    run = run_python(code)
+    assert run.stdout.split() == ["False", "True"], run.stderr
+
+
 def test_forking_after_kernels_ran_does_not_hang():
     code = (
         "import torch\n"
@@ -173,9 +185,10 @@ def test_backends_fit_their_interfaces(backend, package):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
     from mambarium.kernels.conv.interface import ConvBackend
+    from mambarium.kernels.grid.interface import GridBackend
     from mambarium.kernels.scan.interface import ScanBackend
 
-    for operation, interface in (("scan", ScanBackend), ("conv", ConvBackend)):
+    for operation, interface in (("scan", ScanBackend), ("conv", ConvBackend), ("grid", GridBackend)):
         module = load_backend(operation, backend)
         for name, function in inspect.getmembers(interface, inspect.isfunction):
             if not name.startswith("_"):

@@ -85,3 +85,8 @@ def test_nan_stays_in_its_channel_and_window():
     expected = torch.zeros_like(out, dtype=torch.bool)
     expected[0, 1, 31:35] = True
     assert torch.equal(out.isnan(), expected)
+
+
+@pytest.mark.usefixtures("filled_memory")
+def test_no_uninitialised_memory_is_used():
+    check(make_case(1, 35, 5, 4), 1e-6)

@@ -95,11 +95,106 @@ def test_more_states_than_one_launch_keeps():
 
 
 def test_two_channels_per_lane(monkeypatch):
-    from mambarium.kernels.scan import triton_backend
+    from mambarium.kernels import triton_configuration
 
-    monkeypatch.setattr(triton_backend, "MANY_WARPS", 0)
+    monkeypatch.setattr(triton_configuration, "WARPS_PER_PROCESSOR", 0)
     check(make_case(1, 5, 37, 2, optional=("D", "delta_bias", "initial_state", "reset")), 5e-6)
     check(make_case(1, 3, 37, 2), 5e-6)
+
+
+@pytest.fixture
+def short_segments(monkeypatch):
+    """A GPU so large that sequences are divided into segments of eight or twelve positions."""
+    from mambarium.kernels import triton_configuration
+
+    monkeypatch.setattr(triton_configuration, "WARPS_PER_PROCESSOR", 1000)
+    monkeypatch.setattr(triton_configuration, "SEGMENT_MIN_POSITIONS", 8)
+
+
+@pytest.mark.usefixtures("short_segments")
+@pytest.mark.parametrize(
+    ("batch", "length", "dim", "d_state", "groups", "optional"),
+    [(1, 61, 5, 2, 1, ALL), (2, 27, 6, 3, 2, ALL), (1, 24, 2, 34, 1, ALL), (2, 32, 3, 1, 1, ())],
+)
+def test_segments_side_by_side(batch, length, dim, d_state, groups, optional):
+    check(make_case(batch, length, dim, d_state, groups, optional), 5e-6)
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_segments_side_by_side_in_reverse():
+    check({**make_case(1, 18, 2, 2, groups=2), "reverse": True}, 5e-6)
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_segments_give_the_same_numbers_every_time():
+    case = make_case(1, 18, 3, 1)
+    once, again = results(case, "triton"), results(case, "triton")
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+@pytest.mark.usefixtures("short_segments")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter's NumPy
+def test_a_decay_beyond_float32_leaves_zero_states_zero():
+    case = make_case(1, 24, 2, 1, optional=(), softplus=False)
+    case["u"][..., :16] = 0
+    case["A"] = torch.full((2, 1), 40.0)
+    case["delta"] = torch.full((1, 2, 24), 0.5)
+    case["delta"][..., 16:] = 0.01
+    expected = selective_scan(**case, backend="reference")
+    torch.testing.assert_close(selective_scan(**case, backend="triton"), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_a_segment_without_a_reset_between_segments_with_one():
+    case = make_case(1, 24, 3, 2)
+    case["reset"][:] = False
+    case["reset"][0, [3, 16]] = True
+    check(case, 5e-6)
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_nan_passes_through_segments_up_to_the_next_reset():
+    case = make_case(1, 40, 3, 2)
+    case["u"][0, 2, 3] = torch.nan
+    case["reset"][:] = False
+    case["reset"][0, 27] = True
+    out, last_state = selective_scan(**case, return_last_state=True, backend="triton")
+    expected = torch.zeros_like(out, dtype=torch.bool)
+    expected[0, 2, 3:27] = True
+    assert torch.equal(out.isnan(), expected)
+    assert not last_state.isnan().any()
+
+
+def test_time_is_divided_only_where_a_gpu_would_idle():
+    from mambarium.kernels.triton_configuration import BACKWARD_TILE, plan_segments
+
+    processors = 132
+    for batch, length, dim, groups in [(1, 2**20, 16, 1), (1, 10007, 1536, 1), (2, 3001, 96, 4)]:
+        number, positions = plan_segments(batch, length, dim, groups, processors)
+        assert number >= 3
+        assert positions % BACKWARD_TILE == 0
+        assert (number - 1) * positions < length <= number * positions
+    assert plan_segments(1, 2**20, 16, 1, processors).number > 7.5 * processors
+    assert plan_segments(8, 2048, 2048, 1, processors).number == 1  # full already
+    assert plan_segments(1, 197, 384, 1, processors).number == 1  # too short
+
+
+def test_more_than_2_to_the_31_elements():
+    # Memory that is never touched takes no room.
+    stride, length = 2**27 - 8, 18
+    case = make_case(1, length, 1, 1, optional=(), dtype=torch.float16)
+    memory = torch.empty(stride * (length - 1) + 1, dtype=torch.float16)
+    apart = memory.as_strided((1, length, 1), (memory.numel(), stride, 1)).transpose(1, 2)
+    apart.copy_(case["u"])
+    outputs, grads = [], []
+    for u in (case["u"], apart):
+        u.requires_grad_()
+        outputs.append(selective_scan(**{**case, "u": u}, backend="triton"))
+        delta = case["delta"].requires_grad_()
+        grads.append(torch.autograd.grad(outputs[-1].float().sum(), [u, delta]))
+    assert torch.equal(*outputs)
+    for together, parted in zip(*grads, strict=True):
+        assert torch.equal(together, parted)
 
 
 def test_memory_with_adjacent_positions():
@@ -145,3 +240,47 @@ def test_nan_stays_in_its_channel_and_batch_element():
     expected[1, 2, 3:5] = True  # cleared before position 5
     assert torch.equal(out.isnan(), expected)
     assert not last_state.isnan().any()
+
+
+@pytest.mark.usefixtures("filled_memory")
+@pytest.mark.parametrize("reverse", [False, True])
+def test_no_uninitialised_memory_is_used(reverse):
+    check({**make_case(1, 5, 3, 2), "reverse": reverse}, 5e-6)
+
+
+@pytest.mark.usefixtures("filled_memory", "short_segments")
+def test_no_uninitialised_memory_is_used_with_segments():
+    check(make_case(1, 26, 2, 1), 5e-6)
+
+
+@pytest.mark.usefixtures("filled_memory")
+def test_no_uninitialised_memory_is_used_with_many_states():
+    check(make_case(1, 2, 2, 34), 5e-6)
+
+
+def test_the_tuner_keeps_a_layout_that_computes_the_same(monkeypatch):
+    from mambarium.kernels import triton_configuration
+    from mambarium.kernels.scan.triton_tuning import tune_selective_scan
+
+    monkeypatch.setattr(triton_configuration, "WARPS_PER_PROCESSOR", 0)
+    best = tune_selective_scan(1, 3, 2, 1, dtype=torch.float32, device="cpu", repeats=1)
+    try:
+        assert {(1, 2, 3, 1, 1, 1): best} == triton_configuration.TUNED
+        check(make_case(1, 2, 3, 1), 5e-6)
+    finally:
+        triton_configuration.TUNED.clear()
+
+
+@pytest.mark.parametrize("save", [False, True])
+def test_opcheck(save):
+    from mambarium.kernels.scan.registration import selective_scan_forward
+
+    case = make_case(1, 3, 2, 1)
+    rows = [case[name].transpose(1, 2) for name in ("u", "delta")] + [case["A"]]
+    rows += [case[name].permute(0, 3, 1, 2) for name in ("B", "C")]
+    rows += [case["D"], case["z"].transpose(1, 2), case["delta_bias"], case["initial_state"]]
+    rows = [x.detach().requires_grad_(save) for x in rows]
+    arguments = (*rows, case["reset"], True, True, save, "triton")
+    torch.library.opcheck(
+        selective_scan_forward, arguments, test_utils=("test_schema", "test_faketensor", "test_autograd_registration")
+    )

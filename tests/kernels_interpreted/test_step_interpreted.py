@@ -71,3 +71,8 @@ def test_nan_stays_in_its_channel():
     expected = torch.zeros(2, 1, 5, dtype=torch.bool)
     expected[1, 0, 2] = True
     assert torch.equal(out.isnan(), expected)
+
+
+@pytest.mark.usefixtures("filled_memory")
+def test_no_uninitialised_memory_is_used():
+    check(make_case(2, 1, 5, 3), dt_softplus=True)

@@ -31,7 +31,7 @@ def test_calling_returns_logits() -> None:
 def test_metrics_equal_float64_arithmetic_over_ragged_batches() -> None:
     generator = torch.Generator().manual_seed(1)
     metrics = LanguageMetrics()
-    nats, tokens, num_bytes = 0.0, 0, 0
+    nats, tokens, correct, num_bytes = 0.0, 0, 0, 0
     for rows, padded in ((3, 0), (2, 4), (1, 1)):
         logits = torch.randn(rows, 6, 9, generator=generator) * 8
         targets = torch.randint(9, (rows, 6), generator=generator)
@@ -44,11 +44,13 @@ def test_metrics_equal_float64_arithmetic_over_ragged_batches() -> None:
                 if targets[row, position] >= 0:
                     nats -= log_probabilities[row, position, targets[row, position]].item()
                     tokens += 1
+                    correct += int(logits[row, position].argmax() == targets[row, position])
         num_bytes += int(lengths.sum())
     values = metrics.compute()
     assert values["bits_per_byte"].item() == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-6)
     assert values["perplexity"].item() == pytest.approx(math.exp(nats / tokens), rel=1e-6)
     assert values["loss"].item() == pytest.approx(nats / tokens, rel=1e-6)
+    assert 0 < correct < tokens and values["accuracy"].item() == pytest.approx(correct / tokens)
 
 
 def test_extreme_bfloat16_logits_give_a_finite_exact_loss() -> None:

@@ -394,6 +394,15 @@ def test_the_vocabulary_s_padding_is_cut_off_and_another_vocabulary_left_fresh(t
     assert report.fresh == ["embedding.weight (16, 8) -> (8, 8)", "head.weight (16, 8) -> (8, 8)"]
 
 
+def test_a_mamba_without_head_or_prefix_is_transformers_model_alone(tmp_path: Path) -> None:
+    weights = {key.removeprefix("backbone."): value for key, value in drawn(MAMBA_TRANSFORMERS).items()}
+    torch.save(weights, tmp_path / "model.bin")
+    task = mamba()
+    assert load_pretrained(task, tmp_path / "model.bin").format == "Mamba (transformers)"
+    assert torch.equal(task.backbone.norm_f.weight, weights["norm_f.weight"])
+    assert torch.equal(task.objective.head.weight, weights["embeddings.weight"])
+
+
 def test_a_vocabulary_head_of_its_own_needs_an_untied_one(tmp_path: Path) -> None:
     weights = drawn(MAMBA)
     weights["lm_head.weight"] = weights["lm_head.weight"] + 1
@@ -500,6 +509,18 @@ def test_our_own_checkpoints_serve_other_tasks(tmp_path: Path) -> None:
         load_pretrained(other, path)
     with pytest.raises(InputError, match="another Vim"):
         load_pretrained(vim(), path)
+
+
+def test_of_a_run_with_averaged_weights_the_average_is_taken(tmp_path: Path) -> None:
+    average = mambaout().state_dict()
+    plain = {name: value + 1 for name, value in average.items()}
+    content = {"pytorch-lightning_version": "2.6.6", "averaging_state": {"n_averaged": torch.tensor(3)}}
+    torch.save(content | {"state_dict": average, "current_model_state": plain}, tmp_path / "averaged.ckpt")
+    task = mambaout()
+    for ema, expected in ((None, average), (False, plain), (True, average)):
+        report = load_pretrained(task, tmp_path / "averaged.ckpt", ema=ema)
+        assert ("averaged over training" in report.weights) == (expected is average)
+        assert all(torch.equal(value, expected[name]) for name, value in task.state_dict().items())
 
 
 def test_layers_learn_the_slower_the_nearer_they_are_to_the_input(tmp_path: Path) -> None:

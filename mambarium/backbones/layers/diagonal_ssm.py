@@ -40,6 +40,8 @@ class DiagonalSSM(nn.Module):
         state_matrix: How A and B start: "legs" (the diagonal of HiPPO-LegS), "lin" (-1/2 + i pi n), "inv" (its
             approximation by inverses) or "real" (-(n + 1)).
         discretization: "zoh", exact for inputs constant over a time step, or "bilinear".
+        num_filters: How many outputs a channel has, each with its own C and D on the channel's one state; None: one,
+            without an axis of its own.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class DiagonalSSM(nn.Module):
         d_state: int = 64,
         state_matrix: StateMatrix = "lin",
         discretization: Discretization = "zoh",
+        num_filters: int | None = None,
     ) -> None:
         super().__init__()
         check_at_least("d_state", d_state, 2)
@@ -57,15 +60,18 @@ class DiagonalSSM(nn.Module):
             raise InputError(f'state_matrix must be "legs", "lin", "inv" or "real", got {state_matrix!r}')
         if discretization not in ("zoh", "bilinear"):
             raise InputError(f'discretization must be "zoh" or "bilinear", got {discretization!r}')
-        self.num_channels, self.d_state = num_channels, d_state
+        if num_filters is not None:
+            check_at_least("num_filters", num_filters, 1)
+        self.num_channels, self.d_state, self.num_filters = num_channels, d_state, num_filters
         self.state_matrix, self.discretization = state_matrix, discretization
         half = d_state // 2
+        outputs = (num_channels,) if num_filters is None else (num_channels, num_filters)
         self.log_dt = nn.Parameter(torch.empty(num_channels))
         self.log_A_real = nn.Parameter(torch.empty(num_channels, half))
         self.A_imag = nn.Parameter(torch.empty(num_channels, half))
         self.B = nn.Parameter(torch.empty(num_channels, half, 2))  # real and imaginary parts
-        self.C = nn.Parameter(torch.empty(num_channels, half, 2))
-        self.D = nn.Parameter(torch.empty(num_channels))
+        self.C = nn.Parameter(torch.empty(*outputs, half, 2))
+        self.D = nn.Parameter(torch.empty(outputs))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -80,14 +86,18 @@ class DiagonalSSM(nn.Module):
         self.D.normal_()
 
     def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A, B, C (num_channels, d_state / 2) complex and the time step (num_channels,), in at least float32."""
+        """A, B, C and the time step, in at least float32.
+
+        A and B are (num_channels, d_state / 2) complex, C too, or (num_channels, num_filters, d_state / 2); the time
+        step is (num_channels,).
+        """
         exact = torch.promote_types(self.log_dt.dtype, torch.float32)
         A = torch.complex(-self.log_A_real.to(exact).exp(), self.A_imag.to(exact))
         B, C = (torch.view_as_complex(value.to(exact).contiguous()) for value in (self.B, self.C))
         return A, B, C, self.log_dt.to(exact).exp()
 
     def discretized(self) -> tuple[Tensor, Tensor, Tensor]:
-        """log(A_bar), B_bar and C, (num_channels, d_state / 2) complex."""
+        """log(A_bar), B_bar and C, complex, with the shapes of A, B and C."""
         A, B, C, dt = self.continuous()
         z = dt[:, None] * A
         if self.discretization == "zoh":
@@ -95,9 +105,10 @@ class DiagonalSSM(nn.Module):
         return torch.log(1 + z / 2) - torch.log(1 - z / 2), dt[:, None] * B / (1 - z / 2), C
 
     def kernel(self, length: int) -> Tensor:
-        """The convolution's kernel K (num_channels, length), without the skip."""
+        """The kernel K (num_channels, length), or (num_channels, num_filters, length), without the skip."""
         log_A_bar, B_bar, C = self.discretized()
-        return convolution_kernel(_powers(log_A_bar, length), B_bar, C)
+        kernel = convolution_kernel(_powers(log_A_bar, length), B_bar, self._with_filters(C, 1))
+        return kernel.squeeze(1) if self.num_filters is None else kernel
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Zeros (batch, num_channels, d_state / 2, 2), real and imaginary parts, in at least float32."""
@@ -115,26 +126,68 @@ class DiagonalSSM(nn.Module):
             boundaries: Document boundaries of the chunk.
 
         Returns:
-            (batch, length, num_channels), and the new state, None if there was none.
+            (batch, length, num_channels) or (batch, length, num_channels, num_filters), and the new state, None if
+            there was none.
         """
         with torch.autocast(u.device.type, enabled=False):
             log_A_bar, B_bar, C = self.discretized()
+            C = self._with_filters(C, 1)
             exact = u.to(B_bar.real.dtype)  # (batch, length, num_channels)
-            if state is None:
-                before = B_bar.new_zeros(u.shape[0], *B_bar.shape)
-            else:
-                before = torch.view_as_complex(state.to(exact.dtype).contiguous())
+            before = self._complex(state, u.shape[0], B_bar)
             if u.shape[1] == 1:
                 y, after = recur(exact, before, log_A_bar, B_bar, C, boundaries)
             else:
-                blocks = cut_into_blocks(exact, boundaries)
-                y, after = convolve_blocks(blocks, before, log_A_bar, B_bar, C)
-            y = (y + self.D.to(exact.dtype) * exact).to(u.dtype)
+                y, after = convolve_blocks(cut_into_blocks(exact, boundaries), before, log_A_bar, B_bar, C)
+            y = self._with_skip(y, exact).to(u.dtype)
         return y, None if state is None else torch.view_as_real(after).to(state.dtype)
+
+    def at_positions(
+        self, u: Tensor, positions: Tensor, state: Tensor | None = None, boundaries: Boundaries | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward` where only some outputs are needed, which spares computing the others.
+
+        Args:
+            u: (batch, length, num_channels).
+            positions: (batch, count) positions of the chunk.
+            state: As for `forward`.
+            boundaries: As for `forward`.
+
+        Returns:
+            The outputs (batch, count, num_channels) or (batch, count, num_channels, num_filters), and the new state.
+        """
+        with torch.autocast(u.device.type, enabled=False):
+            log_A_bar, B_bar, C = self.discretized()
+            exact = u.to(B_bar.real.dtype)
+            blocks = cut_into_blocks(exact, boundaries)
+            before = self._complex(state, u.shape[0], B_bar)
+            between = states_between_blocks(blocks, before, log_A_bar, B_bar)
+            places = torch.cat([blocks.place.gather(1, positions), blocks.place[:, -1:]], dim=1)
+            states = states_at(blocks, places, between, log_A_bar)  # (batch, count + 1, num_channels, half)
+            y = 2 * torch.einsum("hfn,bkhn->bkhf", self._with_filters(C, 1), states[:, :-1]).real
+            y = self._with_skip(y, exact.gather(1, positions.unsqueeze(-1).expand(-1, -1, u.shape[2]))).to(u.dtype)
+        return y, None if state is None else torch.view_as_real(states[:, -1]).to(state.dtype)
+
+    def _with_filters(self, x: Tensor, dim: int) -> Tensor:
+        """A tensor with an axis for the filters, of size 1 if there is none yet."""
+        return x.unsqueeze(dim) if self.num_filters is None else x
+
+    def _with_skip(self, y: Tensor, u: Tensor) -> Tensor:
+        """Outputs (batch, length, num_channels, filters) with D u added, without the axis of a sole filter."""
+        y = y + self._with_filters(self.D.to(u.dtype), 1) * u.unsqueeze(-1)
+        return y.squeeze(-1) if self.num_filters is None else y
+
+    def _complex(self, state: Tensor | None, batch_size: int, like: Tensor) -> Tensor:
+        """A state (batch, num_channels, half) complex, zeros if there is none."""
+        if state is None:
+            return like.new_zeros(batch_size, *like.shape)
+        return torch.view_as_complex(state.to(like.real.dtype).contiguous())
 
     def extra_repr(self) -> str:
         """The sizes and the choices, for `print`."""
-        return f"{self.num_channels}, d_state={self.d_state}, {self.state_matrix}, {self.discretization}"
+        return (
+            f"{self.num_channels}, d_state={self.d_state}, {self.state_matrix}, {self.discretization}, "
+            f"num_filters={self.num_filters}"
+        )
 
 
 def initial_matrices(state_matrix: StateMatrix, d_state: int) -> tuple[Tensor, Tensor]:
@@ -174,18 +227,24 @@ def complex_expm1(z: Tensor) -> Tensor:
 
 
 def convolution_kernel(powers: Tensor, B_bar: Tensor, C: Tensor) -> Tensor:
-    """K_l = 2 Re(C A_bar^l B_bar), (num_channels, length), from A_bar^l (num_channels, d_state / 2, length)."""
-    return 2 * torch.einsum("hn,hnl->hl", C * B_bar, powers).real
+    """K_l = 2 Re(C A_bar^l B_bar), (num_channels, filters, length).
+
+    Args:
+        powers: A_bar^l (num_channels, half, length).
+        B_bar: (num_channels, half).
+        C: (num_channels, filters, half).
+    """
+    return 2 * torch.einsum("hfn,hnl->hfl", C * B_bar.unsqueeze(1), powers).real
 
 
 def recur(
     u: Tensor, state: Tensor, log_A_bar: Tensor, B_bar: Tensor, C: Tensor, boundaries: Boundaries | None
 ) -> tuple[Tensor, Tensor]:
-    """One position u (batch, 1, num_channels): its output without skip, and the state after it."""
+    """One position u (batch, 1, num_channels): its outputs without skip for each filter, and the state after it."""
     if boundaries is not None:
         state = state.masked_fill(boundaries.reset[:, :1, None], 0.0)
-    state = log_A_bar.exp() * state + B_bar * u[:, 0, :, None]  # (batch, num_channels, d_state / 2)
-    return 2 * (C * state).sum(dim=-1).real.unsqueeze(1), state
+    state = log_A_bar.exp() * state + B_bar * u[:, 0, :, None]  # (batch, num_channels, half)
+    return 2 * (C * state.unsqueeze(2)).sum(dim=-1).real.unsqueeze(1), state
 
 
 class Blocks(NamedTuple):
@@ -224,30 +283,24 @@ def cut_into_blocks(u: Tensor, boundaries: Boundaries | None) -> Blocks:
     return Blocks(inputs.unflatten(1, (blocks, block_length)), place, begins)
 
 
-def convolve_blocks(
-    blocks: Blocks, state: Tensor, log_A_bar: Tensor, B_bar: Tensor, C: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Convolution within blocks, recurrence from block to block.
+class BetweenBlocks(NamedTuple):
+    """The states between the blocks of a chunk.
 
-    Args:
-        blocks: The chunk.
-        state: (batch, num_channels, half) complex, before the chunk.
-        log_A_bar: (num_channels, half) complex; so are B_bar and C.
-
-    Returns:
-        Outputs without skip (batch, length, num_channels), and the state after the chunk.
+    Attributes:
+        at_beginning: (num_channels, batch, blocks, half) complex, the state at each block's beginning.
+        to_state: (num_channels, block_length, 2 half), what an input adds to the state at the end of its block.
     """
-    batch_size, num_blocks, block_length, num_channels = blocks.inputs.shape
+
+    at_beginning: Tensor
+    to_state: Tensor
+
+
+def states_between_blocks(blocks: Blocks, state: Tensor, log_A_bar: Tensor, B_bar: Tensor) -> BetweenBlocks:
+    """The recurrence from block to block, from the state (batch, num_channels, half) before the chunk."""
+    batch_size, num_blocks, block_length, _ = blocks.inputs.shape
     powers = _powers(log_A_bar, block_length + 1)  # (num_channels, half, block_length + 1)
-    u = blocks.inputs.permute(3, 0, 1, 2).flatten(1, 2)  # (num_channels, batch * blocks, block_length)
-
-    # Within a block: position t gets kernel[t - j] of position j.
-    kernel = convolution_kernel(powers[..., :-1], B_bar, C)
-    toeplitz = F.pad(kernel, (block_length - 1, 0)).unfold(-1, block_length, 1).flip(-1)  # (num_channels, t, j)
-    y = torch.bmm(u, toeplitz.mT)
-
-    # What each block adds to the state at its end, and the state at each block's beginning.
     to_state = _real_rows((powers[..., :-1].flip(-1) * B_bar.unsqueeze(-1)).mT)  # (num_channels, block_length, 2 half)
+    u = blocks.inputs.permute(3, 0, 1, 2).flatten(1, 2)  # (num_channels, batch * blocks, block_length)
     added = torch.bmm(u, to_state).unflatten(1, (batch_size, num_blocks))
     added = torch.view_as_complex(added.unflatten(-1, (-1, 2)))  # (num_channels, batch, blocks, half)
     running = state.transpose(0, 1)  # (num_channels, batch, half)
@@ -257,25 +310,60 @@ def convolve_blocks(
             running = running.masked_fill(blocks.begins[:, i, None], 0.0)
         beginnings.append(running)
         running = powers[:, None, :, -1] * running + added[:, :, i]
-    at_beginning = torch.stack(beginnings, dim=2)  # (num_channels, batch, blocks, half)
+    return BetweenBlocks(torch.stack(beginnings, dim=2), to_state)
+
+
+def states_at(blocks: Blocks, places: Tensor, between: BetweenBlocks, log_A_bar: Tensor) -> Tensor:
+    """The states (batch, count, num_channels, half) complex after the positions at `places` (batch, count).
+
+    The inputs of a place's block up to it are shifted to the block's end, so that their weights are `to_state`'s.
+    """
+    batch_size, _, block_length, num_channels = blocks.inputs.shape
+    block, filled = places // block_length, places % block_length + 1
+    rows = torch.arange(batch_size, device=places.device)[:, None]
+    shift = torch.arange(block_length, device=places.device) - (block_length - filled).unsqueeze(-1)
+    order = shift.clamp(min=0).unsqueeze(-1).expand(-1, -1, -1, num_channels)  # (batch, count, block_length, channels)
+    ending = blocks.inputs[rows, block].gather(2, order).masked_fill((shift < 0).unsqueeze(-1), 0.0)
+    added = torch.bmm(ending.permute(3, 0, 1, 2).flatten(1, 2), between.to_state)
+    added = torch.view_as_complex(added.unflatten(-1, (-1, 2))).unflatten(1, places.shape)
+    decay = torch.exp(log_A_bar[:, None, None] * filled[None, :, :, None])  # (num_channels, batch, count, half)
+    return (decay * between.at_beginning[:, rows, block] + added).permute(1, 2, 0, 3)
+
+
+def convolve_blocks(
+    blocks: Blocks, state: Tensor, log_A_bar: Tensor, B_bar: Tensor, C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Convolution within blocks, recurrence from block to block.
+
+    Args:
+        blocks: The chunk.
+        state: (batch, num_channels, half) complex, before the chunk.
+        log_A_bar: (num_channels, half) complex; so is B_bar.
+        C: (num_channels, filters, half) complex.
+
+    Returns:
+        Outputs without skip (batch, length, num_channels, filters), and the state after the chunk.
+    """
+    batch_size, num_blocks, block_length, num_channels = blocks.inputs.shape
+    filters = C.shape[1]
+    powers = _powers(log_A_bar, block_length + 1)  # (num_channels, half, block_length + 1)
+    u = blocks.inputs.permute(3, 0, 1, 2).flatten(1, 2)  # (num_channels, batch * blocks, block_length)
+
+    # Within a block: position t gets kernel[t - j] of position j.
+    kernel = convolution_kernel(powers[..., :-1], B_bar, C)
+    toeplitz = F.pad(kernel, (block_length - 1, 0)).unfold(-1, block_length, 1).flip(-1)  # (channels, filters, t, j)
+    y = torch.bmm(u, toeplitz.flatten(1, 2).mT)
 
     # What the state at the block's beginning gives to its positions: 2 Re(C A_bar^(t + 1) state).
-    to_output = _real_rows(2 * (C.unsqueeze(-1) * powers[..., 1:]).conj().mT).mT  # (num_channels, 2 half, block_length)
-    y = y + torch.bmm(_real_rows(at_beginning.flatten(1, 2)), to_output)
-    y = y.unflatten(1, (batch_size, num_blocks)).permute(1, 2, 3, 0).flatten(1, 2)
-    y = y.gather(1, blocks.place.unsqueeze(-1).expand(-1, -1, num_channels))
+    between = states_between_blocks(blocks, state, log_A_bar, B_bar)
+    weights = 2 * (C.unsqueeze(2) * powers[..., 1:].mT.unsqueeze(1)).conj()  # (num_channels, filters, t, half)
+    to_output = _real_rows(weights).flatten(1, 2).mT  # (num_channels, 2 half, filters * block_length)
+    y = y + torch.bmm(_real_rows(between.at_beginning.flatten(1, 2)), to_output)
 
-    # The last block need not be full: its inputs are shifted to its end, so that their weights are to_state's.
-    last = blocks.place[:, -1]
-    rows = torch.arange(batch_size, device=last.device)
-    block, filled = last // block_length, last % block_length + 1  # (batch,)
-    shift = torch.arange(block_length, device=last.device) - (block_length - filled)[:, None]  # (batch, block_length)
-    ending = blocks.inputs[rows, block].gather(1, shift.clamp(min=0).unsqueeze(-1).expand(-1, -1, num_channels))
-    ending = ending.masked_fill((shift < 0).unsqueeze(-1), 0.0).permute(2, 0, 1)  # (num_channels, batch, block_length)
-    added = torch.view_as_complex(torch.bmm(ending, to_state).unflatten(-1, (-1, 2)))
-    decay = torch.exp(log_A_bar[:, None] * filled[None, :, None])
-    after = decay * at_beginning[:, rows, block] + added
-    return y, after.transpose(0, 1)
+    y = y.unflatten(1, (batch_size, num_blocks)).unflatten(-1, (filters, block_length))
+    y = y.permute(1, 2, 4, 0, 3).flatten(1, 2)  # (batch, places, num_channels, filters)
+    y = y.gather(1, blocks.place[..., None, None].expand(-1, -1, num_channels, filters))
+    return y, states_at(blocks, blocks.place[:, -1:], between, log_A_bar)[:, 0]
 
 
 def _powers(log_A_bar: Tensor, count: int) -> Tensor:

@@ -4,6 +4,9 @@ Every module here follows one rule: `reset_parameters` draws the parameters that
 draws again those of its children, and the constructor ends with it. Children are built in the order in which
 they are registered, so walking the tree from the leaves up draws the same random numbers in the same order as
 building it.
+
+A module that holds a network of another library, whose parts do not follow the rule, has `reset_all_parameters`
+instead: it draws its children's parameters too, as its constructor did.
 """
 
 from __future__ import annotations
@@ -18,11 +21,16 @@ def initialize(module: nn.Module) -> None:
     result equals the directly constructed model.
 
     Args:
-        module: A module whose parts with parameters all have a `reset_parameters` method.
+        module: A module whose parts with parameters all have a `reset_parameters` method, or stand below a module with
+            `reset_all_parameters`.
 
     Raises:
         TypeError: If a part has parameters and no `reset_parameters`.
     """
+    reset_all = getattr(module, "reset_all_parameters", None)
+    if callable(reset_all):
+        reset_all()
+        return
     for child in module.children():
         initialize(child)
     reset = getattr(module, "reset_parameters", None)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.layers.documents import Boundaries
-from mambarium.kernels import causal_conv1d, selective_scan
+from mambarium.kernels import causal_conv1d, selective_scan, selective_state_update
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -80,6 +80,8 @@ class SelectiveSSM(nn.Module):
         Returns:
             (batch, length, d_inner) and the new state, None if there was none.
         """
+        if state is not None and x.shape[1] == 1 and not torch.is_grad_enabled():
+            return self._step(x[:, 0], z[:, 0], state, boundaries)
         history, scan_state = (None, None) if state is None else (state["convolution"], state["scan"])
         segment, reset = (None, None) if boundaries is None else (boundaries.segment, boundaries.reset)
         if history is not None and reset is not None:
@@ -124,6 +126,43 @@ class SelectiveSSM(nn.Module):
             "convolution": history.to(state["convolution"].dtype),
             "scan": scan_state,
         }
+
+    def _step(
+        self, x: Tensor, z: Tensor, state: dict[str, Tensor], boundaries: Boundaries | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`forward` of one position x, z (batch, d_inner) without gradients, which needs no kernel for sequences."""
+        history, scan_state = state["convolution"], state["scan"]
+        if boundaries is not None:
+            begins = boundaries.reset[:, :1, None]
+            history, scan_state = history.masked_fill(begins, 0.0), scan_state.masked_fill(begins, 0.0)
+        window = torch.cat([history.to(x.dtype), x.unsqueeze(-1)], dim=-1)  # (batch, d_inner, d_conv)
+        exact = torch.promote_types(x.dtype, torch.float32)
+        products = window.to(exact) * self.conv1d.weight.squeeze(1).to(exact)
+        assert self.conv1d.bias is not None
+        convolved = F.silu(products.sum(dim=-1) + self.conv1d.bias.to(exact)).to(x.dtype)
+        selected = self.x_proj(convolved)  # (batch, dt_rank + 2 * d_state)
+        delta_low, B, C = selected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta, A = F.linear(delta_low, self.dt_proj.weight), -torch.exp(self.A_log.float())
+        if x.device.type == "cpu":
+            y, scan_state = self._recur(convolved, z, delta, A, B, C, scan_state)
+        else:
+            scan_state = scan_state.clone()
+            y = selective_state_update(
+                scan_state, convolved, delta, A, B, C, self.D, z, self.dt_proj.bias, dt_softplus=True
+            )
+        return y.unsqueeze(1), {"convolution": window[..., 1:].to(state["convolution"].dtype), "scan": scan_state}
+
+    def _recur(
+        self, x: Tensor, z: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`selective_state_update` for a CPU, where its checks and dispatch would cost more than the arithmetic."""
+        exact = torch.promote_types(x.dtype, torch.float32)
+        u, delta, B, C, z = (tensor.to(exact) for tensor in (x, delta, B, C, z))
+        step = F.softplus(delta + self.dt_proj.bias.to(exact))  # (batch, d_inner)
+        after = torch.exp(step.unsqueeze(-1) * A).mul_(state)  # (batch, d_inner, d_state)
+        after.addcmul_((step * u).unsqueeze(-1), B.unsqueeze(1))
+        y = (after * C.unsqueeze(1)).sum(dim=-1) + self.D * u  # no matrix product: autocast would round it
+        return (y * F.silu(z)).to(x.dtype), after.to(state.dtype)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Attention to a sliding window, block by block."""
+"""Attention to a sliding window, block by block, and to what goes with the windows that a document is cut into."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Windows(NamedTuple):
         aligned: The same shape, true for those of them in the query's own window, when the document is cut into windows
             from its start.
         distance: (block_length, window_size + block_length) int64, how far before a query a key stands.
+        offset: (batch, length) int64, each query's place in its document.
     """
 
     block_length: int
@@ -45,6 +46,7 @@ class Windows(NamedTuple):
     sliding: Tensor
     aligned: Tensor
     distance: Tensor
+    offset: Tensor
 
 
 def slide(memory: WindowMemory, length: int, boundaries: Boundaries | None) -> tuple[Windows, WindowMemory]:
@@ -60,6 +62,7 @@ def slide(memory: WindowMemory, length: int, boundaries: Boundaries | None) -> t
     offset = torch.cat([memory.offset, positions - begin], dim=1)  # (batch, window_size + length)
     segment = torch.cat([memory.segment, segment], dim=1)
     after = WindowMemory(offset[:, -window_size:], segment[:, -window_size:])
+    own_offset = offset[:, window_size:]
 
     block_length = min(window_size, length)
     num_blocks = math.ceil(length / block_length)
@@ -73,7 +76,7 @@ def slide(memory: WindowMemory, length: int, boundaries: Boundaries | None) -> t
     sliding = near & (key_segment == query_segment) & (key_offset >= 0)
     same_window = key_offset // window_size == query_offset // window_size
     return Windows(
-        block_length, num_blocks, sliding.unsqueeze(2), (sliding & same_window).unsqueeze(2), distance
+        block_length, num_blocks, sliding.unsqueeze(2), (sliding & same_window).unsqueeze(2), distance, own_offset
     ), after
 
 
@@ -100,6 +103,68 @@ def attend_in_windows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, w
     query, key, value, mask = (x.flatten(0, 1) for x in (query, key, value, mask))
     out = F.scaled_dot_product_attention(query, key, value, mask, scale=1.0).unflatten(0, (-1, windows.num_blocks))
     return out.transpose(2, 3).flatten(1, 2)[:, :length]
+
+
+class Cut(NamedTuple):
+    """The windows of a chunk when each document is cut into windows of one size from its start.
+
+    Attributes:
+        num_windows: Most windows that a sequence of the chunk has; window 0 is that of its first position.
+        slots: Most positions of a window that are in the chunk.
+        number: (batch, length) int64, the window of each position.
+        place: (batch, length) int64, a slot of the window's own for each position, the windows' slots end to end.
+        last: (batch, num_windows) int64, each window's last position in the chunk; 0 where there is no such window.
+        complete: (batch, num_windows) bool, whether the window ends there.
+        first: (batch, num_windows) bool, whether the window is its document's first.
+    """
+
+    num_windows: int
+    slots: int
+    number: Tensor
+    place: Tensor
+    last: Tensor
+    complete: Tensor
+    first: Tensor
+
+
+def cut_into_windows(offset: Tensor, window_size: int) -> Cut:
+    """Cut a chunk.
+
+    Args:
+        offset: (batch, length) int64, each position's place in its document.
+        window_size: Positions of a window; the last window of a document may have fewer.
+    """
+    batch_size, length = offset.shape
+    positions = torch.arange(length, device=offset.device).expand(batch_size, length)
+    begins = offset % window_size == 0
+    number = begins.cumsum(dim=1) - begins[:, :1].long()
+    count, slots = int(number[:, -1].max()) + 1, min(window_size, length)
+    place = number * slots + positions - torch.where(begins, positions, 0).cummax(dim=1).values
+    last = offset.new_zeros(batch_size, count).scatter_reduce(1, number, positions, "amax")
+    there = torch.arange(count, device=offset.device) <= number[:, -1:]
+    last_offset = offset.gather(1, last)
+    complete = there & (last_offset % window_size == window_size - 1)
+    return Cut(count, slots, number, place, last, complete, there & (last_offset < window_size))
+
+
+def attend_to_states(query: Tensor, key: Tensor, value: Tensor, cut: Cut) -> Tensor:
+    """Attention of each position to all states of its window, without scaling by the size of a head.
+
+    Args:
+        query: (batch, length, heads, head_dim).
+        key: (batch, num_windows, states, heads, head_dim), each window's states.
+        value: As key.
+        cut: The windows.
+
+    Returns:
+        (batch, length, heads, head_dim).
+    """
+    place = cut.place[..., None, None].expand_as(query)
+    slots = query.new_zeros(query.shape[0], cut.num_windows * cut.slots, *query.shape[2:]).scatter(1, place, query)
+    slots = slots.unflatten(1, (cut.num_windows, cut.slots)).flatten(0, 1).transpose(1, 2)
+    key, value = (x.flatten(0, 1).transpose(1, 2).to(query.dtype) for x in (key, value))
+    out = F.scaled_dot_product_attention(slots, key, value, scale=1.0)  # (batch * num_windows, heads, slots, head_dim)
+    return out.transpose(1, 2).unflatten(0, (-1, cut.num_windows)).flatten(1, 2).gather(1, place)
 
 
 def relative_position_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:

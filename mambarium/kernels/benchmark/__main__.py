@@ -16,7 +16,6 @@ from mambarium.kernels.benchmark.peers import OURS, Peer, Tensors, find_peers, m
 from mambarium.kernels.benchmark.plot import plot_rows
 from mambarium.kernels.benchmark.table import HEADER, Row, Table, line, machine_name, new_file
 
-DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
 ROUNDS = 15
 SECONDS = {"cpu": 10.0, "cuda": 3.0}
 QUICK_ROUNDS = 2
@@ -42,11 +41,10 @@ class Benchmark:
         )
         inputs = make_inputs(case, self._device)
         peers = [peer for peer in self._peers if peer.operation == case.operation]
-        with torch.no_grad():
-            expected = peers[0].call(peers[0].arrange(inputs)).double()
+        expected = _output(peers[0], inputs)
         differences: dict[str, float] = {}
         print(HEADER)
-        for direction in DIRECTIONS:
+        for direction in case.directions:
             calls: dict[str, Call] = {}
             memory: dict[str, int | None] = {}
             for peer in peers:
@@ -126,11 +124,16 @@ class Benchmark:
 
 
 def _difference(peer: Peer, inputs: Tensors, expected: torch.Tensor) -> float:
-    with torch.no_grad():
-        found = peer.call(peer.arrange(inputs)).double()
+    found = _output(peer, inputs)
     if found.shape != expected.shape:  # (batch, length, dim) in place of (batch, dim, length)
         found = found.transpose(1, 2)
     return float((found - expected).norm() / expected.norm())
+
+
+def _output(peer: Peer, inputs: Tensors) -> torch.Tensor:
+    """Of copies, as the state update changes its state."""
+    with torch.no_grad():
+        return peer.call(peer.arrange({name: x.clone() for name, x in inputs.items()})).double()
 
 
 def _ratio(x: float | None, y: float | None) -> float | None:
@@ -196,7 +199,7 @@ def run(arguments: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
-        print("no plot: matplotlib is not installed (pip install matplotlib)")
+        print("no plot: matplotlib is not installed (pip install matplotlib, or this package with [benchmark])")
     else:
         print(f"plot: {path.with_suffix('.png')}")
 

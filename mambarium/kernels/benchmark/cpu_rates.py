@@ -5,7 +5,7 @@ from typing import Any
 import numba
 from numba import njit, prange
 
-from mambarium.kernels.simd import ROW_BYTES, exp2, fma, load, store, zero_row
+from mambarium.kernels.simd import ROW_BYTES, bounded_exp2, fma, load, store, zero_row
 
 REPETITIONS = 1000
 ROWS = 64
@@ -15,9 +15,9 @@ SCRATCH_BYTES = 2 * ROWS * ROW_BYTES
 @njit
 def _six_chains(address: int, factor: Any) -> None:
     """As many independent rows as 16 registers of 8 lanes can hold."""
-    a, b, c = load(address, factor), load(address + ROW_BYTES, factor), load(address + 2 * ROW_BYTES, factor)
-    d = load(address + 3 * ROW_BYTES, factor)
-    e, f = load(address + 4 * ROW_BYTES, factor), load(address + 5 * ROW_BYTES, factor)
+    a, b, c = load(address), load(address + ROW_BYTES), load(address + 2 * ROW_BYTES)
+    d = load(address + 3 * ROW_BYTES)
+    e, f = load(address + 4 * ROW_BYTES), load(address + 5 * ROW_BYTES)
     for _ in range(REPETITIONS * ROWS):
         a, b, c = fma(a, factor, factor), fma(b, factor, factor), fma(c, factor, factor)
         d, e, f = fma(d, factor, factor), fma(e, factor, factor), fma(f, factor, factor)
@@ -28,13 +28,13 @@ def _six_chains(address: int, factor: Any) -> None:
 @njit
 def _ten_chains(address: int, factor: Any) -> None:
     """As many as keep two pipelines of 16 lanes busy."""
-    a, b, c = load(address, factor), load(address + ROW_BYTES, factor), load(address + 2 * ROW_BYTES, factor)
-    d, e = load(address + 3 * ROW_BYTES, factor), load(address + 4 * ROW_BYTES, factor)
-    f, g = load(address + 5 * ROW_BYTES, factor), load(address + 6 * ROW_BYTES, factor)
+    a, b, c = load(address), load(address + ROW_BYTES), load(address + 2 * ROW_BYTES)
+    d, e = load(address + 3 * ROW_BYTES), load(address + 4 * ROW_BYTES)
+    f, g = load(address + 5 * ROW_BYTES), load(address + 6 * ROW_BYTES)
     h, i, j = (
-        load(address + 7 * ROW_BYTES, factor),
-        load(address + 8 * ROW_BYTES, factor),
-        load(address + 9 * ROW_BYTES, factor),
+        load(address + 7 * ROW_BYTES),
+        load(address + 8 * ROW_BYTES),
+        load(address + 9 * ROW_BYTES),
     )
     for _ in range(REPETITIONS * ROWS):
         a, b, c = fma(a, factor, factor), fma(b, factor, factor), fma(c, factor, factor)
@@ -50,8 +50,8 @@ def _exponentials(address: int) -> None:
     """Independent of each other, from and to the first-level cache."""
     for _ in range(REPETITIONS):
         for i in range(ROWS):
-            x = load(address + i * ROW_BYTES, zero_row())
-            store(address + (ROWS + i) * ROW_BYTES, exp2(x))
+            x = load(address + i * ROW_BYTES)
+            store(address + (ROWS + i) * ROW_BYTES, bounded_exp2(x))
 
 
 @njit
@@ -66,7 +66,7 @@ def multiply_add(chains: int, threads: int, scratch: int) -> None:
     for _ in prange(threads):
         address = scratch + numba.get_thread_id() * SCRATCH_BYTES
         _clear(address)
-        factor = load(address, zero_row())
+        factor = load(address)
         if chains == 6:
             _six_chains(address, factor)
         else:

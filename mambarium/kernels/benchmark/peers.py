@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambarium.errors import InputError
-from mambarium.kernels import causal_conv1d, selective_scan
-from mambarium.kernels.benchmark.cases import CONV_WIDTH, Case, Operation
+from mambarium.kernels import CROSS, causal_conv1d, grid_scan, selective_scan, selective_state_update
+from mambarium.kernels.benchmark.cases import CONV_WIDTH, ROUTES, Case, Operation
 from mambarium.kernels.benchmark.torch_scan import torch_selective_scan
 
 OURS = "mambarium"
@@ -58,6 +58,9 @@ def find_peers(device: torch.device) -> tuple[list[Peer], list[Absent]]:
     peers = [
         Peer("selective_scan", OURS, ours, _channel_last_views, _our_scan),
         Peer("selective_scan", "PyTorch loop", plain, dict, lambda x: torch_selective_scan(**x)),
+        Peer("grid_scan", OURS, ours, _grid_views, _our_grid_scan),
+        Peer("grid_scan", "flips, copies", ours, _routes_in_their_order, _scan_of_copies),
+        Peer("selective_state_update", OURS, ours, dict, _our_state_update),
         Peer("causal_conv1d", OURS, ours, _channel_last_views, _our_conv),
         Peer("causal_conv1d", "PyTorch conv1d", plain, _contiguous, _torch_conv),
     ]
@@ -66,6 +69,7 @@ def find_peers(device: torch.device) -> tuple[list[Peer], list[Absent]]:
         ("selective_scan", "mambapy", _mambapy, False),
         ("selective_scan", "transformers", _transformers, False),
         ("selective_scan", "mamba-ssm", _mamba_ssm, True),
+        ("selective_state_update", "mamba-ssm", _mamba_ssm_state_update, True),
         ("causal_conv1d", "causal-conv1d", _causal_conv1d, True),
     ]
     for operation, name, make, cuda_only in others:
@@ -82,25 +86,39 @@ def find_peers(device: torch.device) -> tuple[list[Peer], list[Absent]]:
 
 
 def make_inputs(case: Case, device: torch.device) -> Tensors:
-    """Inputs of a case, channel-last: (batch, length, dim), B and C (batch, length, d_state)."""
+    """Inputs of a case, channel-last: (batch, length, dim), B and C (batch, length, d_state).
+
+    The grid scan's have two axes in place of length, and but for the input an axis of routes after them; the state
+    update's have no length.
+    """
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device)
 
-    u = normal(case.batch, case.length, case.dim).to(case.dtype)
     if case.operation == "causal_conv1d":
-        return {"x": u, "weight": 0.5 * normal(case.dim, CONV_WIDTH), "bias": normal(case.dim)}
-    decays = torch.arange(1, case.d_state + 1, device=device) * (0.1 * normal(case.dim, case.d_state)).exp()
-    return {
-        "u": u,
-        "delta": normal(case.batch, case.length, case.dim).to(case.dtype),
+        x = normal(case.batch, case.length, case.dim).to(case.dtype)
+        return {"x": x, "weight": 0.5 * normal(case.dim, CONV_WIDTH), "bias": normal(case.dim)}
+    positions = {
+        "selective_scan": (case.batch, case.length),
+        "grid_scan": (case.batch, case.side, case.side),
+        "selective_state_update": (case.batch,),
+    }[case.operation]
+    routes = (ROUTES,) if case.operation == "grid_scan" else ()
+    channels = (*routes, case.dim)
+    decays = torch.arange(1, case.d_state + 1, device=device) * (0.1 * normal(*channels, case.d_state)).exp()
+    inputs = {
+        "u": normal(*positions, case.dim).to(case.dtype),
+        "delta": normal(*positions, *channels).to(case.dtype),
         "A": -decays,
-        "B": normal(case.batch, case.length, case.d_state).to(case.dtype),
-        "C": normal(case.batch, case.length, case.d_state).to(case.dtype),
-        "D": normal(case.dim),
-        "delta_bias": normal(case.dim) - 4,  # steps of about 0.03, as a Mamba has them at its start
+        "B": normal(*positions, *routes, case.d_state).to(case.dtype),
+        "C": normal(*positions, *routes, case.d_state).to(case.dtype),
+        "D": normal(*channels),
+        "delta_bias": normal(*channels) - 4,  # steps of about 0.03, as a Mamba has them at its start
     }
+    if case.operation == "selective_state_update":
+        inputs["state"] = normal(case.batch, case.dim, case.d_state)
+    return inputs
 
 
 def _our_version(device: torch.device) -> str:
@@ -126,6 +144,49 @@ def _contiguous(inputs: Tensors) -> Tensors:
 
 def _our_scan(x: Tensors) -> Tensor:
     return selective_scan(x["u"], x["delta"], x["A"], x["B"], x["C"], x["D"], None, x["delta_bias"], True)
+
+
+def _grid_views(inputs: Tensors) -> Tensors:
+    """Views with channels before the grid's axes, and routes before the channels."""
+    orders = {4: (0, 3, 1, 2), 5: (0, 3, 4, 1, 2)}
+    return {name: x.permute(orders[x.dim()]) if x.dim() in orders else x for name, x in inputs.items()}
+
+
+def _routes_in_their_order(inputs: Tensors) -> Tensors:
+    """What the scan of copied routes takes: the projections in each route's order, positions adjacent.
+
+    VMamba computes them from the copied routes, so that they need no copies of their own.
+    """
+    views = _grid_views(inputs)
+    return {name: _in_routes_order(x) if x.dim() == 5 else x.contiguous() for name, x in views.items()}
+
+
+def _in_routes_order(x: Tensor) -> Tensor:
+    """(batch, routes, n, height, width) to (batch, routes, n, length), each route of CROSS in its own order."""
+    rows, columns = x.flatten(3), x.mT.flatten(3)
+    return torch.stack([rows[:, 0], columns[:, 1], rows[:, 2].flip(-1), columns[:, 3].flip(-1)], 1)
+
+
+def _our_grid_scan(x: Tensors) -> Tensor:
+    return grid_scan(x["u"], x["delta"], x["A"], x["B"], x["C"], x["D"], x["delta_bias"], True, routes=CROSS)
+
+
+def _scan_of_copies(x: Tensors) -> Tensor:
+    """VMamba's cross-scan and cross-merge as published, around our own selective scan."""
+    batch, dim, height, width = x["u"].shape
+    both = torch.stack([x["u"].flatten(2), x["u"].mT.flatten(2)], 1)
+    routes = torch.cat([both, both.flip(-1)], 1)  # (batch, routes, dim, length)
+    u, delta = routes.flatten(1, 2), x["delta"].flatten(1, 2)
+    A, D, bias = (x[name].flatten(0, 1) for name in ("A", "D", "delta_bias"))
+    out = selective_scan(u, delta, A, x["B"], x["C"], D, None, bias, True).view(batch, ROUTES, dim, -1)
+    out = out[:, :2] + out[:, 2:].flip(-1)
+    return out[:, 0].view(batch, dim, height, width) + out[:, 1].view(batch, dim, width, height).mT
+
+
+def _our_state_update(x: Tensors) -> Tensor:
+    return selective_state_update(
+        x["state"], x["u"], x["delta"], x["A"], x["B"], x["C"], x["D"], None, x["delta_bias"], True
+    )
 
 
 def _our_conv(x: Tensors) -> Tensor:
@@ -170,6 +231,17 @@ def _mamba_ssm(version: str) -> Peer:
         return out
 
     return Peer("selective_scan", "mamba-ssm", version, _contiguous, call)
+
+
+def _mamba_ssm_state_update(version: str) -> Peer:
+    update: Any = importlib.import_module("mamba_ssm.ops.triton.selective_state_update").selective_state_update
+
+    def call(x: Tensors) -> Tensor:
+        arguments = (x[name] for name in ("state", "u", "delta", "A", "B", "C", "D"))
+        out: Tensor = update(*arguments, None, x["delta_bias"], True)
+        return out
+
+    return Peer("selective_state_update", "mamba-ssm", version, dict, call)
 
 
 def _causal_conv1d(version: str) -> Peer:

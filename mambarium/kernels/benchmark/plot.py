@@ -13,7 +13,7 @@ TITLES = ("forward, ms", "forward + backward, ms", "forward + backward, peak mem
 
 
 def plot_rows(rows: list[Row], path: Path) -> None:
-    """Draws one line of panels per operation, dtype and number of states.
+    """Draws one line of panels per operation, dtype and number of states that was measured at several lengths.
 
     Args:
         rows: of one machine.
@@ -27,6 +27,9 @@ def plot_rows(rows: list[Row], path: Path) -> None:
     series: dict[tuple[str, int, str], list[Row]] = defaultdict(list)
     for row in rows:
         series[row.operation, row.d_state, row.dtype].append(row)
+    series = {key: found for key, found in series.items() if len({row.length for row in found}) > 1}
+    if not series:
+        raise ValueError("rows: expected an operation at several lengths")
     names = list(dict.fromkeys(row.implementation for row in rows))
     figure = Figure(figsize=(13, 3.3 * len(series)), layout="constrained")
     axes = figure.subplots(len(series), len(PANELS), squeeze=False)

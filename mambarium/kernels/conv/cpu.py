@@ -14,9 +14,9 @@ from mambarium.kernels.layout import (
     float_rows,
     float_zeros,
     laid_out_as,
-    ordered_sum,
     pack_channels,
     row_fields,
+    sum_parts,
     unpack_channels,
 )
 from mambarium.kernels.numba_runtime import import_kernels, run_kernel
@@ -73,7 +73,7 @@ def conv_backward(
         weights=grad_weights.data_ptr(),
     )
     run_kernel(kernels, "backward", inputs, gradients, scratch_bytes=0)
-    per_channel = unpack_channels(ordered_sum(grad_weights), dim)  # (dim, 5)
+    per_channel = unpack_channels(sum_parts(grad_weights), dim)  # (dim, 5)
     return (
         laid_out_as(grad_x, x),
         laid_out_as(per_channel[:, :width].flip(1), weight),

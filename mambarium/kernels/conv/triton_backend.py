@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from mambarium.kernels.conv.triton_kernels import conv_backward_kernel, conv_forward_kernel
+from mambarium.kernels.triton_configuration import CONV_BLOCK_DIM, CONV_BLOCK_TIME, CONV_WARPS
 from mambarium.kernels.triton_launch import Launch, contiguous, strides
 
-BLOCK_TIME = 32
-BLOCK_DIM = 64
-OPTIONS = {"num_warps": 4, "num_stages": 1}
+OPTIONS = {"num_warps": CONV_WARPS, "num_stages": 1}
 
 
 def conv_forward(
@@ -122,14 +121,14 @@ def common_arguments(
         "dim": x.shape[2],
         "WIDTH": weight.shape[1],
         "SILU": silu,
-        "BLOCK_TIME": BLOCK_TIME,
-        "BLOCK_DIM": BLOCK_DIM,
+        "BLOCK_TIME": CONV_BLOCK_TIME,
+        "BLOCK_DIM": CONV_BLOCK_DIM,
     }
 
 
 def time_blocks(positions: int) -> int:
-    return -(-positions // BLOCK_TIME)
+    return -(-positions // CONV_BLOCK_TIME)
 
 
 def dim_blocks(dim: int) -> int:
-    return -(-dim // BLOCK_DIM)
+    return -(-dim // CONV_BLOCK_DIM)

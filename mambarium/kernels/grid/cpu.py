@@ -19,8 +19,8 @@ from mambarium.kernels.layout import (
     float_rows,
     float_zeros,
     laid_out_as,
-    ordered_sum,
     pack_channels,
+    sum_parts,
     unpack_channels,
 )
 from mambarium.kernels.numba_runtime import import_kernels, run_kernel
@@ -122,24 +122,12 @@ def scan_backward(
     return (
         laid_out_as(grad_u, u),
         laid_out_as(grad_delta, delta),
-        laid_out_as(unpack_channels(ordered_sum(grad_A), dim), A),
-        laid_out_as(_sum_in_place(grad_B), B),
-        laid_out_as(_sum_in_place(grad_C), C),
-        None if D is None else laid_out_as(unpack_channels(ordered_sum(grad_D), dim).squeeze(-1), D),
-        None
-        if delta_bias is None
-        else laid_out_as(unpack_channels(ordered_sum(grad_bias), dim).squeeze(-1), delta_bias),
+        laid_out_as(unpack_channels(sum_parts(grad_A), dim), A),
+        laid_out_as(sum_parts(grad_B), B),
+        laid_out_as(sum_parts(grad_C), C),
+        None if D is None else laid_out_as(unpack_channels(sum_parts(grad_D), dim).squeeze(-1), D),
+        None if delta_bias is None else laid_out_as(unpack_channels(sum_parts(grad_bias), dim).squeeze(-1), delta_bias),
     )
-
-
-def _sum_in_place(parts: Tensor) -> Tensor:
-    """Sum over the first axis in the parts' own memory, in an order of its own."""
-    count = parts.shape[0]
-    while count > 1:
-        half = count // 2
-        parts[:half] += parts[count - half : count]
-        count -= half
-    return parts[0] if parts.shape[0] == 1 else parts[0].clone()
 
 
 def _inputs(

@@ -6,6 +6,7 @@ It keeps the state at the start of every tile as a checkpoint, where one is aske
 import numba
 from numba import njit, prange
 
+from mambarium.kernels.cpu_states import advance_states, clear_rows, copy_rows
 from mambarium.kernels.grid.cpu import TILE
 from mambarium.kernels.grid.cpu_tiles import (
     TILE_BYTES,
@@ -13,21 +14,10 @@ from mambarium.kernels.grid.cpu_tiles import (
     block_channels,
     load_matrices,
     load_tile,
-    scan_states,
+    states_tile,
     tile_order,
 )
-from mambarium.kernels.simd import (
-    ROW_BYTES,
-    STATES_AT_ONCE,
-    add,
-    load,
-    load_channels,
-    load_int,
-    store,
-    store_channels,
-    zero_row,
-    zero_states,
-)
+from mambarium.kernels.simd import ROW_BYTES, add, load, load_channels, load_int, store_channels
 
 
 def scratch_bytes(d_state: int) -> int:
@@ -46,51 +36,21 @@ def _forward_route(inputs: Inputs, batch: int, route: int, block: int, out: int,
     count = block_channels(inputs, block)
     tiles = (inputs.length + TILE - 1) // TILE
     block_states = d_state * ROW_BYTES
-    coefficients = inputs.coefficients + (route * inputs.blocks + block) * block_states
-    grouped = d_state - d_state % STATES_AT_ONCE
-    for n in range(d_state):
-        store(state + n * ROW_BYTES, zero_row())
+    clear_rows(state, d_state)
     for tile in range(tiles):
         start = tile * TILE
         steps = min(TILE, inputs.length - start)
         if inputs.checkpoints != 0:
             place = ((batch * inputs.routes + route) * tiles + tile) * inputs.blocks + block
-            for n in range(d_state):
-                value = load(state + n * ROW_BYTES, zero_row())
-                store(inputs.checkpoints + place * block_states + n * ROW_BYTES, value)
+            copy_rows(state, inputs.checkpoints + place * block_states, d_state)
         load_matrices(inputs, batch, route, start, steps, B_rows, C_rows)
         load_tile(inputs, batch, route, block, start, steps, 0, step_rows, product_rows, y_rows, 0, TILE)
-        for n in range(0, grouped, STATES_AT_ONCE):
-            scan_states(
-                zero_states(),
-                steps,
-                coefficients + n * ROW_BYTES,
-                state + n * ROW_BYTES,
-                step_rows,
-                product_rows,
-                y_rows,
-                B_rows + 4 * n,
-                C_rows + 4 * n,
-                4 * d_state,
-            )
-        for n in range(grouped, d_state):
-            scan_states(
-                zero_row(),
-                steps,
-                coefficients + n * ROW_BYTES,
-                state + n * ROW_BYTES,
-                step_rows,
-                product_rows,
-                y_rows,
-                B_rows + 4 * n,
-                C_rows + 4 * n,
-                4 * d_state,
-            )
+        advance_states(states_tile(inputs, route, block, steps, step_rows, product_rows, y_rows, B_rows, C_rows), state)
         order = tile_order(inputs, route, start)
         target = out + 4 * batch * inputs.length * inputs.dim + block * ROW_BYTES
         for t in range(steps):
             position = target + load_int(order + 4 * t) * 4 * inputs.dim
-            y = load(y_rows + t * ROW_BYTES, zero_row())
+            y = load(y_rows + t * ROW_BYTES)
             if route > 0:
                 y = add(y, load_channels(position, count))
             store_channels(position, y, count)

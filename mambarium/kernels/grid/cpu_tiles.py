@@ -1,46 +1,36 @@
-"""Grid scan for the CPU: what forward and backward do with a tile, numba code on 16 channels at a time.
+"""Grid scan for the CPU: what forward and backward do with a tile's inputs, numba code on 16 channels at a time.
 
 A block is 16 channels (fewer at the end: the missing lanes are zero). A route is cut into tiles of TILE steps. A
-tile's rows are gathered by the route's index map into scratch memory that stays in the first-level cache, then
-STATES_AT_ONCE states at a time (the last ones alone) run over the tile with the states in registers, and the results
-are scattered by the same map. One thread does all routes of its channels, one after another, so that it alone adds
-to its part of the outputs: no order depends on the number of threads.
+tile's rows are gathered by the route's index map into scratch memory that stays in the first-level cache, then all
+states run over the tile, see `mambarium/kernels/cpu_states.py`, and the results are scattered by the same map. One
+thread does all routes of its channels, one after another, so that it alone adds to its part of the outputs: no order
+depends on the number of threads.
 
-Addresses are integers and strides count bytes. Per-block arrays: coefficients (routes, blocks, d_state, 16),
-per-channel values (routes, blocks, 16). A is given times log2(e) for the decays, exp(s * A) = 2 ** (s * A *
-log2(e)).
+Per-block arrays: coefficients (routes, blocks, d_state, 16), per-channel values (routes, blocks, 16).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from numba import njit
 
+from mambarium.kernels.cpu_states import Tile
 from mambarium.kernels.grid.cpu import TILE
 from mambarium.kernels.layout import LANES
 from mambarium.kernels.simd import (
     ROW_BYTES,
     add,
     copy_floats,
-    dot_rows,
-    exp2,
-    fma,
     load,
     load_channels,
     load_int,
-    load_spread,
     mul,
     prefetch,
-    repeat,
-    sigmoid,
-    size_in_bytes,
-    softplus,
+    softplus_rows,
     store,
-    zero_row,
 )
 
 # The padding keeps rows of different arrays that are used together from sharing the low 12 bits of their
-# addresses, by which processors suspect that a load reads what a recent store wrote; the backward's history of
-# states uses part of it.
+# addresses, by which processors suspect that a load reads what a recent store wrote.
 TILE_BYTES = (TILE + 5) * ROW_BYTES
 
 
@@ -97,6 +87,24 @@ def next_position(inputs: Inputs, route: int, step: int) -> int:
 
 
 @njit
+def states_tile(
+    inputs: Inputs,
+    route: int,
+    block: int,
+    steps: int,
+    step_rows: int,
+    product_rows: int,
+    y_rows: int,
+    B_rows: int,
+    C_rows: int,
+) -> Tile:
+    """A tile of a block, as the states see it."""
+    coefficients = inputs.coefficients + (route * inputs.blocks + block) * inputs.d_state * ROW_BYTES
+    row = 4 * inputs.d_state
+    return Tile(steps, inputs.d_state, coefficients, step_rows, product_rows, y_rows, B_rows, row, C_rows, row, 0, 0)
+
+
+@njit
 def load_matrices(inputs: Inputs, batch: int, route: int, start: int, steps: int, B_rows: int, C_rows: int) -> None:
     """Gathers a tile's rows of B and C, d_state adjacent values each."""
     order = tile_order(inputs, route, start)
@@ -135,77 +143,21 @@ def load_tile(
     u = inputs.u + batch * inputs.u_batch + route * inputs.u_route + block * ROW_BYTES
     delta = inputs.delta + batch * inputs.delta_batch + route * inputs.delta_route + block * ROW_BYTES
     values = (route * inputs.blocks + block) * ROW_BYTES
-    bias = load(inputs.bias + values, zero_row())
-    skip = load(inputs.skip + values, zero_row())
+    bias = load(inputs.bias + values)
+    skip = load(inputs.skip + values)
+    for t in range(steps):
+        prefetch(delta + next_position(inputs, route, start + t + ahead) * inputs.delta_position)
+        position = load_int(order + 4 * t)
+        step = add(load_channels(delta + position * inputs.delta_position, count), bias)
+        store(step_rows + t * ROW_BYTES, step)
+    if inputs.delta_softplus:
+        softplus_rows(step_rows, steps, slope_rows, product_rows)
     for t in range(steps):
         row = t * ROW_BYTES
-        later = next_position(inputs, route, start + t + ahead)
-        prefetch(u + later * inputs.u_position)
-        prefetch(delta + later * inputs.delta_position)
-        position = load_int(order + 4 * t)
-        x = load_channels(u + position * inputs.u_position, count)
-        step = add(load_channels(delta + position * inputs.delta_position, count), bias)
-        if inputs.delta_softplus:
-            if slope_rows != 0:
-                store(slope_rows + row, sigmoid(step))
-            step = softplus(step)
-        store(step_rows + row, step)
-        store(product_rows + row, mul(step, x))
+        prefetch(u + next_position(inputs, route, start + t + ahead) * inputs.u_position)
+        x = load_channels(u + load_int(order + 4 * t) * inputs.u_position, count)
+        store(product_rows + row, mul(load(step_rows + row), x))
         if x_rows != 0:
             store(x_rows + row, x)
         if y_rows != 0:
             store(y_rows + row, mul(skip, x))
-
-
-@njit
-def scan_states(
-    zero: Any,
-    steps: int,
-    coefficients: int,
-    state: int,
-    step_rows: int,
-    product_rows: int,
-    y_rows: int,
-    B: int,
-    C: int,
-    matrix_bytes: int,
-) -> None:
-    """Runs as many states as `zero` has rows over a tile, advances them and adds their outputs to y_rows."""
-    a = load(coefficients, zero)
-    h = load(state, zero)
-    for t in range(steps):
-        row = t * ROW_BYTES
-        decay = exp2(mul(repeat(load(step_rows + row, zero_row()), zero), a))
-        product = repeat(load(product_rows + row, zero_row()), zero)
-        h = fma(decay, h, mul(product, load_spread(B + t * matrix_bytes, zero)))
-        y = load(y_rows + row, zero_row())
-        store(y_rows + row, dot_rows(h, load_spread(C + t * matrix_bytes, zero), y))
-    store(state, h)
-
-
-@njit
-def recompute_states(
-    zero: Any,
-    steps: int,
-    coefficients: int,
-    checkpoint: int,
-    step_rows: int,
-    product_rows: int,
-    B: int,
-    matrix_bytes: int,
-    history: int,
-    decays: int,
-) -> None:
-    """Runs as many states as `zero` has rows over a tile and keeps the decays, and the state before each step and
-    after the last."""
-    vector_bytes = size_in_bytes(zero)
-    a = load(coefficients, zero)
-    h = load(checkpoint, zero)
-    for t in range(steps):
-        row = t * ROW_BYTES
-        decay = exp2(mul(repeat(load(step_rows + row, zero_row()), zero), a))
-        product = repeat(load(product_rows + row, zero_row()), zero)
-        store(history + t * vector_bytes, h)
-        store(decays + t * vector_bytes, decay)
-        h = fma(decay, h, mul(product, load_spread(B + t * matrix_bytes, zero)))
-    store(history + steps * vector_bytes, h)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from mambarium.kernels.arguments import HALF_OR_FLOAT, REAL, check_device, check_dtype, check_shape
 from mambarium.kernels.backend import Backend, choose_backend
-from mambarium.kernels.grid.gathered import grid_scan_gathered
 from mambarium.kernels.grid.reference import grid_scan_reference
 from mambarium.kernels.grid.registration import encode_routes, grid_scan_forward
 from mambarium.kernels.grid.routes import Route
@@ -34,10 +33,10 @@ def grid_scan(
     `xs`, `dts`, `As`, `Bs`, `Cs`, `Ds` this takes with the routes as an axis of their own and all positions in
     the grid's order).
 
-    Index maps say where each step reads and writes, so the cpu backend makes no copies in a route's order. Strides
-    are free; memory that is channel-last (stride 1 along dim and d_state) is read in place. The triton backend has
-    no such kernels: it copies each route's inputs into its order, scans them as groups of `selective_scan` and adds
-    the outputs up.
+    Index maps say where each step reads and writes, so no copies of u, delta, the output or their gradients are made
+    in a route's order. Strides are free; memory that is channel-last (stride 1 along dim and d_state) is read in
+    place. The triton backend keeps each route's output in float32 until they are added up, and its backward copies B
+    and C.
 
     Computed in float32 whatever the inputs' dtypes (under autocast too), deterministic for any number of threads.
     float64 is served by the reference. Under `torch.utils.flop_counter` the forward counts 9 * batch * height *
@@ -69,8 +68,6 @@ def grid_scan(
     _check_arguments(u, delta, A, B, C, D, delta_bias, routes, name)
     if name == "reference":
         return grid_scan_reference(u, delta, A, B, C, D, delta_bias, delta_softplus, routes)
-    if name == "triton":
-        return grid_scan_gathered(u, delta, A, B, C, D, delta_bias, delta_softplus, routes, name)
 
     inputs = (u, delta, A, B, C, D, delta_bias)
     needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
@@ -85,6 +82,7 @@ def grid_scan(
         encode_routes(routes),
         delta_softplus,
         needs_gradient,
+        name,
     )
     return out.permute(0, 3, 1, 2)
 

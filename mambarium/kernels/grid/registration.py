@@ -1,4 +1,4 @@
-"""The grid scan's CPU kernels as operations of torch.library: fake, autograd and FLOP formula.
+"""The grid scan as operations of torch.library: fake, autograd and FLOP formula.
 
 Routes are handed over as the three numbers of each, one after another. Under autocast the operations keep their
 inputs as they are: the public function hands them A, D and the time-step bias as float32, and the backends compute
@@ -6,14 +6,14 @@ in float32.
 """
 
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mambarium.kernels.backend import load_backend
+from mambarium.kernels.grid.interface import GridBackend
 from mambarium.kernels.grid.routes import Route
 
 
@@ -27,8 +27,8 @@ def _decode_routes(numbers: Sequence[int]) -> tuple[Route, ...]:
     return tuple(Route(size, bool(by_columns), bool(backwards)) for size, by_columns, backwards in triples)
 
 
-def _kernels(shapes_only: bool = False) -> ModuleType:
-    return load_backend("grid", "cpu", shapes_only)
+def _backend(name: str, shapes_only: bool = False) -> GridBackend:
+    return cast(GridBackend, load_backend("grid", name, shapes_only))
 
 
 @torch.library.custom_op("mambarium::grid_scan_forward", mutates_args=())
@@ -43,9 +43,10 @@ def grid_scan_forward(
     routes: Sequence[int],
     delta_softplus: bool,
     save_for_backward: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Forward of `grid/cpu.py`; channel-last shapes and results as described there."""
-    return _kernels().scan_forward(
+    """Forward of `GridBackend.scan_forward`; channel-last shapes and results as described there."""
+    return _backend(backend).scan_forward(
         u, delta, A, B, C, D, delta_bias, _decode_routes(routes), delta_softplus, save_for_backward
     )
 
@@ -62,11 +63,12 @@ def _(
     routes: Sequence[int],
     delta_softplus: bool,
     save_for_backward: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
     batch, height, width = u.shape[:3]
     shape: tuple[int, ...] = (0,)
     if save_for_backward:
-        shape = _kernels(shapes_only=True).checkpoint_shape(batch, height * width, *A.shape)
+        shape = _backend(backend, shapes_only=True).checkpoint_shape(batch, height * width, *A.shape)
     return torch.empty_like(u.select(3, 0)), A.new_empty(shape, dtype=torch.float32)
 
 
@@ -83,9 +85,10 @@ def grid_scan_backward(
     routes: Sequence[int],
     delta_softplus: bool,
     checkpoints: Tensor,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Backward of `grid/cpu.py`, with an empty tensor in place of each None."""
-    grads = _kernels().scan_backward(
+    """Backward of `GridBackend.scan_backward`, with an empty tensor in place of each None."""
+    grads = _backend(backend).scan_backward(
         grad_out, u, delta, A, B, C, D, delta_bias, _decode_routes(routes), delta_softplus, checkpoints
     )
     return tuple(A.new_empty(0) if grad is None else grad for grad in grads)  # type: ignore[return-value]  # mypy can't count a tuple made by a loop
@@ -104,28 +107,29 @@ def _(
     routes: Sequence[int],
     delta_softplus: bool,
     checkpoints: Tensor,
+    backend: str,
 ) -> tuple[Tensor, ...]:
     inputs = (u, delta, A, B, C, D, delta_bias)
     return tuple(A.new_empty(0) if x is None else torch.empty_like(x) for x in inputs)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    tensors, (routes, delta_softplus, save_for_backward) = inputs[:7], inputs[7:]
+    tensors, (routes, delta_softplus, save_for_backward, backend) = inputs[:7], inputs[7:]
     if not save_for_backward:
         return
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, output[1])
-    ctx.routes, ctx.delta_softplus = routes, delta_softplus
+    ctx.routes, ctx.delta_softplus, ctx.backend = routes, delta_softplus, backend
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Any, ...]:
     *inputs, checkpoints = ctx.saved_tensors
     if grad_out is None:
-        return (None,) * 10
-    grads = grid_scan_backward(grad_out, *inputs, ctx.routes, ctx.delta_softplus, checkpoints)
+        return (None,) * 11
+    grads = grid_scan_backward(grad_out, *inputs, ctx.routes, ctx.delta_softplus, checkpoints, ctx.backend)
     present = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
-    return (*present, None, None, None)
+    return (*present, None, None, None, None)
 
 
 grid_scan_forward.register_autograd(_backward, setup_context=_setup_context)

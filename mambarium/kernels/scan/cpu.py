@@ -14,15 +14,16 @@ from mambarium.kernels.layout import (
     float_rows,
     float_zeros,
     laid_out_as,
-    ordered_sum,
     pack_channels,
     row_fields,
+    sum_parts,
     unpack_channels,
 )
 from mambarium.kernels.numba_runtime import import_kernels, run_kernel
 
 # Steps between two checkpoints; the kernels work tile by tile too.
 TILE = 32
+# At least so many parts are there to be shared out among threads, where the tensors are large enough.
 _PARTS = 32
 _LOG2_E = 1.4426950408889634
 _FORWARD = "mambarium.kernels.scan.cpu_forward"
@@ -57,14 +58,14 @@ def scan_forward(
     shape = checkpoint_shape(batch, length, dim, d_state, groups) if save_for_backward else (0,)
     checkpoints = float_memory(*shape)
     out = float_memory(batch, length, dim)
-    if initial_state is None:
-        initial_state = float_zeros(batch, dim, d_state)
-    states = pack_channels(initial_state, groups)  # (batch, blocks, d_state, 16)
-    inputs, _kept = _inputs(u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, reverse, checkpoints)
+    packed_A = pack_channels(A, groups)  # (blocks, d_state, 16)
+    states = float_zeros(batch, *packed_A.shape) if initial_state is None else pack_channels(initial_state, groups)
+    inputs, _kept = _inputs(u, delta, packed_A, B, C, D, z, delta_bias, reset, delta_softplus, reverse, checkpoints)
     run_kernel(
         kernels,
         "forward",
         inputs,
+        min(inputs.blocks, -(-_PARTS // batch)),
         row_fields("out", out, reverse)["out"],
         states.data_ptr(),
         scratch_bytes=kernels.SCRATCH_BYTES,
@@ -93,12 +94,12 @@ def scan_backward(
     kernels = import_kernels(_BACKWARD)
     batch, length, dim = u.shape
     d_state, groups = A.shape[1], B.shape[2]
-    inputs, _kept = _inputs(u, delta, A, B, C, D, z, delta_bias, reset, delta_softplus, reverse, checkpoints)
+    packed_A = pack_channels(A, groups)
+    inputs, _kept = _inputs(u, delta, packed_A, B, C, D, z, delta_bias, reset, delta_softplus, reverse, checkpoints)
     batch_parts = min(batch, _PARTS)
     channel_parts = min(inputs.blocks_per_group, -(-_PARTS // (batch_parts * groups)))
     grad_out = float_rows(grad_out)
     states = pack_channels(grad_last_state.float(), groups)
-    plain_A = pack_channels(A, groups)
     grad_u = float_memory(batch, length, dim)
     grad_delta = float_memory(batch, length, dim)
     grad_z = None if z is None else float_memory(batch, length, dim)
@@ -112,7 +113,7 @@ def scan_backward(
         batch_parts=batch_parts,
         channel_parts=channel_parts,
         **row_fields("out", grad_out, reverse),
-        A=plain_A.data_ptr(),
+        A=packed_A.data_ptr(),
         **{name: 0 if x is None else row_fields(name, x, reverse)[name] for name, x in results.items()},
         grad_A=grad_A.data_ptr(),
         grad_skip=grad_D.data_ptr(),
@@ -123,14 +124,14 @@ def scan_backward(
     return (
         laid_out_as(grad_u, u),
         laid_out_as(grad_delta, delta),
-        laid_out_as(unpack_channels(ordered_sum(grad_A), dim, groups), A),
-        laid_out_as(ordered_sum(grad_B), B),
-        laid_out_as(ordered_sum(grad_C), C),
-        None if D is None else laid_out_as(unpack_channels(ordered_sum(grad_D), dim, groups).squeeze(-1), D),
+        laid_out_as(unpack_channels(sum_parts(grad_A), dim, groups), A),
+        laid_out_as(sum_parts(grad_B), B),
+        laid_out_as(sum_parts(grad_C), C),
+        None if D is None else laid_out_as(unpack_channels(sum_parts(grad_D), dim, groups).squeeze(-1), D),
         None if z is None or grad_z is None else laid_out_as(grad_z, z),
         None
         if delta_bias is None
-        else laid_out_as(unpack_channels(ordered_sum(grad_bias), dim, groups).squeeze(-1), delta_bias),
+        else laid_out_as(unpack_channels(sum_parts(grad_bias), dim, groups).squeeze(-1), delta_bias),
         None if initial_state is None else laid_out_as(unpack_channels(states, dim, groups), initial_state),
     )
 
@@ -138,7 +139,7 @@ def scan_backward(
 def _inputs(
     u: Tensor,
     delta: Tensor,
-    A: Tensor,
+    packed_A: Tensor,
     B: Tensor,
     C: Tensor,
     D: Tensor | None,
@@ -154,10 +155,12 @@ def _inputs(
 
     batch, length, dim = u.shape
     groups = B.shape[2]
-    zeros = float_zeros(dim)
     u, delta, B, C = (float_rows(x) for x in (u, delta, B, C))
-    coefficients = pack_channels(A * _LOG2_E, groups)  # (blocks, d_state, 16)
-    skip, bias = (pack_channels((zeros if x is None else x)[:, None], groups) for x in (D, delta_bias))
+    coefficients = packed_A * _LOG2_E
+    blocks, d_state = packed_A.shape[:2]
+    skip, bias = (
+        float_zeros(blocks, LANES) if x is None else pack_channels(x[:, None], groups) for x in (D, delta_bias)
+    )
     kept = [u, delta, B, C, coefficients, skip, bias]
     z_fields = {"z": 0, "z_batch": 0, "z_time": 0}
     if z is not None:
@@ -170,10 +173,10 @@ def _inputs(
     inputs = Inputs(
         batch=batch,
         length=length,
-        d_state=A.shape[1],
+        d_state=d_state,
         group_dim=dim // groups,
-        blocks=coefficients.shape[0],
-        blocks_per_group=coefficients.shape[0] // groups,
+        blocks=blocks,
+        blocks_per_group=blocks // groups,
         delta_softplus=int(delta_softplus),
         direction=-1 if reverse else 1,
         **row_fields("u", u, reverse),

@@ -1,38 +1,44 @@
 """Backward of the selective scan for the CPU: tiles in reverse, see `cpu_tiles.py`.
 
-A tile's states are computed again from its checkpoint, then the adjoint recurrence runs over them. Gradients
-of B and C are summed over SPAN blocks in vectors before the lanes are added up.
+A tile's states are computed again from its checkpoint, then the adjoint recurrence runs over them.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 from numba import njit, prange
 
+from mambarium.kernels.cpu_states import (
+    STATES_AT_ONCE,
+    Adjoint,
+    adjoint_scratch_bytes,
+    adjoint_states,
+    clear_rows,
+    has_bounded_decays,
+    recompute_states,
+)
 from mambarium.kernels.scan.cpu import TILE
-from mambarium.kernels.scan.cpu_tiles import TILE_BYTES, Inputs, block_channels, is_reset, load_tile, scan_states
+from mambarium.kernels.scan.cpu_tiles import TILE_BYTES, Inputs, block_channels, load_tile, states_tile
 from mambarium.kernels.simd import (
+    FLOAT_BYTES,
     ROW_BYTES,
     add,
-    dot_rows,
+    copy_floats,
     fma,
     load,
     load_channels,
-    load_spread,
     mul,
-    repeat,
+    prefetch,
     sigmoid,
     silu_slope,
-    size_in_bytes,
     store,
     store_channels,
-    store_row_sums,
-    zero_pair,
     zero_row,
 )
 
-SPAN = 4
-SCRATCH_BYTES = (7 * SPAN + 4 * 2) * TILE_BYTES
+ROWS_BYTES = 8 * TILE_BYTES
+HISTORY_BYTES, DECAYS_BYTES, PARTIAL_BYTES, SUMS_BYTES, A_SUMS_BYTES = adjoint_scratch_bytes(TILE)
+SCRATCH_BYTES = ROWS_BYTES + HISTORY_BYTES + DECAYS_BYTES + PARTIAL_BYTES + SUMS_BYTES + A_SUMS_BYTES
 
 
 class Gradients(NamedTuple):
@@ -66,73 +72,15 @@ def _load_gradient_tile(
 ) -> None:
     """Fills the gradient of y: that of out, times silu(z) where there is a gate."""
     channel, count = block_channels(inputs, block)
-    out = gradients.out + batch * gradients.out_batch + start * gradients.out_time + 4 * channel
-    z = inputs.z + batch * inputs.z_batch + start * inputs.z_time + 4 * channel
+    out = gradients.out + batch * gradients.out_batch + start * gradients.out_time + FLOAT_BYTES * channel
+    z = inputs.z + batch * inputs.z_batch + start * inputs.z_time + FLOAT_BYTES * channel
     for t in range(steps):
+        prefetch(out + (t - TILE) * gradients.out_time)
         gradient = load_channels(out + t * gradients.out_time, count)
         if inputs.z != 0:
             gate = load_channels(z + t * inputs.z_time, count)
             gradient = mul(gradient, mul(gate, sigmoid(gate)))
         store(gradient_rows + t * ROW_BYTES, gradient)
-
-
-@njit
-def _adjoint_states(
-    zero: Any,
-    steps: int,
-    coefficients: int,
-    carry: int,
-    grad_coefficients: int,
-    x_rows: int,
-    step_rows: int,
-    gradient_rows: int,
-    input_rows: int,
-    decay_rows: int,
-    B: int,
-    B_time: int,
-    C: int,
-    C_time: int,
-    reset: int,
-    reset_time: int,
-    history: int,
-    decays: int,
-    grad_B: int,
-    grad_C: int,
-) -> None:
-    """Adjoint recurrence of as many states as `zero` has rows over a tile, last step first.
-
-    With G[t] the gradient of h[t] and w[t] = decay[t] * G[t], which is carried to h[t - 1]: adds the sums
-    over states of G * B to input_rows, of w * h[t - 1] * A to decay_rows, and the blocks' parts to the
-    gradients of A, B and C.
-    """
-    vector_bytes = size_in_bytes(zero)
-    a = load(coefficients, zero)
-    carried = load(carry, zero)
-    grad_a = load(grad_coefficients, zero)
-    for back in range(steps):
-        t = steps - 1 - back
-        row, vector = t * ROW_BYTES, t * vector_bytes
-        step = repeat(load(step_rows + row, zero_row()), zero)
-        step_x = mul(step, repeat(load(x_rows + row, zero_row()), zero))
-        gradient = repeat(load(gradient_rows + row, zero_row()), zero)
-        B_t = load_spread(B + t * B_time, zero)
-        before = load(history + vector, zero)
-        decay = load(decays + vector, zero)
-        after = load(history + vector + vector_bytes, zero)
-        if t + 1 < steps and is_reset(reset, (t + 1) * reset_time):
-            after = fma(decay, before, mul(step_x, B_t))
-        G = fma(gradient, load_spread(C + t * C_time, zero), carried)
-        store(grad_C + vector, fma(gradient, after, load(grad_C + vector, zero)))
-        store(grad_B + vector, fma(G, step_x, load(grad_B + vector, zero)))
-        store(input_rows + row, dot_rows(G, B_t, load(input_rows + row, zero_row())))
-        carried = mul(decay, G)
-        product = mul(carried, before)
-        store(decay_rows + row, dot_rows(product, a, load(decay_rows + row, zero_row())))
-        grad_a = fma(product, step, grad_a)
-        if is_reset(reset, t * reset_time):
-            carried = zero
-    store(carry, carried)
-    store(grad_coefficients, grad_a)
 
 
 @njit
@@ -155,22 +103,21 @@ def _store_gradient_tile(
     """Writes a tile's gradients of u, delta and z, and adds to those of D and delta_bias."""
     channel, count = block_channels(inputs, block)
     dim = inputs.group_dim * (inputs.blocks // inputs.blocks_per_group)
-    target = 4 * ((batch * inputs.length + start * inputs.direction) * dim + channel)
-    out = gradients.out + batch * gradients.out_batch + start * gradients.out_time + 4 * channel
-    z = inputs.z + batch * inputs.z_batch + start * inputs.z_time + 4 * channel
+    target = FLOAT_BYTES * ((batch * inputs.length + start * inputs.direction) * dim + channel)
+    out = gradients.out + batch * gradients.out_batch + start * gradients.out_time + FLOAT_BYTES * channel
+    z = inputs.z + batch * inputs.z_batch + start * inputs.z_time + FLOAT_BYTES * channel
     part = (batch_part * inputs.blocks + block) * ROW_BYTES
-    skip = load(inputs.skip + block * ROW_BYTES, zero_row())
-    grad_skip = load(gradients.grad_skip + part, zero_row())
-    grad_bias = load(gradients.grad_bias + part, zero_row())
+    skip = load(inputs.skip + block * ROW_BYTES)
+    grad_skip, grad_bias = zero_row(), zero_row()
     for t in range(steps):
-        row, position = t * ROW_BYTES, target + t * 4 * dim * inputs.direction
-        x = load(x_rows + row, zero_row())
-        gradient = load(gradient_rows + row, zero_row())
-        through_input = load(input_rows + row, zero_row())
-        grad_u = fma(through_input, load(step_rows + row, zero_row()), mul(skip, gradient))
-        grad_step = fma(through_input, x, load(decay_rows + row, zero_row()))
+        row, position = t * ROW_BYTES, target + t * FLOAT_BYTES * dim * inputs.direction
+        x = load(x_rows + row)
+        gradient = load(gradient_rows + row)
+        through_input = load(input_rows + row)
+        grad_u = fma(through_input, load(step_rows + row), mul(skip, gradient))
+        grad_step = fma(through_input, x, load(decay_rows + row))
         if inputs.delta_softplus:
-            grad_step = mul(grad_step, load(slope_rows + row, zero_row()))
+            grad_step = mul(grad_step, load(slope_rows + row))
         grad_skip = fma(gradient, x, grad_skip)
         grad_bias = add(grad_step, grad_bias)
         store_channels(gradients.u + position, grad_u, count)
@@ -179,195 +126,106 @@ def _store_gradient_tile(
             gate = load_channels(z + t * inputs.z_time, count)
             slope = silu_slope(gate, sigmoid(gate))
             incoming = load_channels(out + t * gradients.out_time, count)
-            grad_z = mul(mul(incoming, load(y_rows + row, zero_row())), slope)
+            grad_z = mul(mul(incoming, load(y_rows + row)), slope)
             store_channels(gradients.z + position, grad_z, count)
-    store(gradients.grad_skip + part, grad_skip)
-    store(gradients.grad_bias + part, grad_bias)
+    store(gradients.grad_skip + part, add(load(gradients.grad_skip + part), grad_skip))
+    store(gradients.grad_bias + part, add(load(gradients.grad_bias + part), grad_bias))
 
 
 @njit
-def _backward_states(
-    zero: Any,
-    inputs: Inputs,
-    gradients: Gradients,
-    batch_part: int,
-    batch: int,
-    first: int,
-    last: int,
-    n: int,
-    start: int,
-    steps: int,
-    target: int,
-    accumulate: bool,
-    scratch: int,
+def _store_matrix_gradient(
+    inputs: Inputs, target: int, steps: int, first: int, last: int, sums: int, accumulate: bool
 ) -> None:
-    """Recomputes and differentiates states n and following, as many as `zero` has rows, of a span of blocks.
-
-    `target` is the offset of the tile's rows in the gradients of B and C.
-    """
-    vector_bytes = size_in_bytes(zero)
-    group = first // inputs.blocks_per_group
+    """Writes a tile's gradient of states `first` to `last` of B or C; `target` is the row of the tile's first step."""
     groups = inputs.blocks // inputs.blocks_per_group
-    tiles = (inputs.length + TILE - 1) // TILE
-    block_states = inputs.d_state * ROW_BYTES
-    B = inputs.B + batch * inputs.B_batch + start * inputs.B_time + group * inputs.B_group + 4 * n
-    C = inputs.C + batch * inputs.C_batch + start * inputs.C_time + group * inputs.C_group + 4 * n
-    reset = inputs.reset + batch * inputs.length + start * inputs.direction if inputs.reset != 0 else 0
-    grad_B = scratch + 7 * SPAN * TILE_BYTES
-    grad_C = grad_B + 2 * TILE_BYTES
-    decays = grad_C + 2 * TILE_BYTES
-    history = decays + 2 * TILE_BYTES
-    # Both have room for a tile of pairs, as have decays; history has one more vector, the padding of its
-    # tiles.
+    step_bytes = FLOAT_BYTES * groups * inputs.d_state * inputs.direction
+    count = last - first
+    if step_bytes == FLOAT_BYTES * count:
+        copy_floats(sums, target, steps * count, accumulate)
+        return
     for t in range(steps):
-        store(grad_B + t * vector_bytes, zero)
-        store(grad_C + t * vector_bytes, zero)
-    for block in range(first, last):
-        rows = scratch + (block - first) * 7 * TILE_BYTES
-        states = block * block_states + n * ROW_BYTES
-        checkpoint = (batch * tiles + start // TILE) * inputs.blocks * block_states + states
-        carry = gradients.state + batch * inputs.blocks * block_states + states
-        grad_a = gradients.grad_A + batch_part * inputs.blocks * block_states + states
-        scan_states(
-            zero,
-            steps,
-            inputs.coefficients + states,
-            inputs.checkpoints + checkpoint,
-            rows,
-            rows + TILE_BYTES,
-            rows + 2 * TILE_BYTES if inputs.z != 0 else 0,
-            B,
-            inputs.B_time,
-            C,
-            inputs.C_time,
-            reset,
-            inputs.direction,
-            history,
-            decays,
-        )
-        _adjoint_states(
-            zero,
-            steps,
-            gradients.A + states,
-            carry,
-            grad_a,
-            rows,
-            rows + TILE_BYTES,
-            rows + 4 * TILE_BYTES,
-            rows + 5 * TILE_BYTES,
-            rows + 6 * TILE_BYTES,
-            B,
-            inputs.B_time,
-            C,
-            inputs.C_time,
-            reset,
-            inputs.direction,
-            history,
-            decays,
-            grad_B,
-            grad_C,
-        )
-    step_bytes = 4 * groups * inputs.d_state * inputs.direction
-    for t in range(steps):
-        offset = target + t * step_bytes + 4 * (group * inputs.d_state + n)
-        store_row_sums(gradients.B + offset, load(grad_B + t * vector_bytes, zero), accumulate)
-        store_row_sums(gradients.C + offset, load(grad_C + t * vector_bytes, zero), accumulate)
+        place = target + t * step_bytes + FLOAT_BYTES * first
+        copy_floats(sums + t * count * FLOAT_BYTES, place, count, accumulate)
 
 
 @njit
-def _backward_span(
+def _backward_tile(
     inputs: Inputs,
     gradients: Gradients,
     batch_part: int,
     channel_part: int,
     batch: int,
-    first: int,
-    last: int,
+    block: int,
+    tile: int,
     accumulate: bool,
     scratch: int,
 ) -> None:
-    """Backward of blocks first to last (at most SPAN, of one group) of one batch element."""
+    """Backward of one tile of a block of one batch element."""
     groups = inputs.blocks // inputs.blocks_per_group
+    group = block // inputs.blocks_per_group
     tiles = (inputs.length + TILE - 1) // TILE
     d_state = inputs.d_state
-    pairs = d_state - d_state % 2
-    for back in range(tiles):
-        start = (tiles - 1 - back) * TILE
-        steps = min(TILE, inputs.length - start)
-        for block in range(first, last):
-            rows = scratch + (block - first) * 7 * TILE_BYTES
-            load_tile(
-                inputs,
-                batch,
-                block,
-                start,
-                steps,
-                rows,
-                rows + TILE_BYTES,
-                rows + 2 * TILE_BYTES,
-                rows + 3 * TILE_BYTES,
-            )
-            _load_gradient_tile(inputs, gradients, batch, block, start, steps, rows + 4 * TILE_BYTES)
-            for t in range(steps):
-                store(rows + 5 * TILE_BYTES + t * ROW_BYTES, zero_row())
-                store(rows + 6 * TILE_BYTES + t * ROW_BYTES, zero_row())
-        row = (channel_part * inputs.batch + batch) * inputs.length + start * inputs.direction
-        target = 4 * row * groups * d_state
-        for n in range(0, pairs, 2):
-            _backward_states(
-                zero_pair(),
-                inputs,
-                gradients,
-                batch_part,
-                batch,
-                first,
-                last,
-                n,
-                start,
-                steps,
-                target,
-                accumulate,
-                scratch,
-            )
-        for n in range(pairs, d_state):
-            _backward_states(
-                zero_row(),
-                inputs,
-                gradients,
-                batch_part,
-                batch,
-                first,
-                last,
-                n,
-                start,
-                steps,
-                target,
-                accumulate,
-                scratch,
-            )
-        for block in range(first, last):
-            rows = scratch + (block - first) * 7 * TILE_BYTES
-            _store_gradient_tile(
-                inputs,
-                gradients,
-                batch_part,
-                batch,
-                block,
-                start,
-                steps,
-                rows,
-                rows + TILE_BYTES,
-                rows + 2 * TILE_BYTES,
-                rows + 3 * TILE_BYTES,
-                rows + 4 * TILE_BYTES,
-                rows + 5 * TILE_BYTES,
-                rows + 6 * TILE_BYTES,
-            )
+    x_rows, step_rows, product_rows = scratch, scratch + TILE_BYTES, scratch + 2 * TILE_BYTES
+    y_rows, slope_rows, gradient_rows = scratch + 3 * TILE_BYTES, scratch + 4 * TILE_BYTES, scratch + 5 * TILE_BYTES
+    input_rows, decay_rows = scratch + 6 * TILE_BYTES, scratch + 7 * TILE_BYTES
+    history = scratch + ROWS_BYTES
+    decays = history + HISTORY_BYTES
+    partial = decays + DECAYS_BYTES
+    sums = partial + PARTIAL_BYTES
+    states = block * d_state * ROW_BYTES
+    batch_states = inputs.blocks * d_state * ROW_BYTES
+    adjoint = Adjoint(
+        gradient_rows,
+        input_rows,
+        decay_rows,
+        gradients.state + batch * batch_states + states,
+        gradients.A + states,
+        gradients.grad_A + batch_part * batch_states + states,
+        history,
+        decays,
+        partial,
+        sums,
+        sums + SUMS_BYTES,
+    )
+    start = tile * TILE
+    steps = min(TILE, inputs.length - start)
+    load_tile(inputs, batch, block, start, steps, x_rows, step_rows, product_rows, y_rows, slope_rows, -TILE)
+    _load_gradient_tile(inputs, gradients, batch, block, start, steps, gradient_rows)
+    clear_rows(input_rows, steps)
+    clear_rows(decay_rows, steps)
+    inner = states_tile(inputs, batch, block, start, steps, step_rows, product_rows, y_rows)
+    checkpoint = inputs.checkpoints + (batch * tiles + tile) * batch_states + states
+    row = (channel_part * inputs.batch + batch) * inputs.length + start * inputs.direction
+    matrix = FLOAT_BYTES * (row * groups + group) * d_state
+    bounded = has_bounded_decays(inner)
+    for first in range(0, d_state, STATES_AT_ONCE):
+        last = min(first + STATES_AT_ONCE, d_state)
+        recompute_states(inner, adjoint, checkpoint, first, last, bounded, inputs.z != 0)
+        _store_matrix_gradient(inputs, gradients.C + matrix, steps, first, last, adjoint.sums, accumulate)
+        adjoint_states(inner, adjoint, first, last)
+        _store_matrix_gradient(inputs, gradients.B + matrix, steps, first, last, adjoint.sums, accumulate)
+    _store_gradient_tile(
+        inputs,
+        gradients,
+        batch_part,
+        batch,
+        block,
+        start,
+        steps,
+        x_rows,
+        step_rows,
+        y_rows,
+        slope_rows,
+        gradient_rows,
+        input_rows,
+        decay_rows,
+    )
 
 
 @njit
 def _backward_item(inputs: Inputs, gradients: Gradients, item: int, scratch: int) -> None:
-    """Backward of one part of the batch and one part of a group's blocks."""
+    """Backward of one part of the batch and one part of a group's blocks, which take turns at every tile."""
+    tiles = (inputs.length + TILE - 1) // TILE
     groups = inputs.blocks // inputs.blocks_per_group
     channel_part = item % gradients.channel_parts
     group = item // gradients.channel_parts % groups
@@ -378,18 +236,10 @@ def _backward_item(inputs: Inputs, gradients: Gradients, item: int, scratch: int
     first_batch = inputs.batch * batch_part // gradients.batch_parts
     last_batch = inputs.batch * (batch_part + 1) // gradients.batch_parts
     for batch in range(first_batch, last_batch):
-        for block in range(first, last, SPAN):
-            _backward_span(
-                inputs,
-                gradients,
-                batch_part,
-                channel_part,
-                batch,
-                block,
-                min(block + SPAN, last),
-                block != first,
-                scratch,
-            )
+        for back in range(tiles):
+            tile = tiles - 1 - back
+            for block in range(first, last):
+                _backward_tile(inputs, gradients, batch_part, channel_part, batch, block, tile, block > first, scratch)
 
 
 @njit(parallel=True, nogil=True, cache=True)

@@ -1,46 +1,37 @@
-"""Selective scan for the CPU: what forward and backward do with a tile, numba code on 16 channels at a time.
+"""Selective scan for the CPU: what forward and backward do with a tile's inputs, numba code on 16 channels at a time.
 
-A block is 16 channels of one group (fewer at a group's end: the missing lanes are zero). Time is cut into
-tiles of TILE steps; a tile's inputs and steps are put into scratch rows that stay in the first-level cache,
-then two states at a time (a last odd one alone) run over the tile with the states in registers.
+A block is 16 channels of one group (fewer at a group's end: the missing lanes are zero). Time is cut into tiles of
+TILE steps; a tile's inputs and steps are put into scratch rows that stay in the first-level cache, then all states run
+over the tile, see `mambarium/kernels/cpu_states.py`.
 
-Work is divided in a way that depends on the shapes alone, and every sum has one order: results do not
-depend on the number of threads.
+Work is divided in a way that depends on the shapes alone, and every sum has one order: results do not depend on the
+number of threads.
 
-Addresses are integers and strides count bytes; they follow the visits, so that a reversed scan has the last
-position's addresses and negative strides of time. Per-block arrays: coefficients and states (blocks, d_state,
-16), per-channel values (blocks, 16). A is given times log2(e) for the decays, exp(s * A) = 2 ** (s * A *
-log2(e)).
+Strides follow the visits, so that a reversed scan has the last position's addresses and negative strides of time.
+Per-block arrays: coefficients and states (blocks, d_state, 16), per-channel values (blocks, 16).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from numba import njit
 
+from mambarium.kernels.cpu_states import Tile
 from mambarium.kernels.layout import LANES
 from mambarium.kernels.scan.cpu import TILE
 from mambarium.kernels.simd import (
+    FLOAT_BYTES,
     ROW_BYTES,
     add,
-    dot_rows,
-    exp2,
-    fma,
     load,
-    load_byte,
     load_channels,
-    load_spread,
     mul,
-    repeat,
-    sigmoid,
-    size_in_bytes,
-    softplus,
+    prefetch,
+    softplus_rows,
     store,
-    zero_row,
 )
 
 # The padding keeps rows of different arrays that are used together from sharing the low 12 bits of their
-# addresses, by which processors suspect that a load reads what a recent store wrote; the backward's history of
-# states uses part of it.
+# addresses, by which processors suspect that a load reads what a recent store wrote.
 TILE_BYTES = (TILE + 5) * ROW_BYTES
 
 
@@ -92,8 +83,32 @@ def block_channels(inputs: Inputs, block: int) -> tuple[int, int]:
 
 
 @njit
-def is_reset(reset: int, t: int) -> bool:
-    return reset != 0 and load_byte(reset + t) != 0
+def states_tile(
+    inputs: Inputs,
+    batch: int,
+    block: int,
+    start: int,
+    steps: int,
+    step_rows: int,
+    product_rows: int,
+    y_rows: int,
+) -> Tile:
+    """The tile of a block from step `start` on, as the states see it."""
+    group = block // inputs.blocks_per_group
+    return Tile(
+        steps,
+        inputs.d_state,
+        inputs.coefficients + block * inputs.d_state * ROW_BYTES,
+        step_rows,
+        product_rows,
+        y_rows,
+        inputs.B + batch * inputs.B_batch + start * inputs.B_time + group * inputs.B_group,
+        inputs.B_time,
+        inputs.C + batch * inputs.C_batch + start * inputs.C_time + group * inputs.C_group,
+        inputs.C_time,
+        inputs.reset + batch * inputs.length + start * inputs.direction if inputs.reset != 0 else 0,
+        inputs.direction,
+    )
 
 
 @njit
@@ -105,67 +120,33 @@ def load_tile(
     steps: int,
     x_rows: int,
     step_rows: int,
+    product_rows: int,
     y_rows: int,
     slope_rows: int,
+    ahead: int,
 ) -> None:
-    """Fills a tile's inputs, steps, skip terms and, where asked for, the steps' slopes (d softplus)."""
-    channel, count = block_channels(inputs, block)
-    u = inputs.u + batch * inputs.u_batch + start * inputs.u_time + 4 * channel
-    delta = inputs.delta + batch * inputs.delta_batch + start * inputs.delta_time + 4 * channel
-    bias = load(inputs.bias + block * ROW_BYTES, zero_row())
-    skip = load(inputs.skip + block * ROW_BYTES, zero_row())
-    for t in range(steps):
-        row = t * ROW_BYTES
-        x = load_channels(u + t * inputs.u_time, count)
-        step = add(load_channels(delta + t * inputs.delta_time, count), bias)
-        store(x_rows + row, x)
-        store(y_rows + row, mul(skip, x))
-        if slope_rows != 0 and inputs.delta_softplus:
-            store(slope_rows + row, sigmoid(step))
-        store(step_rows + row, softplus(step) if inputs.delta_softplus else step)
+    """Fills a tile's steps, products of steps and inputs, skip terms and, where asked for, inputs and the steps' slopes
+    (d softplus).
 
-
-@njit
-def scan_states(
-    zero: Any,
-    steps: int,
-    coefficients: int,
-    state: int,
-    x_rows: int,
-    step_rows: int,
-    y_rows: int,
-    B: int,
-    B_time: int,
-    C: int,
-    C_time: int,
-    reset: int,
-    reset_time: int,
-    history: int,
-    decays: int,
-) -> None:
-    """Runs as many states as `zero` has rows over a tile, and adds their outputs to y_rows unless that is 0.
-
-    With `history` the decays, and the state before each step and after the last, are kept, and the state at
-    `state` is only read; without it that state is advanced.
+    The rows of the tile that comes next, `ahead` steps away, are asked for: rows lie apart, which processors don't
+    foresee.
     """
-    vector_bytes = size_in_bytes(zero)
-    a = load(coefficients, zero)
-    h = load(state, zero)
+    channel, count = block_channels(inputs, block)
+    u = inputs.u + batch * inputs.u_batch + start * inputs.u_time + FLOAT_BYTES * channel
+    delta = inputs.delta + batch * inputs.delta_batch + start * inputs.delta_time + FLOAT_BYTES * channel
+    bias = load(inputs.bias + block * ROW_BYTES)
+    skip = load(inputs.skip + block * ROW_BYTES)
+    for t in range(steps):
+        prefetch(delta + (t + ahead) * inputs.delta_time)
+        step = add(load_channels(delta + t * inputs.delta_time, count), bias)
+        store(step_rows + t * ROW_BYTES, step)
+    if inputs.delta_softplus:
+        softplus_rows(step_rows, steps, slope_rows, y_rows)
     for t in range(steps):
         row = t * ROW_BYTES
-        if is_reset(reset, t * reset_time):
-            h = zero
-        step = load(step_rows + row, zero_row())
-        x = load(x_rows + row, zero_row())
-        decay = exp2(mul(repeat(step, zero), a))
-        if history != 0:
-            store(history + t * vector_bytes, h)
-            store(decays + t * vector_bytes, decay)
-        h = fma(decay, h, mul(repeat(mul(step, x), zero), load_spread(B + t * B_time, zero)))
-        if y_rows != 0:
-            y = load(y_rows + row, zero_row())
-            store(y_rows + row, dot_rows(h, load_spread(C + t * C_time, zero), y))
-    if history != 0:
-        store(history + steps * vector_bytes, h)
-    else:
-        store(state, h)
+        prefetch(u + (t + ahead) * inputs.u_time)
+        x = load_channels(u + t * inputs.u_time, count)
+        store(product_rows + row, mul(load(step_rows + row), x))
+        store(y_rows + row, mul(skip, x))
+        if x_rows != 0:
+            store(x_rows + row, x)

@@ -9,33 +9,17 @@ import triton.language as tl
 
 from mambarium.kernels.scan.triton_kernels import (
     LOG2E,
+    group_rows,
     load_channels,
     load_states,
+    load_tile,
     locate,
+    row_pointer,
     rows_within,
     sigmoid,
+    start_row,
     step_size,
 )
-
-
-@triton.jit
-def row_pointer(pointer, batch, strides, first, channel):
-    """Pointers to a channel per lane at position `first`.
-
-    Built anew for every tile from what all lanes share: kept from tile to tile, two registers per tensor and
-    channel of a lane, they would displace the sums.
-    """
-    return pointer + (batch * strides[0] + first * strides[1]) + channel * strides[2]
-
-
-@triton.jit
-def load_rows(pointer, batch, strides, first, channel, offsets):
-    """The rows at `offsets` from position `first` as float32."""
-    start = row_pointer(pointer, batch, strides, first, channel)
-    rows = ()
-    for i in tl.static_range(len(offsets)):
-        rows += (tl.load(start + offsets[i] * strides[1]).to(tl.float32),)
-    return rows
 
 
 @triton.jit
@@ -81,7 +65,7 @@ def sum_over_lanes(parts, lane, COUNT: tl.constexpr):
     return total
 
 
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length", "segments", "segment_tiles"])
 def scan_backward_kernel(
     grad_out,
     u,
@@ -92,6 +76,7 @@ def scan_backward_kernel(
     z,
     delta_bias,
     reset,
+    order,
     checkpoints,
     adjoint,
     grad_u,
@@ -113,13 +98,15 @@ def scan_backward_kernel(
     dim,
     groups,
     d_state,
+    segments,
+    segment_tiles,
     DELTA_SOFTPLUS: tl.constexpr,
     LANES: tl.constexpr,
     CHANNELS: tl.constexpr,
     TILE: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    """Gradients of LANES * CHANNELS channels of one batch element.
+    """Gradients of LANES * CHANNELS channels of one segment of a batch element.
 
     With G_t the gradient of h_t and a_t = exp(delta_t A):
     G_t = dy_t C_t + a_{t+1} G_{t+1}; du_t = delta_t sum_n(G B) + D dy; dA = sum_t(delta_t a_t G_t h_{t-1});
@@ -133,13 +120,19 @@ def scan_backward_kernel(
     them.
 
     Contiguous tensors of float32: A (state, channel); checkpoints (batch, tile, state, channel); A_parts, zero
-    at the start, and adjoint, the gradient of the last state at the start and of the initial state at the
-    end, (batch, state, channel); D_parts, bias_parts (batch, channel); BC (batch, group, tile,
+    at the start, and adjoint, the gradient of the state after the segment at the start and of the one before it
+    at the end, (batch, segment, state, channel); D_parts, bias_parts (batch, segment, channel); BC (batch, group, tile,
     state, 2 TILE), a tile's rows of B, then of C, zero past the end, and BC_parts (batch, group, block, tile,
-    state, 2 TILE) of their gradients. Strides as in the forward.
+    state, 2 TILE) of their gradients. Strides and order as in the forward; BC and BC_parts follow the steps.
     """
-    batch, group, channels, masks = locate(dim, groups, LANES, CHANNELS)
-    program = tl.program_id(0).to(tl.int64)
+    batch, segment, group, block, channels, masks = locate(dim, groups, segments, LANES, CHANNELS)
+    blocks = tl.cdiv(dim // groups, LANES * CHANNELS)
+    grad_out = group_rows(grad_out, group, grad_out_strides, order)
+    u = group_rows(u, group, u_strides, order)
+    delta = group_rows(delta, group, delta_strides, order)
+    grad_u = group_rows(grad_u, group, grad_u_strides, order)
+    grad_delta = group_rows(grad_delta, group, grad_delta_strides, order)
+    own = batch * segments + segment
     lane = tl.arange(0, LANES)
     skip = load_channels(D, channels)
     bias = load_channels(delta_bias, channels)
@@ -147,11 +140,13 @@ def scan_backward_kernel(
     bias_sums = load_channels(None, channels)
 
     tiles = tl.cdiv(length, TILE)
-    for reversed_tile in range(tiles):
-        tile = tiles - 1 - reversed_tile
+    first_tile = segment * segment_tiles
+    end_tile = tl.minimum(tiles, first_tile + segment_tiles)
+    for reversed_tile in range(end_tile - first_tile):
+        tile = end_tile - 1 - reversed_tile
         first = tile * TILE
-        first_row = first.to(tl.int64)
-        offsets = rows_within(first, length, TILE)
+        first_row = start_row(order, first)
+        offsets = rows_within(order, group, first, length, TILE)
         cleared = ()
         if reset is not None:
             reset_row = reset + (batch * reset_strides[0] + first_row * reset_strides[1])
@@ -166,11 +161,11 @@ def scan_backward_kernel(
         GB = ()
         Gha = ()
         for c in tl.static_range(CHANNELS):
-            u_now = load_rows(u, batch, u_strides, first_row, channels[c], offsets)
-            delta_now = load_rows(delta, batch, delta_strides, first_row, channels[c], offsets)
-            gout_now = load_rows(grad_out, batch, grad_out_strides, first_row, channels[c], offsets)
+            u_now = load_tile(u, batch, u_strides, first_row, channels[c], offsets)
+            delta_now = load_tile(delta, batch, delta_strides, first_row, channels[c], offsets)
+            gout_now = load_tile(grad_out, batch, grad_out_strides, first_row, channels[c], offsets)
             if z is not None:
-                z_now = load_rows(z, batch, z_strides, first_row, channels[c], offsets)
+                z_now = load_tile(z, batch, z_strides, first_row, channels[c], offsets)
             for i in tl.static_range(TILE):
                 step = step_size(delta_now[i], bias[c], first + i < length, DELTA_SOFTPLUS)
                 dt += (step,)
@@ -185,7 +180,7 @@ def scan_backward_kernel(
                 Gha += (tl.zeros((LANES,), tl.float32),)
 
         BC_rows = BC + ((batch * groups + group) * tiles + tile) * d_state * (2 * TILE)
-        BC_targets = BC_parts + (program * tiles + tile) * d_state * (2 * TILE)
+        BC_targets = BC_parts + (((batch * groups + group) * blocks + block) * tiles + tile) * d_state * (2 * TILE)
         for n in range(d_state):
             bc = load_states(BC_rows + n * (2 * TILE), 1, 2 * TILE, 2)
             parts = ()
@@ -193,7 +188,7 @@ def scan_backward_kernel(
             GB_new = ()
             Gha_new = ()
             for c in tl.static_range(CHANNELS):
-                place = (batch * d_state + n) * dim + channels[c]
+                place = (own * d_state + n) * dim + channels[c]
                 saved = checkpoints + ((batch * tiles + tile) * d_state + n) * dim + channels[c]
                 a = tl.load(A + n * dim + channels[c])
                 state = tl.load(saved, mask=masks[c], other=0.0)
@@ -251,18 +246,18 @@ def scan_backward_kernel(
         # The rows' addresses are computed anew: kept through the loop over states they would fill the registers.
         if PTX:
             first = concealed(first)
-            first_row = first.to(tl.int64)
-            offsets = rows_within(first, length, TILE)
+            first_row = start_row(order, first)
+            offsets = rows_within(order, group, first, length, TILE)
         D_sums_new = ()
         bias_sums_new = ()
         for c in tl.static_range(CHANNELS):
             # Loaded once more, out of the cache, for the same reason.
-            u_now = load_rows(u, batch, u_strides, first_row, channels[c], offsets)
+            u_now = load_tile(u, batch, u_strides, first_row, channels[c], offsets)
             if DELTA_SOFTPLUS:
-                delta_now = load_rows(delta, batch, delta_strides, first_row, channels[c], offsets)
+                delta_now = load_tile(delta, batch, delta_strides, first_row, channels[c], offsets)
             if z is not None:
-                gout_now = load_rows(grad_out, batch, grad_out_strides, first_row, channels[c], offsets)
-                z_now = load_rows(z, batch, z_strides, first_row, channels[c], offsets)
+                gout_now = load_tile(grad_out, batch, grad_out_strides, first_row, channels[c], offsets)
+                z_now = load_tile(z, batch, z_strides, first_row, channels[c], offsets)
                 gz_rows = row_pointer(grad_z, batch, grad_z_strides, first_row, channels[c])
             gu_rows = row_pointer(grad_u, batch, grad_u_strides, first_row, channels[c])
             gdelta_rows = row_pointer(grad_delta, batch, grad_delta_strides, first_row, channels[c])
@@ -295,6 +290,6 @@ def scan_backward_kernel(
 
     for c in tl.static_range(CHANNELS):
         if D is not None:
-            tl.store(D_parts + batch * dim + channels[c], D_sums[c], mask=masks[c])
+            tl.store(D_parts + own * dim + channels[c], D_sums[c], mask=masks[c])
         if delta_bias is not None:
-            tl.store(bias_parts + batch * dim + channels[c], bias_sums[c], mask=masks[c])
+            tl.store(bias_parts + own * dim + channels[c], bias_sums[c], mask=masks[c])

@@ -10,6 +10,9 @@ tiles; the backward's tiles are as long as that distance, so that each starts at
 Any strides are served: 64-bit offsets between tiles, 32-bit offsets within one. Positions past the end of the
 sequence, which the last tile may have, are given delta = 0: they keep the state and add nothing to any
 gradient.
+
+With an order of visits, a group's steps go to the positions that the order names: rows are read and written where
+they are, by 64-bit offsets from the first position. All else, checkpoints and states, follows the steps.
 """
 
 # Kernels are written in the language of Triton, whose tuples grow in loops and know no unpacking.
@@ -57,15 +60,33 @@ def step_size(delta, bias, valid, DELTA_SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
-def rows_within(first, length, TILE: tl.constexpr):
-    """The offsets of a tile's rows from its first one, those past the end replaced by the last row's.
+def rows_within(order, group, first, length, TILE: tl.constexpr):
+    """The offsets of a tile's rows from `start_row`, those past the end replaced by the last row's.
 
     Any finite values do there, since delta is zero, and loads need no mask.
     """
     offsets = ()
     for i in tl.static_range(TILE):
-        offsets += (tl.minimum(length - 1 - first, i),)
+        if order is None:
+            offsets += (tl.minimum(length - 1 - first, i),)
+        else:
+            step = tl.minimum(length - 1, first + i)
+            offsets += (tl.load(order + group * length + step).to(tl.int64),)
     return offsets
+
+
+@triton.jit
+def start_row(order, first):
+    """The position from which a tile's offsets count: the tile's first one, with an order the first of all."""
+    return first.to(tl.int64) if order is None else tl.full((), 0, tl.int64)
+
+
+@triton.jit
+def group_rows(pointer, group, strides, order):
+    """The tensor as the group has it: with an order it has an axis of groups beside that of channels."""
+    if order is not None:
+        pointer += group * strides[3]
+    return pointer
 
 
 @triton.jit
@@ -79,6 +100,26 @@ def load_rows(pointers, stride, offsets):
 
 
 @triton.jit
+def row_pointer(pointer, batch, strides, first, channel):
+    """Pointers to a channel per lane at position `first`, one of `start_row`.
+
+    The backward builds them anew for every tile from what all lanes share: kept from tile to tile, two
+    registers per tensor and channel of a lane, they would displace its sums.
+    """
+    return pointer + (batch * strides[0] + first * strides[1]) + channel * strides[2]
+
+
+@triton.jit
+def load_tile(pointer, batch, strides, first, channel, offsets):
+    """The rows at `offsets` from position `first` as float32."""
+    start = row_pointer(pointer, batch, strides, first, channel)
+    rows = ()
+    for i in tl.static_range(len(offsets)):
+        rows += (tl.load(start + offsets[i] * strides[1]).to(tl.float32),)
+    return rows
+
+
+@triton.jit
 def load_states(row, stride, D_STATE: tl.constexpr, WORD: tl.constexpr):
     """One position's values of B or C, shared by all lanes, as float32.
 
@@ -88,7 +129,7 @@ def load_states(row, stride, D_STATE: tl.constexpr, WORD: tl.constexpr):
     values = ()
     if WORD == 1:
         for n in tl.static_range(D_STATE):
-            values += (tl.load(row + n * stride).to(tl.float32),)
+            values += (tl.load(row + tl.full((), n, tl.int64) * stride).to(tl.float32),)
     else:
         words = row.to(tl.pointer_type(tl.int64))
         for n in tl.static_range(D_STATE // WORD):
@@ -128,15 +169,6 @@ def load_channels(pointer, channels):
 
 
 @triton.jit
-def row_pointers(pointer, batch, strides, channels):
-    """Pointers to the channels at position 0 of a (batch, time, channel) tensor."""
-    pointers = ()
-    for c in tl.static_range(len(channels)):
-        pointers += (pointer + batch * strides[0] + channels[c] * strides[2],)
-    return pointers
-
-
-@triton.jit
 def advance(pointers, offset):
     moved = ()
     for c in tl.static_range(len(pointers)):
@@ -145,8 +177,8 @@ def advance(pointers, offset):
 
 
 @triton.jit
-def locate(dim, groups, LANES: tl.constexpr, CHANNELS: tl.constexpr):
-    """Batch element, group, and per channel of a lane its index and mask.
+def locate(dim, groups, segments, LANES: tl.constexpr, CHANNELS: tl.constexpr):
+    """Batch element, segment of time, group, block of channels, and per channel of a lane its index and mask.
 
     Programs never straddle groups: each group is cut into blocks of its own. Past a group's end the last
     channel is repeated, so that loads need no mask; what such lanes compute is not stored.
@@ -154,7 +186,8 @@ def locate(dim, groups, LANES: tl.constexpr, CHANNELS: tl.constexpr):
     channels_per_group = dim // groups
     blocks = tl.cdiv(channels_per_group, LANES * CHANNELS)
     program = tl.program_id(0)
-    batch = (program // (blocks * groups)).to(tl.int64)
+    batch = (program // (blocks * groups * segments)).to(tl.int64)
+    segment = (program // (blocks * groups)) % segments
     group = ((program // blocks) % groups).to(tl.int64)
     block = program % blocks
     channels = ()
@@ -163,10 +196,10 @@ def locate(dim, groups, LANES: tl.constexpr, CHANNELS: tl.constexpr):
         inner = (block * CHANNELS + c) * LANES + tl.arange(0, LANES)
         channels += (group * channels_per_group + tl.minimum(inner, channels_per_group - 1),)
         masks += (inner < channels_per_group,)
-    return batch, group, channels, masks
+    return batch, segment, group, block, channels, masks
 
 
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length", "segments", "segment_chunks"])
 def scan_forward_kernel(
     u,
     delta,
@@ -178,6 +211,7 @@ def scan_forward_kernel(
     delta_bias,
     initial_state,
     reset,
+    order,
     out,
     last_state,
     checkpoints,
@@ -194,6 +228,8 @@ def scan_forward_kernel(
     length,
     dim,
     groups,
+    segments,
+    segment_chunks,
     D_STATE: tl.constexpr,
     DELTA_SOFTPLUS: tl.constexpr,
     B_WORD: tl.constexpr,
@@ -203,13 +239,18 @@ def scan_forward_kernel(
     TILE: tl.constexpr,
     CHUNK_TILES: tl.constexpr,
 ):
-    """Scans LANES * CHANNELS channels of one batch element.
+    """Scans LANES * CHANNELS channels of one segment of a batch element.
 
-    Strides: (batch, time, channel) of u, delta, z, out; (batch, time, group, state) of B, C; (batch, channel)
-    of initial_state and last_state, whose states are adjacent, as A's are; (batch, time) of reset.
-    checkpoints: (batch, chunk, state, channel), contiguous.
+    Strides: (batch, time, channel) of u, delta, z, out; (batch, time, group, state) of B, C; (batch, segment,
+    channel, state) of initial_state, which every segment has its own of; (batch, channel) of last_state, whose
+    states are adjacent, as A's are; (batch, time) of reset. checkpoints: (batch, chunk, state, channel),
+    contiguous. A segment has segment_chunks chunks, the last one what remains. order: (group, step) or None; with it
+    u, delta and out have a stride of groups too, see `group_rows`.
     """
-    batch, group, channels, masks = locate(dim, groups, LANES, CHANNELS)
+    batch, segment, group, _, channels, masks = locate(dim, groups, segments, LANES, CHANNELS)
+    u = group_rows(u, group, u_strides, order)
+    delta = group_rows(delta, group, delta_strides, order)
+    out = group_rows(out, group, out_strides, order)
 
     # Item state * CHANNELS + channel. exp(delta A) is exp2(delta (A log2(e))): one instruction.
     a = ()
@@ -218,30 +259,38 @@ def scan_forward_kernel(
         for c in tl.static_range(CHANNELS):
             a += (tl.load(A + channels[c] * A_stride + n) * LOG2E,)
             if initial_state is not None:
-                start = initial_state + batch * initial_strides[0] + channels[c] * initial_strides[1]
-                h += (tl.load(start + n),)
+                start = initial_state + batch * initial_strides[0] + segment * initial_strides[1]
+                h += (tl.load(start + channels[c] * initial_strides[2] + n * initial_strides[3]),)
             else:
                 h += (tl.zeros((LANES,), tl.float32),)
     skip = load_channels(D, channels)
     bias = load_channels(delta_bias, channels)
 
-    u_rows = row_pointers(u, batch, u_strides, channels)
-    delta_rows = row_pointers(delta, batch, delta_strides, channels)
-    out_rows = row_pointers(out, batch, out_strides, channels)
-    B_row = B + batch * B_strides[0] + group * B_strides[2]
-    C_row = C + batch * C_strides[0] + group * C_strides[2]
-    if z is not None:
-        z_rows = row_pointers(z, batch, z_strides, channels)
-    if reset is not None:
-        reset_row = reset + batch * reset_strides[0]
-
     tiles = tl.cdiv(length, TILE)
     chunks = tl.cdiv(tiles, CHUNK_TILES)
+    first_chunk = segment * segment_chunks
+    first = first_chunk * CHUNK_TILES * TILE
+    first_row = start_row(order, first)
+    u_rows = ()
+    delta_rows = ()
+    z_rows = ()
+    out_rows = ()
+    for c in tl.static_range(CHANNELS):
+        u_rows += (row_pointer(u, batch, u_strides, first_row, channels[c]),)
+        delta_rows += (row_pointer(delta, batch, delta_strides, first_row, channels[c]),)
+        out_rows += (row_pointer(out, batch, out_strides, first_row, channels[c]),)
+        if z is not None:
+            z_rows += (row_pointer(z, batch, z_strides, first_row, channels[c]),)
+    B_row = B + batch * B_strides[0] + group * B_strides[2] + first_row * B_strides[1]
+    C_row = C + batch * C_strides[0] + group * C_strides[2] + first_row * C_strides[1]
+    if reset is not None:
+        reset_row = reset + batch * reset_strides[0] + first_row * reset_strides[1]
+
     # The rows of a tile are loaded one tile ahead: nothing else hides the memory's latency.
-    offsets_next = rows_within(0, length, TILE)
+    offsets_next = rows_within(order, group, first, length, TILE)
     u_next = load_rows(u_rows, u_strides[1], offsets_next)
     delta_next = load_rows(delta_rows, delta_strides[1], offsets_next)
-    for chunk in range(chunks):
+    for chunk in range(first_chunk, tl.minimum(chunks, first_chunk + segment_chunks)):
         if checkpoints is not None:
             for c in tl.static_range(CHANNELS):
                 saved = checkpoints + (batch * chunks + chunk) * D_STATE * dim + channels[c]
@@ -252,9 +301,10 @@ def scan_forward_kernel(
             offsets = offsets_next
             u_now = u_next
             delta_now = delta_next
-            offsets_next = rows_within(first + TILE, length, TILE)
-            u_rows = advance(u_rows, TILE * u_strides[1])
-            delta_rows = advance(delta_rows, TILE * delta_strides[1])
+            offsets_next = rows_within(order, group, first + TILE, length, TILE)
+            if order is None:
+                u_rows = advance(u_rows, TILE * u_strides[1])
+                delta_rows = advance(delta_rows, TILE * delta_strides[1])
             u_next = load_rows(u_rows, u_strides[1], offsets_next)
             delta_next = load_rows(delta_rows, delta_strides[1], offsets_next)
             if z is not None:
@@ -293,18 +343,20 @@ def scan_forward_kernel(
                         outputs += (y[c] * gate * sigmoid(gate),)
                     else:
                         outputs += (y[c],)
-            # Stores come last, so that no load of the tile has to wait behind one that might overwrite it.
-            for i in tl.static_range(TILE):
+            # Stores come last, so that no load of the tile has to wait behind one that might overwrite it. Rows
+            # past the end go to the last row's place, which is therefore written after them.
+            for i in tl.static_range(TILE - 1, -1, -1):
                 for c in tl.static_range(CHANNELS):
                     value = outputs[i * CHANNELS + c].to(out.dtype.element_ty)
-                    tl.store(out_rows[c] + i * out_strides[1], value, mask=masks[c] & (first + i < length))
-            out_rows = advance(out_rows, TILE * out_strides[1])
-            B_row += TILE * B_strides[1]
-            C_row += TILE * C_strides[1]
+                    tl.store(out_rows[c] + offsets[i] * out_strides[1], value, mask=masks[c])
+            if order is None:
+                out_rows = advance(out_rows, TILE * out_strides[1])
+                B_row += TILE * B_strides[1]
+                C_row += TILE * C_strides[1]
             if reset is not None:
                 reset_row += TILE * reset_strides[1]
 
     for n in tl.static_range(D_STATE):
         for c in tl.static_range(CHANNELS):
             last = last_state + batch * last_strides[0] + channels[c] * last_strides[1]
-            tl.store(last + n, h[n * CHANNELS + c], mask=masks[c])
+            tl.store(last + n, h[n * CHANNELS + c], mask=masks[c] & (segment == segments - 1))

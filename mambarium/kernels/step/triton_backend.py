@@ -5,11 +5,10 @@ import triton
 from torch import Tensor
 
 from mambarium.kernels.step.triton_kernels import state_update_kernel
+from mambarium.kernels.triton_configuration import STEP_BLOCK, STEP_WARPS
 from mambarium.kernels.triton_launch import Launch, strides
 
-# States that a program updates: few, since a step has little work to fill the machine with.
-BLOCK = 512
-OPTIONS = {"num_warps": 4, "num_stages": 1}
+OPTIONS = {"num_warps": STEP_WARPS, "num_stages": 1}
 
 
 def selective_state_update(
@@ -49,7 +48,7 @@ def plan(
     batch, heads, dim = x.shape
     d_state = state.shape[3]
     block_state = triton.next_power_of_2(d_state)
-    block_dim = max(1, min(BLOCK // block_state, triton.next_power_of_2(dim)))
+    block_dim = max(1, min(STEP_BLOCK // block_state, triton.next_power_of_2(dim)))
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = {
         "state": state,

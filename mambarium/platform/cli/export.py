@@ -61,7 +61,7 @@ def configured_task(path: Path) -> Task:
 
 def task_classes() -> list[type[Task]]:
     """All tasks that are imported; classes that a checkpoint names are not, since importing runs code."""
-    found: list[type[Task]] = [Task]
+    found: list[type[Task]] = Task.__subclasses__()
     for known in found:
         found.extend(known.__subclasses__())
-    return found[1:]
+    return found

@@ -16,6 +16,7 @@ from mambarium.platform.cli.quiet import quiet_lightning
 from mambarium.platform.data.dense_images import DenseImages
 from mambarium.platform.data.images import ClassificationImages
 from mambarium.platform.data.module import ExactDataModule, Samples
+from mambarium.platform.data.multitask import MultiTaskData
 from mambarium.platform.data.pictures import arrange, draw_sample
 from mambarium.platform.data.text import Text
 from mambarium.tasks.batches import IGNORED_TARGET
@@ -41,22 +42,36 @@ def run_show_data(arguments: list[str]) -> int:
     options = parser().parse_args(of_the_data(arguments))
     if options.samples < 1 or options.columns < 1 or options.first < 0 or options.pass_index < 0:
         raise InputError("samples and columns must be 1 or more, first and pass_index 0 or more")
-    data = parser().instantiate(options).data
+    shown = parser().instantiate(options).data
+    shown.prepare_data()
+    output = options.output or Path(f"{stem(arguments)}-{options.part}.png")
+    if isinstance(shown, MultiTaskData):
+        for name, data in shown.tasks.items():
+            show(data, options, output.with_stem(f"{output.stem}-{name}"))
+    else:
+        show(shown, options, output)
+    return 0
+
+
+def show(data: ExactDataModule, options: Any, output: Path) -> None:
+    """Show one task's samples: images as a PNG file, text on the terminal.
+
+    Raises:
+        InputError: If there is no picture of such data, or the file exists already.
+    """
     samples = samples_of(data, options.part)
     pass_index = options.pass_index if options.part == "train" else 0
     keys = [(pass_index, index) for index in spread(len(samples), options.samples, options.first)]
     if isinstance(data, Text):
         print(text_of(data, samples, keys))
-        return 0
+        return
     if not isinstance(data, ClassificationImages | DenseImages):
         raise InputError(f"show-data has no picture of {type(data).__name__}")
-    output = options.output or Path(f"{stem(arguments)}-{options.part}.png")
     if output.exists():
         raise InputError(f"{output} exists: give another file with --output, or remove it")
     pictures = [draw_sample(samples[key], data.class_names) for key in keys]
     write_png(arrange(pictures, options.columns), output)
     print(f"{len(pictures)} of {len(samples):,} {options.part} samples, {data.num_classes} classes: {output}")
-    return 0
 
 
 def parser() -> StrictParser:
@@ -73,7 +88,7 @@ def parser() -> StrictParser:
         "--output",
         type=Path | None,
         default=None,
-        help="PNG file; <name of the configuration>-<part>.png if not given.",
+        help="PNG file; <name of the configuration>-<part>.png if not given. With several tasks, one file for each.",
     )
     made.add_subclass_arguments(ExactDataModule, "data", required=True)
     made.link_arguments("seed_everything", "data.init_args.seed")
@@ -98,7 +113,6 @@ def stem(arguments: list[str]) -> str:
 
 def samples_of(data: ExactDataModule, part: Part) -> Samples:
     """One part of the data."""
-    data.prepare_data()
     return {"train": data.training_samples, "val": data.validation_samples, "test": data.test_samples}[part]()
 
 

@@ -253,7 +253,8 @@ class TrainingCLI(LightningCLI):
     def _train(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-            self.compilation_seconds = warm_up()
+            grid = any(getattr(module, "uses_grid_scan", False) for module in self.model.modules())
+            self.compilation_seconds = warm_up(grid=grid)
         try:
             self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.decision.checkpoint)
         except Interrupted as interruption:

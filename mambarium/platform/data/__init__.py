@@ -1,5 +1,6 @@
 """Data modules: each gives exactly reproducible batches of one kind of data, in Python or by name in YAML."""
 
+from mambarium.platform.data.associative_recall import AssociativeRecall
 from mambarium.platform.data.coco import CocoDetection
 from mambarium.platform.data.dense_transforms import (
     CopyPaste,
@@ -15,13 +16,16 @@ from mambarium.platform.data.hub_images import HubImages
 from mambarium.platform.data.hub_segmentation import HubSegmentation
 from mambarium.platform.data.hub_text import HubText
 from mambarium.platform.data.image_folder import ImageFolder
+from mambarium.platform.data.induction_heads import InductionHeads
 from mambarium.platform.data.mask_folder import MaskFolder
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.data.pydoc_topics import PydocTopics
+from mambarium.platform.data.selective_copying import SelectiveCopying
 from mambarium.platform.data.text_files import TextFiles
 from mambarium.platform.data.voc import VocDetection
 
 __all__ = [
+    "AssociativeRecall",
     "CocoDetection",
     "CopyPaste",
     "DigitSceneDetection",
@@ -33,11 +37,13 @@ __all__ = [
     "HubSegmentation",
     "HubText",
     "ImageFolder",
+    "InductionHeads",
     "LargeScaleJitter",
     "MaskFolder",
     "Mosaic",
     "PydocTopics",
     "ResizeShortSide",
+    "SelectiveCopying",
     "TextFiles",
     "VocDetection",
     "WindowCrop",

@@ -89,7 +89,7 @@ class CocoDetection(DetectionImages):
             self._parts["test"] = (root / test_annotations, root / (test_images or val_images))
         self._training_content: dict[str, Any] | None = read_annotations(self._parts["train"][0])
         categories = read_categories(self._training_content, self._parts["train"][0])
-        self.category_ids = [category["id"] for category in categories]
+        self.category_ids: list[int] = [category["id"] for category in categories]
         if all("frequency" in category for category in categories):
             self.class_frequencies = [category["frequency"] for category in categories]
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
@@ -197,10 +197,11 @@ def read_images(
             name = Path(*record["coco_url"].split("/")[-2:])
         checked = None
         if "neg_category_ids" in record:
-            checked = tuple(
+            absent, partly = (
                 [labels[number] for number in record.get(key, ()) if number in labels]
                 for key in ("neg_category_ids", "not_exhaustive_category_ids")
             )
+            checked = (absent, partly)
         images[record["id"]] = AnnotatedImage(
             folder / name, record["id"], record["height"], record["width"], [], checked
         )

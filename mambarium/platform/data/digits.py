@@ -52,6 +52,7 @@ class Digits(ClassificationImages):
             mean=mean,
             std=std,
             cache=False,
+            broken="raise",
             batch_size=batch_size,
             passes=passes,
             num_workers=num_workers,

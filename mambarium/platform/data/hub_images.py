@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
+from mambarium.platform.data.broken_samples import BrokenPolicy
 from mambarium.platform.data.hub import ImageColumn, load_rows, require_column
 from mambarium.platform.data.image_sources import ImageSplits, divided
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD, ClassificationImages
@@ -38,6 +39,9 @@ class HubImages(ClassificationImages):
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
         cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
+        broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
+            next one is trained on in its place, evaluation images are all read once at the start, and none is kept in
+            memory.
         batch_size: Samples per optimisation step, over all processes together.
         passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
         num_workers: Processes that load samples; 0 loads them in the training process.
@@ -65,6 +69,7 @@ class HubImages(ClassificationImages):
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
         cache: bool | None = None,
+        broken: BrokenPolicy = "raise",
         batch_size: int = 64,
         passes: float | None = None,
         num_workers: int = 0,
@@ -89,6 +94,7 @@ class HubImages(ClassificationImages):
             mean=mean,
             std=std,
             cache=cache,
+            broken=broken,
             batch_size=batch_size,
             passes=passes,
             num_workers=num_workers,

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import Transform
 
+from mambarium.platform.data.augmentation import SampleSource
 from mambarium.platform.data.decoding import read_image
 from mambarium.platform.data.image_sources import ImageSource
+from mambarium.platform.data.order import SampleKey
 from mambarium.platform.data.sample_error import SampleError
 from mambarium.platform.randomness import sample_randomness
 from mambarium.tasks.batches import ImageBatch
@@ -23,6 +25,33 @@ class LabelledImage(NamedTuple):
     label: int
 
 
+class NamedImage(NamedTuple):
+    """An image as it was read: uint8 (3, height, width), its class number, and what an error message calls it."""
+
+    image: Tensor
+    label: int
+    name: str
+
+
+class LabelledImages:
+    """The images of a source as samples.
+
+    Args:
+        source: The images.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source.labels)
+
+    def read(self, key: SampleKey) -> NamedImage:
+        """Returns an image, the same in every pass."""
+        index = key[1]
+        return NamedImage(self._source.read(index), self._source.labels[index], self._source.name(index))
+
+
 class AugmentedImages:
     """Images with a chain of transforms; sample (pass, index) is a pure function of (seed, pass, index).
 
@@ -33,23 +62,24 @@ class AugmentedImages:
         seed: Seed of all random choices.
     """
 
-    def __init__(self, source: ImageSource, transforms: Sequence[Transform], image_size: int, seed: int) -> None:
+    def __init__(
+        self, source: SampleSource[NamedImage], transforms: Sequence[Transform], image_size: int, seed: int
+    ) -> None:
         self._source = source
         self._transforms = list(transforms)
         self._image_size = image_size
         self._seed = seed
 
     def __len__(self) -> int:
-        return len(self._source.labels)
+        return len(self._source)
 
-    def __getitem__(self, key: tuple[int, int]) -> LabelledImage:
-        pass_index, index = key
-        image = self._source.read(index)
+    def __getitem__(self, key: SampleKey) -> LabelledImage:
+        image, label, name = self._source.read(key)
         if self._transforms:
-            with sample_randomness(self._seed, pass_index, index):
+            with sample_randomness(self._seed, *key):
                 image = _transformed(image, self._transforms)
-        _require_size(image, self._image_size, self._source.name(index))
-        return LabelledImage(image, self._source.labels[index])
+        _require_size(image, self._image_size, name)
+        return LabelledImage(image, label)
 
 
 def _transformed(image: Tensor, transforms: Sequence[Transform]) -> Tensor:

@@ -10,11 +10,15 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
+from mambarium.platform.data.augmentation import SampleSource
+from mambarium.platform.data.broken_samples import BrokenPolicy, OmittingBroken, ReplacingBroken
 from mambarium.platform.data.image_files import find_images
 from mambarium.platform.data.image_samples import (
     AugmentedImages,
     CollateForPrediction,
     CollateImages,
+    LabelledImages,
+    NamedImage,
     Normalization,
     UnlabelledImages,
 )
@@ -44,6 +48,9 @@ class ClassificationImages(ExactDataModule):
         mean: Subtracted per channel, on a scale of 0 to 1.
         std: Divided by per channel, on a scale of 0 to 1.
         cache: Whether decoded images are kept in memory; None: if they are few.
+        broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
+            next one is trained on in its place, evaluation images are all read once at the start, and none is kept in
+            memory.
         batch_size: Samples per optimisation step, over all processes together.
         passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
         num_workers: Processes that load samples; 0 loads them in the training process.
@@ -59,6 +66,7 @@ class ClassificationImages(ExactDataModule):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         cache: bool | None,
+        broken: BrokenPolicy,
         batch_size: int,
         passes: float | None,
         num_workers: int,
@@ -75,7 +83,10 @@ class ClassificationImages(ExactDataModule):
         self.normalization = Normalization(mean, std)
         self.predict_path: str | None = None
         """Folder (or file) of images that `predict_dataloader` reads."""
+        if cache and broken == "skip":
+            raise InputError("data.cache and data.broken skip exclude each other: leave one of them away")
         self._cache = cache
+        self._broken: BrokenPolicy = broken
         self._samples: dict[str, AugmentedImages] = {}
         to_shorter_side = v2.Resize(image_size, antialias=True)
         self._train_transforms = (
@@ -108,8 +119,14 @@ class ClassificationImages(ExactDataModule):
         if name == "test" and self.splits.test is self.splits.val:
             name = "val"
         if name not in self._samples:
-            source = cached_if_small(getattr(self.splits, name), self._cache)
-            transforms = self._train_transforms if name == "train" else self._eval_transforms
+            training = name == "train"
+            source: SampleSource[NamedImage]
+            if self._broken == "skip":
+                images = LabelledImages(getattr(self.splits, name))
+                source = ReplacingBroken(images) if training else OmittingBroken(images)
+            else:
+                source = LabelledImages(cached_if_small(getattr(self.splits, name), self._cache))
+            transforms = self._train_transforms if training else self._eval_transforms
             self._samples[name] = AugmentedImages(source, transforms, self.image_size, self.seed)
         return self._samples[name]
 

@@ -31,6 +31,13 @@ def test_pictures_of_scenes(tiny: Callable[..., int], name: str, capsys: pytest.
     assert Path("scenes-val.png").is_file()
 
 
+def test_a_picture_for_each_task(tiny: Callable[..., int]) -> None:
+    tasks = "{digits: {class_path: Digits}, scenes: {class_path: DigitSceneDetection}}"
+    Path("both.yaml").write_text(f"data: {{class_path: MultiTaskData, init_args: {{tasks: {tasks}}}}}")
+    assert tiny("show-data", "--config", "both.yaml", "--samples", 2, "--part", "test") == 0
+    assert Path("both-test-digits.png").is_file() and Path("both-test-scenes.png").is_file()
+
+
 def test_pictures_of_classes_and_text(tiny: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny("show-data", "--config", "digits.yaml", "--samples", 3, "--output", "folder/few.png") == 0
     with Image.open("folder/few.png") as picture:

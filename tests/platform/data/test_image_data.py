@@ -176,3 +176,18 @@ def test_prediction_reads_every_image_of_a_folder(folder: Path) -> None:
     data.predict_path = str(folder / "training")
     with pytest.raises(InputError, match="no such folder"):
         data.predict_dataloader()
+
+
+def test_corrupt_images_are_passed_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = small(folder, broken="skip", val_fraction=0.0, train_transforms=[], eval_transforms=[])
+    for broken in (folder / "train" / "cat" / "003.png", folder / "test" / "dog" / "002.png"):
+        broken.write_bytes(broken.read_bytes()[:100])
+    assert len(data.training_samples()) == 40 and len(data.test_samples()) == 9
+    replaced, next_one = (data.training_samples()[(0, index)] for index in (3, 4))
+    assert torch.equal(replaced.image, next_one.image) and replaced.label == next_one.label
+    _ = data.training_samples()[(1, 3)]
+    told = capsys.readouterr().err
+    assert told.count("train/cat/003.png: cannot be decoded") == 1  # once, though met twice
+    assert "1 of 10 evaluation samples are broken and left out" in told and "test/dog/002.png" in told
+    with pytest.raises(InputError, match=r"data\.cache and data\.broken"):
+        small(folder, broken="skip", cache=True)

@@ -1,0 +1,120 @@
+"""A sequence backbone on images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mambarium.backbones.contract import FeatureInfo, SequenceBackbone, VisionBackbone, VisionFeatures
+from mambarium.backbones.layers.arguments import check_at_least, check_images
+from mambarium.backbones.layers.linear import Linear
+from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions
+from mambarium.backbones.layers.routes import route_named
+from mambarium.errors import InputError
+from mambarium.kernels.grid.routes import visited_positions
+
+
+class SequenceOnImages(VisionBackbone):
+    """Any sequence backbone on an image's patches, from images to one map.
+
+    Patches that do not overlap are embedded, learned positions are added, and the backbone reads them as one sequence.
+    It is causal: along one route, a patch hears only of those before it. With several routes the same backbone, with
+    the same weights, reads the image along each, and the map is the mean of what it says of a patch; with
+    ("rows", "rows_backwards") every patch hears of all others. Each route costs one pass.
+
+    Args:
+        backbone: The sequence backbone; its width is the patches'.
+        image_size: Height and width of the images for which positions are learned; for others they are interpolated.
+        patch_size: Height and width of a patch.
+        routes: Orders in which the patches are read: "rows", "columns" or "window_N" (window by window of NxN patches),
+            each also with "_backwards".
+    """
+
+    def __init__(
+        self,
+        backbone: SequenceBackbone,
+        image_size: int = 32,
+        patch_size: int = 4,
+        routes: tuple[str, ...] = ("rows",),
+    ) -> None:
+        super().__init__()
+        check_at_least("patch_size", patch_size, 1)
+        if not routes:
+            raise InputError("SequenceOnImages needs at least one of routes, such as rows")
+        self.routes = tuple(route_named(name) for name in routes)
+        self.patch_size = patch_size
+        self.size_divisibility = patch_size
+        self.feature_info = (FeatureInfo(backbone.width, patch_size),)
+        self.grid_size = self._grid(image_size, image_size)
+
+        self.backbone = backbone
+        self.patch_embed = PatchEmbedding(patch_size, patch_size, backbone.width)
+        self.pos_embed = nn.Parameter(torch.empty(1, self.grid_size[0] * self.grid_size[1], backbone.width))
+        self._inner_depths = sorted({backbone.depth_of(name) for name, _ in backbone.named_parameters()})
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Positions from a truncated normal distribution."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, images: Tensor) -> VisionFeatures:
+        """One map of images (batch, 3, height, width), and the backbone's auxiliary losses.
+
+        Raises:
+            InputError: If the images do not have 3 channels, or their height or width is not a multiple of the
+                patch size.
+        """
+        check_images(images)
+        grid = self._grid(images.shape[-2], images.shape[-1])
+        x = self.patch_embed(images) + resize_positions(self.pos_embed, self.grid_size, grid)
+        visited = visited_positions(self.routes, *grid)  # (routes, patches)
+        order, step_of_patch = (
+            torch.from_numpy(numbers.astype(np.int64)).to(x.device) for numbers in (visited, visited.argsort(axis=1))
+        )
+        # (batch, patches, width) to (routes * batch, patches, width): all routes in one pass.
+        output = self.backbone(torch.cat([x.index_select(1, steps) for steps in order]))
+        by_route = output.features.chunk(len(self.routes))
+        y = sum(y.index_select(1, steps) for y, steps in zip(by_route, step_of_patch, strict=True)) / len(self.routes)
+        return VisionFeatures([y.transpose(1, 2).unflatten(2, grid)], None, output.auxiliary_losses)
+
+    def classifier(self, num_classes: int) -> MeanClassifier:
+        """A linear head on the mean over all patches."""
+        return MeanClassifier(self.feature_info[0].channels, num_classes)
+
+    def stages(self) -> list[list[str]]:
+        """Patches and positions, then the backbone's layers."""
+        stages: list[list[str]] = [[] for _ in range(len(self._inner_depths) + 1)]
+        for name, _ in self.named_parameters():
+            stages[self.depth_of(name)].append(name)
+        return stages
+
+    def depth_of(self, parameter_name: str) -> int:
+        """0 for patches and positions, then the backbone's layers from 1."""
+        part, _, inner = parameter_name.partition(".")
+        return 1 + self._inner_depths.index(self.backbone.depth_of(inner)) if part == "backbone" else 0
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
+            raise InputError(
+                f"SequenceOnImages with patch_size {self.patch_size} takes height and width that are multiples of it, "
+                f"got {height}x{width}"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+
+class MeanClassifier(nn.Module):
+    """A linear head on the mean of one map.
+
+    Args:
+        width: Channels of the map.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = Linear(width, num_classes)
+
+    def forward(self, features: VisionFeatures) -> Tensor:
+        """Features with one map to logits (batch, num_classes)."""
+        return self.head(features.maps[-1].mean(dim=(2, 3)))

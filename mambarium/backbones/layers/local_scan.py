@@ -1,0 +1,102 @@
+"""What both LocalMamba networks add to a scan: windows, and a gate on each route's output."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mambarium.backbones.layers.linear import Linear
+from mambarium.kernels.grid.routes import Route, visited_positions
+
+
+class ChannelGate(nn.Module):
+    """Weighs the channels of one route's output by what the whole image says: x sigmoid(f(mean(norm(x)))).
+
+    The fusion of routes of "LocalMamba: Visual State Space Model with Windowed Selective Scan" (Huang et al. 2024,
+    arXiv 2403.09338), as in the official `BiAttn`, whose spatial part the published models don't use.
+
+    Args:
+        channels: Number of channels; an eighth of them are hidden.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // 8)
+        self.norm = nn.LayerNorm(channels, eps=1e-5)
+        self.global_reduce = Linear(channels, hidden)
+        self.channel_select = Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, ..., channels) to the same."""
+        mean = self.norm(x.to(self.norm.weight.dtype)).flatten(1, -2).mean(dim=1)  # (batch, channels)
+        gate = self.channel_select(F.gelu(self.global_reduce(mean))).sigmoid()
+        return x * gate.view(x.shape[0], *[1] * (x.ndim - 2), -1)
+
+
+class Visit(NamedTuple):
+    """How tokens are brought into a route's order and back.
+
+    Attributes:
+        order: (steps,) the token of each step, or the number of tokens at a step outside the grid; None if it is the
+            tokens' own order.
+        step_of_token: (tokens,) where each token stands in `order`.
+        reverse: Whether the route is read from the end.
+        padded: Whether there are steps outside the grid.
+    """
+
+    order: Tensor | None
+    step_of_token: Tensor | None
+    reverse: bool
+    padded: bool
+
+    def arrange(self, tokens: Tensor) -> Tensor:
+        """(batch, tokens, channels) to (batch, steps, channels), zeros outside the grid."""
+        if self.order is None:
+            return tokens
+        return (F.pad(tokens, (0, 0, 0, 1)) if self.padded else tokens).index_select(1, self.order)
+
+    def restore(self, steps: Tensor) -> Tensor:
+        """(batch, steps, channels) to (batch, tokens, channels)."""
+        return steps if self.step_of_token is None else steps.index_select(1, self.step_of_token)
+
+
+def visit(route: Route, grid: tuple[int, int], class_token: bool, device: torch.device) -> Visit:
+    """How the tokens of a grid, row by row, are read along a route.
+
+    Windows that stick out of the grid are filled with zeros, which take part in the scan, as in the official code.
+
+    Args:
+        route: The route.
+        grid: Rows and columns of the patches.
+        class_token: Whether a class token stands in the middle of the tokens; it then comes in the middle of every
+            route too.
+        device: Where the indices live.
+    """
+    order, step_of_token = _orders(route, grid, class_token)
+    if np.array_equal(order, np.arange(len(order))):
+        return Visit(None, None, route.backwards, False)
+    to_device = functools.partial(torch.tensor, device=device)
+    return Visit(to_device(order), to_device(step_of_token), route.backwards, len(order) > len(step_of_token))
+
+
+@functools.lru_cache(maxsize=256)
+def _orders(route: Route, grid: tuple[int, int], class_token: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    rows, columns = grid
+    size = route.window_size or 1
+    padded_rows, padded_columns = -(-rows // size) * size, -(-columns // size) * size
+    visited = visited_positions((route._replace(backwards=False),), padded_rows, padded_columns)[0].astype(np.int64)
+    row, column = np.divmod(visited, padded_columns)
+    num_tokens, middle = rows * columns + int(class_token), rows * columns // 2
+    token = row * columns + column
+    token += class_token & (token >= middle)
+    order = np.where((row < rows) & (column < columns), token, num_tokens)
+    if class_token:
+        # Read backwards, the same number of steps comes before it.
+        order = np.insert(order, len(order) - middle if route.backwards else middle, middle)
+    return order, order.argsort(kind="stable")[:num_tokens]

@@ -1,0 +1,72 @@
+"""Networks of torchvision behind the contract of a vision backbone."""
+
+from __future__ import annotations
+
+import importlib
+from abc import abstractmethod
+from types import ModuleType
+
+from torch import nn
+
+from mambarium.backbones.contract import VisionBackbone
+from mambarium.errors import InputError
+
+
+def torchvision_models(family: str, wanted_by: str) -> ModuleType:
+    """A module of `torchvision.models`, imported when the first backbone needs it.
+
+    Raises:
+        InputError: If torchvision is not installed.
+    """
+    try:
+        return importlib.import_module(f"torchvision.models.{family}")
+    except ModuleNotFoundError as error:
+        raise InputError(f"{wanted_by} is torchvision's: pip install torchvision (no module {error.name!r})") from error
+
+
+class TorchvisionBackbone(VisionBackbone):
+    """A network of torchvision, without its tail and head, which belong to `classifier`.
+
+    Its parameters bear torchvision's names behind "network.", so that torchvision's published weights fit.
+    """
+
+    network: nn.Module
+
+    @abstractmethod
+    def new_network(self) -> nn.Module:
+        """Build the network with freshly drawn parameters."""
+
+    def reset_all_parameters(self) -> None:
+        """Draw all parameters as the constructor does; torchvision's parts do so in their own constructors only."""
+        self.network.load_state_dict(self.new_network().state_dict())
+
+
+class TorchvisionPyramid(TorchvisionBackbone):
+    """A network whose `features` are a stem, the stages' blocks, and a downsampling between any two stages.
+
+    Attributes:
+        depths: Number of blocks of each stage.
+    """
+
+    depths: tuple[int, ...]
+
+    def stages(self) -> list[list[str]]:
+        """The stem, then each stage with the downsampling before it."""
+        stages: list[list[str]] = [[] for _ in range(len(self.depths) + 1)]
+        for name, _ in self.named_parameters():
+            part = _number_in_features(name)
+            stages[0 if part == 0 else part // 2 + 1].append(name)
+        return stages
+
+    def depth_of(self, parameter_name: str) -> int:
+        """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
+        part = _number_in_features(parameter_name)
+        if part == 0:
+            return 0
+        block = int(parameter_name.split(".")[3]) if part % 2 else 0
+        return sum(self.depths[: part // 2]) + block + 1
+
+
+def _number_in_features(parameter_name: str) -> int:
+    """Which part of `features` a parameter "network.features.<part>..." belongs to: odd numbers are stages."""
+    return int(parameter_name.split(".")[2])

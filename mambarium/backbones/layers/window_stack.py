@@ -1,0 +1,220 @@
+"""Layers of attention within a sliding window, each with a context beyond it or without.
+
+What the Block-Recurrent and the Block-State Transformer have in common, after the official code of the former
+(`google-research/meliad`): normalised queries and keys with a learned scale for each head, T5's relative positions,
+ReLU, no biases.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mambarium.backbones.contract import State
+from mambarium.backbones.layers.arguments import check_at_least, check_rate
+from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.residual_stack import Block, BlockOutput, ResidualStack, StackState
+from mambarium.backbones.layers.windows import (
+    WindowMemory,
+    Windows,
+    attend_in_windows,
+    relative_position_buckets,
+    slide,
+)
+from mambarium.errors import InputError
+
+NUM_BUCKETS, MAX_DISTANCE = 32, 128
+
+
+class WindowChunk(NamedTuple):
+    """What the layers are told of a chunk: its windows, its document boundaries, and the memory after it."""
+
+    windows: Windows
+    boundaries: Boundaries | None
+    memory: WindowMemory
+
+
+class Context(nn.Module, ABC):
+    """What a layer attends to beside its window.
+
+    Attributes:
+        memory_windows: How many windows of the layer's keys and values the context wants remembered.
+    """
+
+    memory_windows = 1
+
+    @abstractmethod
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """The context's memory before the first position."""
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, key: Tensor, value: Tensor, state: dict[str, Tensor], chunk: WindowChunk
+    ) -> tuple[Tensor, State]:
+        """Attend from each position.
+
+        Args:
+            x: (batch, length, width), the layer's normed input.
+            key: (batch, memory_windows * window_size + length, heads, head_dim), the layer's own, remembered ones too.
+            value: As key.
+            state: The context's memory.
+            chunk: The windows.
+
+        Returns:
+            (batch, length, width), heads side by side, and the new memory.
+        """
+
+
+class WindowStack(ResidualStack):
+    """Layers of attention to the last `window_size` positions.
+
+    The state has beside the layers' own `offset` and `segment` (batch, window_size) int64, as in `WindowMemory`.
+
+    Args:
+        width: Size of the vectors.
+        window_size: Positions that a position sees, itself included.
+        layers: From input to output.
+    """
+
+    def __init__(self, width: int, window_size: int, layers: Iterable[WindowLayer]) -> None:
+        super().__init__(width, layers)
+        self.window_size = window_size
+
+    def describe(self, x: Tensor, state: StackState | None, boundaries: Boundaries | None) -> WindowChunk:
+        """The windows of a chunk."""
+        known = cast(dict[str, Tensor], self.initial_memory(x.shape[0], x.device) if state is None else state)
+        windows, memory = slide(WindowMemory(known["offset"], known["segment"]), x.shape[1], boundaries)
+        return WindowChunk(windows, boundaries, memory)
+
+    def initial_memory(self, batch_size: int, device: torch.device) -> dict[str, State]:
+        """No positions."""
+        places = (batch_size, self.window_size)
+        return {
+            "offset": torch.full(places, -1, device=device, dtype=torch.int64),
+            "segment": torch.zeros(places, device=device, dtype=torch.int64),
+        }
+
+    def memory_of(self, chunk: WindowChunk) -> dict[str, State]:
+        """Where the last positions stand."""
+        return {"offset": chunk.memory.offset, "segment": chunk.memory.segment}
+
+
+class WindowLayer(Block):
+    """Pre-norm residual layer: attention to the window and to the context, then the feed-forward network.
+
+    Its state is key and value (batch, positions, num_heads, head_dim) of the last positions, and for a layer with
+    context also what the context remembers.
+
+    Args:
+        width: Size of the vectors.
+        num_layers: Depth of the whole network, by whose root the output projections are scaled at the start.
+        num_heads: Number of attention heads.
+        window_size: Positions that a position sees, itself included.
+        mlp_width: Size of the feed-forward network's hidden layer.
+        context: What the layer attends to beside its window, None for nothing.
+        dropout: Share of the outputs of attention and feed-forward network set to zero in training.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+        window_size: int,
+        mlp_width: int,
+        context: Context | None,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_layers, self.window_size = num_layers, window_size
+        self.num_heads, self.head_dim = num_heads, width // num_heads
+        self.context = context
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.position_bias = nn.Embedding(NUM_BUCKETS, num_heads)
+        self.scale = nn.Parameter(torch.empty(num_heads))
+        self.out_proj = nn.Linear(width if context is None else 2 * width, width, bias=False)
+        self.mlp_norm = nn.RMSNorm(width, eps=1e-5)
+        self.mlp_in = nn.Linear(width, mlp_width, bias=False)
+        self.mlp_out = nn.Linear(mlp_width, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Scales of 1, no preference for positions, and outputs whose sum over all layers keeps its size."""
+        self.scale.fill_(1.0)
+        self.position_bias.weight.zero_()
+        for projection in (self.out_proj, self.mlp_out):
+            nn.init.kaiming_uniform_(projection.weight, a=math.sqrt(5))
+            projection.weight.div_(math.sqrt(2 * self.num_layers))
+
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """Zeros; the stack's memory says that they are no positions."""
+        positions = self.window_size * (1 if self.context is None else self.context.memory_windows)
+        shape = (batch_size, positions, self.num_heads, self.head_dim)
+        state: dict[str, State] = {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("key", "value")}
+        if self.context is not None:
+            state["context"] = self.context.initial_state(batch_size, device, dtype)
+        return state
+
+    def forward(self, residual: Tensor, state: State | None, chunk: WindowChunk) -> BlockOutput:
+        """See `Block.forward`."""
+        x = self.norm(residual.to(self.norm.weight.dtype))
+        before = self.initial_state(x.shape[0], x.device, x.dtype) if state is None else state
+        known = cast(dict[str, Tensor], before)
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(2)
+        query, key = scaled_direction(query, self.scale), scaled_direction(key)
+        key, value, after = with_memory(known, key, value)
+
+        windows = chunk.windows
+        buckets = relative_position_buckets(windows.distance, NUM_BUCKETS, MAX_DISTANCE)
+        bias = self.position_bias(buckets).permute(2, 0, 1).to(query.dtype)  # (heads, block_length, keys)
+        bias = bias.expand(*windows.sliding.shape[:2], -1, -1, -1).masked_fill(~windows.sliding, -math.inf)
+        seen = slice(key.shape[1] - x.shape[1] - self.window_size, None)
+        attended = attend_in_windows(query, key[:, seen], value[:, seen], bias, windows).flatten(2)
+        if self.context is not None:
+            remembered = cast(dict[str, dict[str, Tensor]], before)["context"]
+            from_context, after["context"] = self.context(x, key, value, remembered, chunk)
+            attended = torch.cat([attended, from_context], dim=-1)
+        residual = residual + self.dropout(self.out_proj(attended))
+        hidden = F.relu(self.mlp_in(self.mlp_norm(residual.to(self.mlp_norm.weight.dtype))))
+        return BlockOutput(residual + self.dropout(self.mlp_out(hidden)), None if state is None else after, {})
+
+
+def check_window_sizes(
+    width: int, depth: int, num_heads: int, window_size: int, mlp_width: int, dropout: float
+) -> None:
+    """Raise InputError unless a stack of window layers can have these sizes."""
+    sizes = {"width": width, "depth": depth, "num_heads": num_heads, "window_size": window_size}
+    for name, value in {**sizes, "mlp_width": mlp_width}.items():
+        check_at_least(name, value, 1)
+    check_rate("dropout", dropout)
+    if width % num_heads:
+        raise InputError(f"num_heads must divide width, got {num_heads} and {width}")
+
+
+def check_layer_numbers(name: str, layers: list[int], depth: int) -> None:
+    """Raise InputError unless the argument `name` lists layers of the stack."""
+    if not all(0 <= layer < depth for layer in layers):
+        raise InputError(f"{name} must be from 0 to {depth - 1}, got {layers}")
+
+
+def scaled_direction(x: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Heads (..., heads, head_dim) of length 1, or of each head's own scale (heads,)."""
+    direction = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+    return (direction if scale is None else direction * scale.abs()[:, None]).to(x.dtype)
+
+
+def with_memory(state: dict[str, Tensor], key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, dict[str, State]]:
+    """A chunk's keys and values behind the remembered ones (batch, positions, ...), and what to remember of them."""
+    keys = torch.cat([state["key"].to(key.dtype), key], dim=1)
+    values = torch.cat([state["value"].to(value.dtype), value], dim=1)
+    positions, dtype = state["key"].shape[1], state["key"].dtype
+    return keys, values, {"key": keys[:, -positions:].to(dtype), "value": values[:, -positions:].to(dtype)}

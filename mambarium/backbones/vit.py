@@ -1,0 +1,162 @@
+"""ViT (Vision Transformer) as DeiT trains it: torchvision's network behind the contract.
+
+"An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale" (Dosovitskiy et al. 2020, arXiv 2010.11929)
+at the sizes and with the initialisation and stochastic depth of "Training data-efficient image transformers &
+distillation through attention" (Touvron et al. 2020, arXiv 2012.12877).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mambarium.backbones.contract import FeatureInfo, VisionFeatures
+from mambarium.backbones.layers.arguments import check_at_least, check_images
+from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
+from mambarium.backbones.layers.linear import Linear
+from mambarium.backbones.layers.patches import resize_positions
+from mambarium.backbones.layers.torchvision_backbone import TorchvisionBackbone, torchvision_models
+from mambarium.errors import InputError
+
+
+class ViT(TorchvisionBackbone):
+    """Vision Transformer, from images to one map of patch features and the class token.
+
+    The features are the residual sum before the final norm, which belongs to `classifier`.
+
+    Args:
+        image_size: Height and width of the images for which positions are learned; for others they are interpolated.
+        patch_size: Height and width of a patch.
+        width: Size of a patch's vector.
+        depth: Number of blocks.
+        num_heads: Attention heads of a block, a divisor of the width.
+        mlp_ratio: Hidden channels of a block's MLP per channel of the width.
+        drop_path: Probability of dropping the last block's branches for a sample in training; linearly less before.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        patch_size: int = 4,
+        width: int = 128,
+        depth: int = 6,
+        num_heads: int = 4,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, value in {"patch_size": patch_size, "depth": depth, "num_heads": num_heads}.items():
+            check_at_least(name, value, 1)
+        if width < 1 or width % num_heads:
+            raise InputError(f"ViT's width {width} must be a multiple of its num_heads {num_heads}")
+        if int(mlp_ratio * width) < 1:
+            raise InputError(f"ViT's mlp_ratio must leave a hidden channel of its width {width}, got {mlp_ratio}")
+        self.width, self.depth, self.num_heads = width, depth, num_heads
+        self.mlp_width = int(mlp_ratio * width)
+        self.rates = drop_path_rates(drop_path, depth)
+        self.patch_size = self.size_divisibility = patch_size
+        self.feature_info = (FeatureInfo(width, patch_size),)
+        self.grid_size = self._grid(image_size, image_size)
+        self.network = self.new_network()
+
+    @torch.no_grad()
+    def new_network(self) -> nn.Module:
+        """torchvision's network with DeiT's initialisation: truncated normal weights but the convolution's."""
+        library: Any = torchvision_models("vision_transformer", "ViT")
+        network = library.VisionTransformer(
+            image_size=self.grid_size[0] * self.patch_size,
+            patch_size=self.patch_size,
+            num_layers=self.depth,
+            num_heads=self.num_heads,
+            hidden_dim=self.width,
+            mlp_dim=self.mlp_width,
+            num_classes=1,
+        )
+        network.heads, network.encoder.ln = nn.Identity(), nn.Identity()
+        network.conv_proj.reset_parameters()
+        for block, rate in zip(network.encoder.layers, self.rates, strict=True):
+            # The dropouts at the ends of the two branches, which DeiT does not use.
+            block.dropout, block.mlp[-1] = DropPath(rate), DropPath(rate)
+        for name, parameter in network.encoder.layers.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        nn.init.trunc_normal_(network.encoder.pos_embedding, std=0.02)
+        nn.init.trunc_normal_(network.class_token, std=0.02)
+        return network
+
+    def forward(self, images: Tensor) -> VisionFeatures:
+        """Features of images (batch, 3, height, width).
+
+        Raises:
+            InputError: If the images do not have 3 channels, or their height or width is not a multiple of the
+                patch size.
+        """
+        check_images(images)
+        grid = self._grid(images.shape[-2], images.shape[-1])
+        network: Any = self.network
+        x = network.conv_proj(images).flatten(2).transpose(1, 2)  # (batch, patches, width)
+        token = network.class_token.expand(x.shape[0], -1, -1).to(x.dtype)
+        token_position, positions = network.encoder.pos_embedding.tensor_split([1], dim=1)
+        positions = resize_positions(positions, self.grid_size, grid)
+        x = torch.cat([token, x], dim=1) + torch.cat([token_position, positions], dim=1)
+        x = network.encoder.layers(x)
+        return VisionFeatures([x[:, 1:].transpose(1, 2).unflatten(2, grid)], x[:, 0], {})
+
+    def classifier(self, num_classes: int) -> ViTClassifier:
+        """Final norm and linear head on the class token."""
+        return ViTClassifier(self.width, num_classes)
+
+    def stages(self) -> list[list[str]]:
+        """The embedding of patches and positions, then one stage per block."""
+        stages: list[list[str]] = [[] for _ in range(self.depth + 1)]
+        for name, _ in self.named_parameters():
+            stages[self.depth_of(name)].append(name)
+        return stages
+
+    def depth_of(self, parameter_name: str) -> int:
+        """0 for the embedding, then 1 for the first block to `depth` for the last."""
+        _, inside, block = parameter_name.partition("encoder_layer_")
+        return int(block.split(".")[0]) + 1 if inside else 0
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
+            raise InputError(
+                f"ViT with patch_size {self.patch_size} takes height and width that are multiples of it, "
+                f"got {height}x{width}"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+
+class ViTClassifier(nn.Module):
+    """Final norm and linear head on the class token.
+
+    Args:
+        width: Channels of the features.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = Linear(width, num_classes)
+
+    def forward(self, features: VisionFeatures) -> Tensor:
+        """ViT's features to logits (batch, num_classes)."""
+        assert features.class_token is not None
+        return self.head(self.norm(features.class_token))
+
+
+_DEIT = partial(ViT, image_size=224, patch_size=16, depth=12, drop_path=0.1)
+
+# Table 1 of DeiT, without distillation; deit_base is ViT-B/16.
+VARIANTS: dict[str, Callable[[], ViT]] = {
+    "deit_tiny": partial(_DEIT, width=192, num_heads=3),
+    "deit_small": partial(_DEIT, width=384, num_heads=6),
+    "deit_base": partial(_DEIT, width=768, num_heads=12),
+}

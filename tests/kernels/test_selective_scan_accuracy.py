@@ -1,0 +1,79 @@
+"""Accuracy of the selective scan at all lengths, against float64: relative L2 distances, printed as they are measured.
+
+python -m pytest -m slow -s tests/kernels/test_selective_scan_accuracy.py
+"""
+
+import pytest
+import torch
+
+from mambarium.kernels import selective_scan
+
+LENGTHS = (1, 2, 3, 31, 32, 33, 196, 197, 1023, 4096, 16_385, 65_537)
+NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias", "initial_state")
+
+
+def make_inputs(batch, length, dim, d_state, dtype):
+    """Steps and decays as a Mamba has them at its start; float32 parameters."""
+    generator = torch.Generator().manual_seed(length)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    inputs = {name: normal(batch, length, dim).transpose(1, 2).to(dtype) for name in ("u", "delta")}
+    inputs["A"] = -torch.arange(1, d_state + 1) * (0.1 * normal(dim, d_state)).exp()
+    inputs |= {name: normal(batch, length, d_state).transpose(1, 2).to(dtype) for name in ("B", "C")}
+    inputs |= {"D": normal(dim), "delta_bias": normal(dim) - 4, "initial_state": normal(batch, dim, d_state)}
+    return {name: inputs[name].requires_grad_() for name in NAMES}
+
+
+def scan(inputs, backend=None):
+    return selective_scan(**inputs, delta_softplus=True, return_last_state=True, backend=backend)
+
+
+def results(inputs, out, last_state):
+    """Outputs and gradients by name, for incoming gradients that bfloat16 holds exactly."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(x.shape, generator=generator).bfloat16().to(x.dtype) for x in (out, last_state)]
+    grads = torch.autograd.grad((out, last_state), list(inputs.values()), weights)
+    return {"out": out, "last state": last_state} | dict(zip(inputs, grads, strict=True))
+
+
+def distances(found, expected):
+    """Relative L2 distances by name. delta_bias has the sum of delta's gradients, which may cancel: it is taken
+    relative to them."""
+    sizes = {name: value.double().norm() for name, value in expected.items()}
+    sizes["delta_bias"] = max(sizes["delta_bias"], sizes["delta"])
+    return {
+        name: float((found[name].double() - value.double()).norm() / sizes[name]) for name, value in expected.items()
+    }
+
+
+def check(title, found, expected, outputs, gradients):
+    errors = distances(found, expected)
+    print(f"\n{title}: " + ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
+    for name, error in errors.items():
+        assert error <= (outputs if name in ("out", "last state") else gradients), (name, error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(("dtype", "outputs", "gradients"), [(torch.float32, 1e-6, 5e-6), (torch.bfloat16, 4e-3, 1e-2)])
+def test_lengths(dtype, outputs, gradients, length):
+    inputs = make_inputs(1, length, 20, 16 if length < 10_000 else 4, dtype)
+    doubles = {name: x.detach().double().requires_grad_() for name, x in inputs.items()}
+    expected = results(doubles, *scan(doubles, "reference"))
+    check(f"{dtype}, length {length}", results(inputs, *scan(inputs)), expected, outputs, gradients)
+
+
+@pytest.mark.slow
+def test_a_million_positions_in_chunks_against_one_pass():
+    length, chunk = 2**20, 65_521  # chunks that end within the kernels' tiles
+    inputs = make_inputs(1, length, 16, 16, torch.float32)
+    expected = results(inputs, *scan(inputs))
+    state, outputs = inputs["initial_state"], []
+    for start in range(0, length, chunk):
+        part = {name: inputs[name][..., start : start + chunk] for name in ("u", "delta", "B", "C")}
+        out, state = scan({**inputs, **part, "initial_state": state})
+        outputs.append(out)
+    found = results(inputs, torch.cat(outputs, -1), state)
+    check(f"length {length} in chunks of {chunk}", found, expected, 1e-6, 5e-6)
