@@ -28,6 +28,10 @@ class Backbone(nn.Module, ABC):
             parameter_name: A name from `named_parameters()` of this backbone.
         """
 
+    @abstractmethod
+    def residual_blocks(self) -> list[nn.Module]:
+        """The residual blocks from input to output: the units whose activations can be computed anew."""
+
     @property
     def max_depth(self) -> int:
         """The largest value of `depth_of` over all parameters."""

@@ -78,10 +78,12 @@ class LocalVim(VisionBackbone):
         self.grid_size = self._grid(image_size, image_size)
         num_patches = self.grid_size[0] * self.grid_size[1]
 
+        of_block = [tuple(map(route_named, names)) for names in routes]
+        self.routes = {route for of_one in of_block for route in of_one}
         self.patch_embed = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.layers = nn.ModuleList(
-            LocalVimBlock(width, depth, tuple(map(route_named, names)), d_state, d_conv, expand, dt_rank, rate)
-            for names, rate in zip(routes, drop_path_rates(drop_path, depth), strict=True)
+            LocalVimBlock(width, depth, of_one, d_state, d_conv, expand, dt_rank, rate)
+            for of_one, rate in zip(of_block, drop_path_rates(drop_path, depth), strict=True)
         )
         self.pos_embed = nn.Parameter(torch.empty(1, num_patches + int(class_token), width))
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
@@ -116,8 +118,7 @@ class LocalVim(VisionBackbone):
             token = (self.cls_token + position).float().expand(x.shape[0], -1, -1)
             residual = torch.cat([x[:, :middle], token, x[:, middle:]], dim=1)
 
-        routes = {route for layer in self.layers for route in layer.mixer.routes}
-        visits = {route: visit(route, grid, self.cls_token is not None, x.device) for route in routes}
+        visits = {route: visit(route, grid, self.cls_token is not None, x.device) for route in self.routes}
         for layer in self.layers:
             if rotation is not None:
                 residual = _rotate(residual, *rotation)
@@ -139,6 +140,10 @@ class LocalVim(VisionBackbone):
         for name, _ in self.named_parameters():
             stages[self.depth_of(name)].append(name)
         return stages
+
+    def residual_blocks(self) -> list[nn.Module]:
+        """The layers."""
+        return list(self.layers)
 
     def depth_of(self, parameter_name: str) -> int:
         """0 for the embedding, then 1 for the first block to the last."""
@@ -222,6 +227,7 @@ class LocalMixer(nn.Module):
         The output projection is scaled by depth.
         """
         for ssm in self.ssms:
+            assert isinstance(ssm, SelectiveSSM)
             nn.init.trunc_normal_(ssm.x_proj.weight, std=0.02)
             nn.init.trunc_normal_(ssm.dt_proj.weight, std=0.02)
             nn.init.zeros_(ssm.dt_proj.bias)

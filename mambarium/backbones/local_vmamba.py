@@ -129,6 +129,10 @@ class LocalVMamba(VisionBackbone):
             stages[0 if part == "stem" else int(index) + (1 if part == "blocks" else 2)].append(name)
         return stages
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """The blocks of all stages."""
+        return [block for stage in self.blocks for block in stage.children()]
+
     def depth_of(self, parameter_name: str) -> int:
         """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
         parts = parameter_name.split(".")

@@ -147,6 +147,10 @@ class MambaVision(VisionBackbone):
             stages[0 if is_stem else int(stage) + 1].append(name)
         return stages
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """The blocks of all stages."""
+        return [block for level in self.levels for block in level.children()]
+
     def depth_of(self, parameter_name: str) -> int:
         """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
         parts = parameter_name.split(".")

@@ -139,6 +139,10 @@ class Transformer(SequenceBackbone):
         depth, heads = len(self.layers), self.num_key_value_heads
         return cast(State, empty_state(depth, heads, self.head_dim, batch_size, max_length, device, dtype))
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """The layers."""
+        return list(self.layers)
+
     def depth_of(self, parameter_name: str) -> int:
         """1 for the first block (0 is the task's embedding), `depth` for the last and the final norm."""
         parts = parameter_name.split(".")

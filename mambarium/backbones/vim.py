@@ -124,6 +124,10 @@ class Vim(VisionBackbone):
             stages[self.depth_of(name)].append(name)
         return stages
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """The layers."""
+        return list(self.layers)
+
     def depth_of(self, parameter_name: str) -> int:
         """0 for the embedding, then 1 for the first block to `depth` for the last."""
         parts = parameter_name.split(".")
@@ -143,10 +147,7 @@ class Vim(VisionBackbone):
         if extra not in (0, 1) or extra < int(self.cls_token is not None):
             return None
         before, token, after = stored.tensor_split([middle, middle + extra], dim=1)
-        grid = torch.cat([before, after], dim=1).transpose(1, 2).unflatten(2, (side, side))
-        if (side, side) != self.grid_size:
-            grid = nn.functional.interpolate(grid, size=self.grid_size, mode="bicubic", align_corners=False)
-        patches = grid.flatten(2).transpose(1, 2)
+        patches = resize_positions(torch.cat([before, after], dim=1), (side, side), self.grid_size)
         if self.cls_token is None:
             return patches
         middle = patches.shape[1] // 2

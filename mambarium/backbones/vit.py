@@ -119,6 +119,10 @@ class ViT(TorchvisionBackbone):
             stages[self.depth_of(name)].append(name)
         return stages
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """The layers of the encoder."""
+        return list(self.network.get_submodule("encoder.layers").children())
+
     def depth_of(self, parameter_name: str) -> int:
         """0 for the embedding, then 1 for the first block to `depth` for the last."""
         _, inside, block = parameter_name.partition("encoder_layer_")

@@ -142,6 +142,10 @@ class VMamba(VisionBackbone):
             stages[stage].append(name)
         return stages
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """The blocks of all stages."""
+        return [block for stage in self.blocks for block in stage.children()]
+
     def depth_of(self, parameter_name: str) -> int:
         """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
         parts = parameter_name.split(".")

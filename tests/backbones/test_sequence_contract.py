@@ -22,6 +22,7 @@ from mambarium.backbones import (
     map_state,
     reorder_state,
 )
+from mambarium.backbones.recomputation import recompute_activations
 from mambarium.errors import InputError
 
 WIDTH = 12
@@ -291,3 +292,29 @@ def test_the_state_matrix_does_not_depend_on_the_default_dtype(dtype: torch.dtyp
     finally:
         torch.set_default_dtype(before)
     assert torch.equal(found, expected)
+
+
+def saved_bytes_and_gradients(model: SequenceBackbone, x: Tensor) -> tuple[int, list[Tensor | None]]:
+    saved = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.nbytes
+        return tensor
+
+    torch.manual_seed(3)
+    model.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(x)
+    (output.features.square().sum() + sum(output.auxiliary_losses.values())).backward()
+    return saved, [parameter.grad for parameter in model.parameters()]
+
+
+def test_activations_are_recomputed(backbone: SequenceBackbone, x: Tensor) -> None:
+    backbone.train()
+    kept, expected = saved_bytes_and_gradients(backbone, x)
+    recompute_activations(backbone)
+    kept_less, found = saved_bytes_and_gradients(backbone, x)
+    assert kept_less < kept
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

@@ -30,6 +30,7 @@ from mambarium.backbones import (
     initialize,
 )
 from mambarium.backbones.layers.drop_path import DropPath
+from mambarium.backbones.recomputation import recompute_activations
 from mambarium.errors import InputError
 
 
@@ -448,3 +449,33 @@ def test_arguments_that_do_not_fit_are_refused(build: Callable[[], VisionBackbon
     with pytest.raises(InputError) as error:
         build()
     assert "\n" not in str(error.value)
+
+
+def saved_bytes_and_gradients(model: VisionBackbone, x: Tensor) -> tuple[int, list[Tensor | None]]:
+    saved = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.nbytes
+        return tensor
+
+    torch.manual_seed(3)
+    model.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(x)
+    total = sum(found.square().mean() for found in output.maps) + sum(output.auxiliary_losses.values())
+    if output.class_token is not None:
+        total = total + output.class_token.square().mean()
+    total.backward()
+    return saved, [parameter.grad for parameter in model.parameters()]
+
+
+def test_activations_are_recomputed(backbone: VisionBackbone, family: Family) -> None:
+    backbone.train()
+    x = images(family.sizes[0])
+    kept, expected = saved_bytes_and_gradients(backbone, x)
+    recompute_activations(backbone)
+    kept_less, found = saved_bytes_and_gradients(backbone, x)
+    assert kept_less < kept
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

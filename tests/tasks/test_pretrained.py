@@ -16,7 +16,14 @@ from torch.utils.data import DataLoader
 
 from mambarium.backbones import LoadReport, Mamba, MambaOut, MambaVision, Vim, VMamba
 from mambarium.errors import InputError
-from mambarium.tasks import ImageClassification, LanguageModeling, export_official, export_transformers, load_pretrained
+from mambarium.tasks import (
+    ImageClassification,
+    LanguageModeling,
+    SemanticSegmentation,
+    export_official,
+    export_transformers,
+    load_pretrained,
+)
 from mambarium.tasks.task import Task
 
 Shapes = dict[str, tuple[int, ...]]
@@ -504,6 +511,11 @@ def test_our_own_checkpoints_serve_other_tasks(tmp_path: Path) -> None:
         assert torch.equal(target.backbone.state_dict()[name], value)
     same = mambaout()
     assert not load_pretrained(same, path).fresh
+    dense = SemanticSegmentation(mambaout().backbone, num_classes=3)
+    report = load_pretrained(dense, path)
+    assert torch.equal(dense.backbone.blocks[1][0].fc1.weight, source.backbone.blocks[1][0].fc1.weight)
+    assert all(name.endswith("(not in the file)") for name in report.fresh) and report.fresh
+    assert {name.split(".")[0] for name in report.unexpected} == {"objective"}
     other = ImageClassification(MambaOut(depths=(1, 2), widths=(8, 12)), num_classes=7)
     with pytest.raises(InputError, match=r"another MambaOut.*backbone.blocks.1.1.*that it was trained with"):
         load_pretrained(other, path)

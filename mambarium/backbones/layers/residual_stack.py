@@ -136,6 +136,10 @@ class ResidualStack(SequenceBackbone):
             "document_id": torch.full((batch_size,), NO_DOCUMENT, device=device, dtype=torch.int64),
         }
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """The layers."""
+        return list(self.layers)
+
     def depth_of(self, parameter_name: str) -> int:
         """1 for the first block (0 is the task's embedding), the number of blocks for the last and the final norm."""
         parts = parameter_name.split(".")

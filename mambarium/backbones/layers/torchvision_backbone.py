@@ -58,6 +58,11 @@ class TorchvisionPyramid(TorchvisionBackbone):
             stages[0 if part == 0 else part // 2 + 1].append(name)
         return stages
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """The blocks of all stages."""
+        stages = list(self.network.get_submodule("features").children())[1::2]
+        return [block for stage in stages for block in stage.children()]
+
     def depth_of(self, parameter_name: str) -> int:
         """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
         part = _number_in_features(parameter_name)

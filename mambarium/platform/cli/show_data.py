@@ -59,6 +59,8 @@ def show(data: ExactDataModule, options: Any, output: Path) -> None:
     Raises:
         InputError: If there is no picture of such data, or the file exists already.
     """
+    if isinstance(data, ClassificationImages):
+        data.cache = False  # a few samples don't pay for decoding all
     samples = samples_of(data, options.part)
     pass_index = options.pass_index if options.part == "train" else 0
     keys = [(pass_index, index) for index in spread(len(samples), options.samples, options.first)]

@@ -197,11 +197,11 @@ def read_images(
             name = Path(*record["coco_url"].split("/")[-2:])
         checked = None
         if "neg_category_ids" in record:
-            absent, partly = (
+            negative, partial = (
                 [labels[number] for number in record.get(key, ()) if number in labels]
                 for key in ("neg_category_ids", "not_exhaustive_category_ids")
             )
-            checked = (absent, partly)
+            checked = (negative, partial)
         images[record["id"]] = AnnotatedImage(
             folder / name, record["id"], record["height"], record["width"], [], checked
         )

@@ -85,7 +85,7 @@ class ClassificationImages(ExactDataModule):
         """Folder (or file) of images that `predict_dataloader` reads."""
         if cache and broken == "skip":
             raise InputError("data.cache and data.broken skip exclude each other: leave one of them away")
-        self._cache = cache
+        self.cache = cache
         self._broken: BrokenPolicy = broken
         self._samples: dict[str, AugmentedImages] = {}
         to_shorter_side = v2.Resize(image_size, antialias=True)
@@ -125,7 +125,7 @@ class ClassificationImages(ExactDataModule):
                 images = LabelledImages(getattr(self.splits, name))
                 source = ReplacingBroken(images) if training else OmittingBroken(images)
             else:
-                source = LabelledImages(cached_if_small(getattr(self.splits, name), self._cache))
+                source = LabelledImages(cached_if_small(getattr(self.splits, name), self.cache))
             transforms = self._train_transforms if training else self._eval_transforms
             self._samples[name] = AugmentedImages(source, transforms, self.image_size, self.seed)
         return self._samples[name]

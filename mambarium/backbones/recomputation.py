@@ -1,0 +1,35 @@
+"""Less memory for activations, for the time of a second forward pass."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mambarium.backbones.contract import Backbone
+
+
+def recompute_activations(backbone: Backbone) -> None:
+    """Let a backbone keep only what goes into each residual block, and compute the rest anew in the backward pass.
+
+    Results, dropout included, and parameter names stay the same. Blocks with batch norm (MambaVision's convolutional
+    ones) are left alone: a second pass would count each batch twice in their running statistics. The idea is that of
+    Chen et al. 2016 (arXiv 1604.06174).
+
+    Args:
+        backbone: Changed in place.
+    """
+    for block in backbone.residual_blocks():
+        if not any(isinstance(module, _BatchNorm) for module in block.modules()):
+            block.forward = partial(_forward, block)
+
+
+def _forward(block: nn.Module, *arguments: Any, **named: Any) -> Any:
+    forward = type(block).forward
+    if block.training and torch.is_grad_enabled():
+        return checkpoint(forward, block, *arguments, use_reentrant=False, **named)
+    return forward(block, *arguments, **named)

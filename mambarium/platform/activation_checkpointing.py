@@ -1,0 +1,22 @@
+"""Activation checkpointing as a callback."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mambarium.backbones.recomputation import recompute_activations
+from mambarium.tasks.task import Task
+
+
+class ActivationCheckpointing(Callback):
+    """Saves memory: the backbone's activations within its residual blocks are computed anew in the backward pass.
+
+    In YAML: `class_path: mambarium.platform.activation_checkpointing.ActivationCheckpointing` among
+    `trainer.callbacks`. Results don't change; a training step takes about a third longer.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prepare the backbone."""
+        if stage == "fit":
+            assert isinstance(pl_module, Task)
+            recompute_activations(pl_module.backbone)
