@@ -34,6 +34,10 @@ _VIM = "hustvl/Vim"
 _VMAMBA = "MzeroMiko/VMamba"
 _MAMBA_VISION = "NVlabs/MambaVision"
 _MAMBA_OUT = "yuweihao/MambaOut"
+_LOCAL_MAMBA = "hunto/LocalMamba"
+_DEIT = "Touvron et al. 2021"
+_SWIN = "Liu et al. 2021"
+_CONVNEXT = "Liu et al. 2022"
 
 PUBLISHED_FIGURES: dict[str, PublishedFigure] = {
     "mamba_130m": PublishedFigure(10.56, PILE, 2048, None, _MAMBA),
@@ -72,5 +76,19 @@ PUBLISHED_FIGURES: dict[str, PublishedFigure] = {
     "mambaout_tiny": PublishedFigure(82.7, IMAGENET, 224, 4.5, _MAMBA_OUT),
     "mambaout_small": PublishedFigure(84.1, IMAGENET, 224, 9.0, _MAMBA_OUT),
     "mambaout_base": PublishedFigure(84.2, IMAGENET, 224, 15.8, _MAMBA_OUT),
+    "local_vim_tiny": PublishedFigure(76.2, IMAGENET, 224, 1.5, _LOCAL_MAMBA),
+    "local_vim_tiny_class_token": PublishedFigure(77.8, IMAGENET, 224, 1.5, _LOCAL_MAMBA),
+    "local_vim_small": PublishedFigure(81.1, IMAGENET, 224, 4.8, _LOCAL_MAMBA),
+    "local_vmamba_tiny": PublishedFigure(82.7, IMAGENET, 224, 5.7, _LOCAL_MAMBA),
+    "local_vmamba_small": PublishedFigure(83.7, IMAGENET, 224, 11.4, _LOCAL_MAMBA),
+    "deit_tiny": PublishedFigure(72.2, IMAGENET, 224, None, _DEIT),
+    "deit_small": PublishedFigure(79.8, IMAGENET, 224, None, _DEIT),
+    "deit_base": PublishedFigure(81.8, IMAGENET, 224, None, _DEIT),
+    "swin_tiny": PublishedFigure(81.3, IMAGENET, 224, 4.5, _SWIN),
+    "swin_small": PublishedFigure(83.0, IMAGENET, 224, 8.7, _SWIN),
+    "swin_base": PublishedFigure(83.5, IMAGENET, 224, 15.4, _SWIN),
+    "convnext_tiny": PublishedFigure(82.1, IMAGENET, 224, 4.5, _CONVNEXT),
+    "convnext_small": PublishedFigure(83.1, IMAGENET, 224, 8.7, _CONVNEXT),
+    "convnext_base": PublishedFigure(83.8, IMAGENET, 224, 15.4, _CONVNEXT),
 }
 """By variant; those that no paper trained as such (the Transformer sizes) are not in it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,6 +20,6 @@ def multiply_accumulates(model: nn.Module, example: Tensor) -> dict[str, int]:
     Returns:
         Counts by operation, such as "aten.mm" and "mambarium.selective_scan_forward".
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         model(example)
     return {str(operation): count // 2 for operation, count in counter.get_flop_counts()["Global"].items()}

@@ -13,6 +13,8 @@ UNSEEN = {
     "mambavision": ("aten.bmm", "mambarium.selective_scan_forward", "mambarium.causal_conv1d_forward"),
     "vmamba": (),
     "mambaout": (),
+    "swin": (),
+    "convnext": (),
 }
 
 # Counted otherwise: VMamba's first generation takes 9 per state step of a scan where there are about 5, its
