@@ -34,6 +34,11 @@ def test_every_file_is_tested_here() -> None:
     assert set(CONFIGS.rglob("*.yaml")) == {*EXPERIMENTS, *BACKBONES, *COMPARISONS, *DATA}
 
 
+def test_names_of_runs_differ() -> None:
+    names = [path.stem for path in EXPERIMENTS]
+    assert sorted(set(names)) == sorted(names)
+
+
 @pytest.mark.parametrize("path", BACKBONES, ids=identity)
 def test_backbones(path: Path) -> None:
     from jsonargparse import ArgumentParser
