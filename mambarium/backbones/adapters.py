@@ -89,9 +89,9 @@ class SequenceOnImages(VisionBackbone):
             stages[self.depth_of(name)].append(name)
         return stages
 
-    def residual_blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """Those of the sequence backbone."""
-        return self.backbone.residual_blocks()
+        return self.backbone.repeated_blocks()
 
     def depth_of(self, parameter_name: str) -> int:
         """0 for patches and positions, then the backbone's layers from 1."""

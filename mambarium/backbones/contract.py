@@ -29,8 +29,8 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def residual_blocks(self) -> list[nn.Module]:
-        """The residual blocks from input to output: the units whose activations can be computed anew."""
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The blocks that the network repeats, from input to output: what can be computed anew to save memory."""
 
     @property
     def max_depth(self) -> int:

@@ -129,7 +129,7 @@ class LocalVMamba(VisionBackbone):
             stages[0 if part == "stem" else int(index) + (1 if part == "blocks" else 2)].append(name)
         return stages
 
-    def residual_blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
         return [block for stage in self.blocks for block in stage.children()]
 

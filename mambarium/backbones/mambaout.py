@@ -116,7 +116,7 @@ class MambaOut(VisionBackbone):
             stages[0 if is_stem else int(stage) + 1].append(name)
         return stages
 
-    def residual_blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
         return [block for stage in self.blocks for block in stage.children()]
 

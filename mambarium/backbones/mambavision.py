@@ -147,7 +147,7 @@ class MambaVision(VisionBackbone):
             stages[0 if is_stem else int(stage) + 1].append(name)
         return stages
 
-    def residual_blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
         return [block for level in self.levels for block in level.children()]
 

@@ -14,7 +14,7 @@ from mambarium.backbones.contract import Backbone
 
 
 def recompute_activations(backbone: Backbone) -> None:
-    """Let a backbone keep only what goes into each residual block, and compute the rest anew in the backward pass.
+    """Let a backbone keep only what goes into its repeated blocks, and compute the rest anew in the backward pass.
 
     Results, dropout included, and parameter names stay the same. Blocks with batch norm (MambaVision's convolutional
     ones) are left alone: a second pass would count each batch twice in their running statistics. The idea is that of
@@ -23,7 +23,7 @@ def recompute_activations(backbone: Backbone) -> None:
     Args:
         backbone: Changed in place.
     """
-    for block in backbone.residual_blocks():
+    for block in backbone.repeated_blocks():
         if not any(isinstance(module, _BatchNorm) for module in block.modules()):
             block.forward = partial(_forward, block)
 

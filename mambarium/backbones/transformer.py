@@ -139,7 +139,7 @@ class Transformer(SequenceBackbone):
         depth, heads = len(self.layers), self.num_key_value_heads
         return cast(State, empty_state(depth, heads, self.head_dim, batch_size, max_length, device, dtype))
 
-    def residual_blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The layers."""
         return list(self.layers)
 

@@ -124,7 +124,7 @@ class Vim(VisionBackbone):
             stages[self.depth_of(name)].append(name)
         return stages
 
-    def residual_blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The layers."""
         return list(self.layers)
 

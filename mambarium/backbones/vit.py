@@ -119,7 +119,7 @@ class ViT(TorchvisionBackbone):
             stages[self.depth_of(name)].append(name)
         return stages
 
-    def residual_blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The layers of the encoder."""
         return list(self.network.get_submodule("encoder.layers").children())
 

@@ -142,7 +142,7 @@ class VMamba(VisionBackbone):
             stages[stage].append(name)
         return stages
 
-    def residual_blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
         return [block for stage in self.blocks for block in stage.children()]
 

@@ -5,6 +5,7 @@ After `import mambarium.compat`, code that imports these names runs on our opera
     mamba_ssm.ops.selective_scan_interface      selective_scan_fn, mamba_inner_fn and what Vim's fork has beside them
     mamba_ssm.ops.triton.selective_state_update selective_state_update
     mamba_ssm.ops.triton.layer_norm             RMSNorm, layer_norm_fn, rms_norm_fn
+    mamba_ssm.ops.triton.layernorm              the same, under the name of mamba_ssm up to 1.1
     causal_conv1d                               causal_conv1d_fn, causal_conv1d_update
     selective_scan_cuda_oflex                   fwd, bwd (VMamba's extension)
 

@@ -13,6 +13,7 @@ _SERVED = {
     "mamba_ssm.ops.selective_scan_interface": "selective_scan_interface",
     "mamba_ssm.ops.triton.selective_state_update": "state_update",
     "mamba_ssm.ops.triton.layer_norm": "layer_norm",
+    "mamba_ssm.ops.triton.layernorm": "layer_norm",  # its name up to mamba_ssm 1.1, which Vim's fork keeps
     "causal_conv1d": "causal_conv",
     "causal_conv1d.causal_conv1d_interface": "causal_conv",
     "selective_scan_cuda_oflex": "oflex",

@@ -12,6 +12,15 @@ from mambarium.kernels.scan.registration import selective_scan_backward, selecti
 __all__ = ["bwd", "fwd"]
 
 
+def _backend(u: Tensor) -> str:
+    backend = choose_backend(None, u)
+    if backend == "reference":
+        raise ValueError(
+            "selective_scan_cuda_oflex: has the backends cpu and triton, for float32, float16 and bfloat16"
+        )
+    return backend
+
+
 def fwd(
     u: Tensor,
     delta: Tensor,
@@ -40,7 +49,7 @@ def fwd(
     """
     u = u.float() if out_float else u
     out, _, checkpoints = selective_scan_forward(
-        *_channel_last(u, delta, A, B, C, D, delta_bias), delta_softplus, False, True, choose_backend(None, u)
+        *_channel_last(u, delta, A, B, C, D, delta_bias), delta_softplus, False, True, _backend(u)
     )
     return out.transpose(1, 2), checkpoints
 
@@ -62,7 +71,7 @@ def bwd(
     inputs = _channel_last(u, delta, A, B, C, D, delta_bias)
     grad_last_state = torch.zeros(u.shape[0], *A.shape, dtype=torch.float32, device=u.device)
     grads = selective_scan_backward(
-        dout.transpose(1, 2), grad_last_state, *inputs, delta_softplus, False, x, choose_backend(None, u)
+        dout.transpose(1, 2), grad_last_state, *inputs, delta_softplus, False, x, _backend(u)
     )
     grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, _, grad_bias, _ = grads
     return (

@@ -28,7 +28,8 @@ def _renew_lock() -> None:
     _calls = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)
+if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def import_kernels(name: str) -> ModuleType:

@@ -29,6 +29,9 @@ UNCOMPARED_KEYS = (
 """Configuration keys that may change between the parts of one run, because they don't change its result."""
 
 
+SHOWN_DIFFERENCES = 6
+"""So many differences of two configurations are named in a message."""
+
 OWN_NAMES = (".lock", "config.yaml", "checkpoints", "metrics.csv", "tensorboard")
 OWN_PREFIXES = ("test", "validate", "predictions", ".run.json", ".config.yaml")
 """What a folder without a record may hold: results of an evaluation, or what a start that was killed at once left."""
@@ -135,9 +138,11 @@ class RunFolder:
         except (OSError, yaml.YAMLError) as error:
             raise InputError(f"{self.config_path} can't be read ({error}): use another --name") from error
         if differences := config_differences(stored, config):
+            listed = "; ".join(differences[:SHOWN_DIFFERENCES])
+            if len(differences) > SHOWN_DIFFERENCES:
+                listed += f"; and {len(differences) - SHOWN_DIFFERENCES} more"
             raise InputError(
-                f"{self.path} holds a run with another configuration ({'; '.join(differences)}): use another --name, "
-                "or the old values"
+                f"{self.path} holds a run with another configuration ({listed}): use another --name, or the old values"
             )
         if record["status"] == "finished":
             return Decision(Step.NOTHING, None)

@@ -38,11 +38,13 @@ class SharedFactory:
 UNDECAYED_MODULES = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase)
 UNDECAYED_NAMES = (
     "A_log",
-    "A_b_log",
     "A_logs",
     "log_A_real",
     "A_imag",
     "B",
+    "D",
+    "initial",
+    "names",
     "dt_projs_bias",
     "pos_embed",
     "cls_token",

@@ -14,6 +14,8 @@ from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, mamba_inner_r
 from mamba_ssm.ops.selective_scan_interface import bimamba_inner_fn, mamba_inner_fn_no_out_proj
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update, selective_state_update_ref
 from mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn, rms_norm_fn
+from mamba_ssm.ops.triton.layernorm import RMSNorm as OldName
+assert OldName is RMSNorm
 from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from causal_conv1d.causal_conv1d_interface import causal_conv1d_ref, causal_conv1d_update_ref
 import mamba_ssm.ops.selective_scan_interface as interface
@@ -22,7 +24,7 @@ import selective_scan_cuda_oflex
 assert interface is mamba_ssm.ops.selective_scan_interface and interface.selective_scan_fn is selective_scan_fn
 assert selective_state_update is ours
 assert importlib.util.find_spec("causal_conv1d").origin == "mambarium.compat"
-assert len(install()) == len(install(replace=True)) == 6
+assert len(install()) == len(install(replace=True)) == 7
 try:
     import mamba_ssm.modules.mamba_simple
 except ModuleNotFoundError as error:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mambarium.backbones import Mamba, MambaOut, MambaVision, Vim, VMamba
+from mambarium.backbones import BlockStateTransformer, Mamba, MambaOut, MambaVision, Vim, VMamba
 from mambarium.errors import InputError
 from mambarium.tasks import Constant, ImageClassification, LanguageModeling, WarmupCosine, WarmupLinear, WarmupSteps
 from mambarium.tasks.optimization import parameter_groups
@@ -55,6 +55,14 @@ def test_state_space_parameters_have_no_decay() -> None:
     undecayed = names_in_group(small_models()["vmamba"], decayed=False)
     for end in ("A_logs", "Ds", "dt_projs_bias", "out_norm.weight"):
         assert any(name.endswith(end) for name in undecayed), end
+
+
+def test_learned_states_and_skips_of_filters_have_no_decay() -> None:
+    backbone = BlockStateTransformer(
+        8, 2, 2, window_size=4, context_layers=[0], context="multi_filter", filters="unstructured", filter_length=8
+    )
+    ends = {name.rsplit(".", 1)[-1] for name in names_in_group(backbone, decayed=True)}
+    assert not ends & {"D", "names", "initial"}
 
 
 def test_a_tied_embedding_has_no_decay_and_an_untied_head_has() -> None:

@@ -136,7 +136,7 @@ class ResidualStack(SequenceBackbone):
             "document_id": torch.full((batch_size,), NO_DOCUMENT, device=device, dtype=torch.int64),
         }
 
-    def residual_blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The layers."""
         return list(self.layers)
 

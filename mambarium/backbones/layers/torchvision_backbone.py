@@ -58,7 +58,7 @@ class TorchvisionPyramid(TorchvisionBackbone):
             stages[0 if part == 0 else part // 2 + 1].append(name)
         return stages
 
-    def residual_blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
         stages = list(self.network.get_submodule("features").children())[1::2]
         return [block for stage in stages for block in stage.children()]

@@ -101,7 +101,7 @@ def as_scan(
     )
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=32)  # some megabytes each for a large image
 def _order(routes: tuple[Route, ...], height: int, width: int, device: torch.device) -> Order:
     maps = visited_positions(routes, height, width)
     gather = maps.T.astype(np.int64)[None, :, :, None]  # (1, length, routes, 1)

@@ -9,6 +9,7 @@ import torch
 from mambarium.kernels.scan.triton_launches import Scan, run_backward, run_forward
 from mambarium.kernels.triton_configuration import (
     BACKWARD_TILE,
+    MAX_STATES,
     TUNED,
     ScanConfiguration,
     count_processors,
@@ -44,7 +45,12 @@ def tune_selective_scan(
 
     Returns:
         The fastest configuration.
+
+    Raises:
+        ValueError: if there are more states than one kernel takes; the scan then runs in slices of them.
     """
+    if d_state > MAX_STATES:
+        raise ValueError(f"d_state: expected at most {MAX_STATES}, which one kernel takes, found {d_state}")
     device = torch.device(device)
     generator = torch.Generator(device).manual_seed(0)
 
