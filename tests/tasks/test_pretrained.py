@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mambarium.backbones import LoadReport, Mamba, MambaOut, MambaVision, Vim, VMamba
+from mambarium.backbones import LoadReport, LocalVim, LocalVMamba, Mamba, MambaOut, MambaVision, Vim, VMamba
 from mambarium.errors import InputError
 from mambarium.tasks import (
     ImageClassification,
@@ -576,3 +576,33 @@ def test_frozen_stages_stay_as_they_are_batch_norms_included(tmp_path: Path) -> 
     language = LanguageModeling(Mamba(width=8, depth=3, d_state=2), vocab_size=5, frozen_stages=2)
     trained = {name.split(".")[2] for name, p in language.named_parameters() if p.requires_grad and ".layers." in name}
     assert trained == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("build", "title", "key"),
+    [
+        (
+            lambda: LocalVim(8, 4, 8, (("rows", "window_2"),), d_state=2),
+            "LocalVim (hunto/LocalMamba)",
+            "layers.0.mixer.x_proj_1.weight",
+        ),
+        (
+            lambda: LocalVMamba((1,), (8,), (("rows", "window_2"),), d_state=2),
+            "LocalVMamba (hunto/LocalMamba)",
+            "layers.0.blocks.0.op.x_proj_weight",
+        ),
+    ],
+    ids=["local_vim", "local_vmamba"],
+)
+def test_local_mamba_is_written_and_read(
+    build: Callable[[], LocalVim | LocalVMamba], title: str, key: str, tmp_path: Path
+) -> None:
+    task = ImageClassification(build(), num_classes=3)
+    export_official(task, tmp_path / "official.safetensors")
+    stored = load_file(tmp_path / "official.safetensors")
+    assert key in stored
+    torch.save({"state_dict": stored}, tmp_path / "official.pth")
+    fresh = ImageClassification(build(), num_classes=3)
+    assert load_pretrained(fresh, tmp_path / "official.pth").format == title
+    for name, value in task.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], value), name

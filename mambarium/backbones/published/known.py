@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mambarium.backbones.contract import Backbone
-from mambarium.backbones.published import mamba, mambaout, mambavision, vim, vmamba
+from mambarium.backbones.published import local_vim, local_vmamba, mamba, mambaout, mambavision, vim, vmamba
 from mambarium.backbones.published.format import Format, Weights
 from mambarium.errors import InputError
 
@@ -17,6 +17,8 @@ FORMATS = (
     mamba.ORIGINAL,
     mamba.TRANSFORMERS,
     vim.FORMAT,
+    local_vim.FORMAT,
+    local_vmamba.FORMAT,  # before VMamba's, whose names it has too
     vmamba.FORMAT,
     mambavision.FORMAT,
     mambaout.OFFICIAL,

@@ -6,6 +6,12 @@ The files also hold `rope.freqs_cos` and `rope.freqs_sin`, which our `LocalVim` 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
+
+from torch import Tensor
+
+from mambarium.backbones.local_vim import VARIANTS, LocalVim
+from mambarium.backbones.published.format import Format, Weights
 
 
 def backbone_key(name: str) -> str:
@@ -18,3 +24,18 @@ def backbone_key(name: str) -> str:
 def classifier_key(name: str) -> str:
     """The published key of a parameter of our `VimClassifier`."""
     return name
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether these are the names of the official `VisionMamba` with local scans."""
+    return "patch_embed.proj.weight" in keys and "layers.0.mixer.x_proj_0.weight" in keys
+
+
+def without_rotations(weights: Mapping[str, Tensor]) -> Weights:
+    """A published state dict without the angles of the rotary positions."""
+    return {key: value for key, value in weights.items() if not key.startswith("rope.")}
+
+
+FORMAT = Format(
+    "LocalVim (hunto/LocalMamba)", LocalVim, VARIANTS, recognises, without_rotations, backbone_key, classifier_key
+)

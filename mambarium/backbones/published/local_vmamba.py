@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from mambarium.backbones.local_vmamba import VARIANTS, LocalVMamba
 from mambarium.backbones.published import vmamba
+from mambarium.backbones.published.format import Format
 
 
 def backbone_key(name: str) -> str:
@@ -13,3 +17,11 @@ def backbone_key(name: str) -> str:
 def classifier_key(name: str) -> str:
     """The published key of a parameter of our `VMambaClassifier`."""
     return vmamba.classifier_key(name)
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether these are the names of the official `VSSM` with local scans."""
+    return any(".op.multi_scan.attn." in key for key in keys)
+
+
+FORMAT = Format("LocalVMamba (hunto/LocalMamba)", LocalVMamba, VARIANTS, recognises, dict, backbone_key, classifier_key)
