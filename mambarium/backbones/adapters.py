@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from mambarium.backbones.layers.linear import Linear
 from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions
 from mambarium.backbones.layers.routes import route_named
 from mambarium.errors import InputError
-from mambarium.kernels.grid.routes import visited_positions
+from mambarium.kernels.grid.routes import Route, visited_positions
 
 
 class SequenceOnImages(VisionBackbone):
@@ -68,10 +70,7 @@ class SequenceOnImages(VisionBackbone):
         check_images(images)
         grid = self._grid(images.shape[-2], images.shape[-1])
         x = self.patch_embed(images) + resize_positions(self.pos_embed, self.grid_size, grid)
-        visited = visited_positions(self.routes, *grid)  # (routes, patches)
-        order, step_of_patch = (
-            torch.from_numpy(numbers.astype(np.int64)).to(x.device) for numbers in (visited, visited.argsort(axis=1))
-        )
+        order, step_of_patch = (indices.to(x.device) for indices in _orders(self.routes, grid))
         # (batch, patches, width) to (routes * batch, patches, width): all routes in one pass.
         output = self.backbone(torch.cat([x.index_select(1, steps) for steps in order]))
         by_route = output.features.chunk(len(self.routes))
@@ -122,3 +121,11 @@ class MeanClassifier(nn.Module):
     def forward(self, features: VisionFeatures) -> Tensor:
         """Features with one map to logits (batch, num_classes)."""
         return self.head(features.maps[-1].mean(dim=(2, 3)))
+
+
+@functools.lru_cache(maxsize=64)
+@torch.compiler.assume_constant_result  # what NumPy computes is no part of a compiled graph
+def _orders(routes: tuple[Route, ...], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(routes, patches) the patch at each step of a route, and the step of each patch."""
+    visited = visited_positions(routes, *grid).astype(np.int64)
+    return torch.from_numpy(visited), torch.from_numpy(visited.argsort(axis=1))

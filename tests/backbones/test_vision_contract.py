@@ -479,3 +479,20 @@ def test_activations_are_recomputed(backbone: VisionBackbone, family: Family) ->
     assert kept_less < kept
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+COMPILED = ["vim", "vmamba", "mambavision", "mambaout", "local_vim", "local_vmamba", "vit", "swin", "convnext"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("graph_of", [*COMPILED, "mamba_on_images"])
+def test_one_compiled_graph(graph_of: str) -> None:
+    torch.manual_seed(0)
+    model = FAMILIES[graph_of].build().eval()
+    x = images(FAMILIES[graph_of].sizes[0])
+
+    def coarsest_map(x: Tensor) -> Tensor:
+        return model(x).maps[-1]
+
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(coarsest_map, backend="eager", fullgraph=True)(x), coarsest_map(x))

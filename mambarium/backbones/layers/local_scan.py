@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,14 +78,16 @@ def visit(route: Route, grid: tuple[int, int], class_token: bool, device: torch.
         device: Where the indices live.
     """
     order, step_of_token = _orders(route, grid, class_token)
-    if np.array_equal(order, np.arange(len(order))):
+    if order is None or step_of_token is None:
         return Visit(None, None, route.backwards, False)
-    to_device = functools.partial(torch.tensor, device=device)
-    return Visit(to_device(order), to_device(step_of_token), route.backwards, len(order) > len(step_of_token))
+    padded = len(order) > len(step_of_token)
+    return Visit(order.to(device), step_of_token.to(device), route.backwards, padded)
 
 
 @functools.lru_cache(maxsize=256)
-def _orders(route: Route, grid: tuple[int, int], class_token: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+@torch.compiler.assume_constant_result  # what NumPy computes is no part of a compiled graph
+def _orders(route: Route, grid: tuple[int, int], class_token: bool) -> tuple[Tensor | None, Tensor | None]:
+    """The token at each step and the step of each token; None where they are the same."""
     rows, columns = grid
     size = route.window_size or 1
     padded_rows, padded_columns = -(-rows // size) * size, -(-columns // size) * size
@@ -99,4 +100,6 @@ def _orders(route: Route, grid: tuple[int, int], class_token: bool) -> tuple[NDA
     if class_token:
         # Read backwards, the same number of steps comes before it.
         order = np.insert(order, len(order) - middle if route.backwards else middle, middle)
-    return order, order.argsort(kind="stable")[:num_tokens]
+    if np.array_equal(order, np.arange(len(order))):
+        return None, None
+    return torch.from_numpy(order), torch.from_numpy(order.argsort(kind="stable")[:num_tokens])
