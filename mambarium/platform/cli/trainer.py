@@ -13,6 +13,7 @@ from mambarium.errors import InputError
 from mambarium.platform.cli.progress import Progress
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.pictures.callback import PredictionPictures
+from mambarium.platform.pictures.text_samples import TextSamples
 from mambarium.platform.resume.checkpoint_io import AtomicCheckpointIO
 from mambarium.platform.resume.position import Position
 from mambarium.platform.resume.settings import exact_callbacks, exact_loggers, exact_trainer_settings
@@ -55,7 +56,7 @@ def fit_trainer(
     callbacks = exact_callbacks(folder.checkpoints, seed, primary_metric, options["val_check_interval"])
     position = callbacks[0]
     assert isinstance(position, Position)
-    callbacks += [RunConfig(config), PredictionPictures(), *(options["callbacks"] or [])]
+    callbacks += [RunConfig(config), PredictionPictures(), TextSamples(), *(options["callbacks"] or [])]
     if options["enable_progress_bar"] is not False:
         callbacks.append(Progress())
     settings = exact_trainer_settings(options)
