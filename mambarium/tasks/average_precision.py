@@ -76,7 +76,17 @@ class DetectionMetrics(TaskMetrics):
         self.records = {}
 
     def update(self, predictions: list[Detections], batch: DetectionBatch) -> None:
-        """Count detections in the coordinates of the original images."""
+        """Count detections in the coordinates of the original images.
+
+        Raises:
+            InputError: If the data is of the LVIS kind but there are no frequencies, or masks are evaluated but the
+                data has none.
+        """
+        if "negative_classes" in batch and self.frequencies is None:
+            raise InputError(
+                "the data is of the LVIS kind: give the frequency of each class (r, c or f) as class_frequencies of "
+                "DetectionObjective, or annotations without frequencies for COCO's evaluation"
+            )
         for index, detections in enumerate(predictions):
             image_id = int(batch["image_id"][index])
             self.records[image_id] = ImageRecord(

@@ -51,6 +51,21 @@ class PaddedImages(TypedDict):
     image_id: Tensor
 
 
+def rows_of_equal_size(sizes: Tensor) -> dict[tuple[int, ...], list[int]]:
+    """Which images of a batch can be looked at together without any of them being padded to the size of another.
+
+    Args:
+        sizes: (batch, numbers) what has to be alike, such as height and width.
+
+    Returns:
+        The rows of each size, in the order of the sizes' first rows.
+    """
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for row, size in enumerate(sizes.tolist()):
+        rows.setdefault(tuple(size), []).append(row)
+    return rows
+
+
 class RunLengths(TypedDict):
     """A mask in COCO's compressed run-length encoding.
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
 from mambarium.tasks.average_precision import DetectionMetrics, Frequency
-from mambarium.tasks.batches import DetectionBatch, PaddedImages
+from mambarium.tasks.batches import DetectionBatch, PaddedImages, rows_of_equal_size
 from mambarium.tasks.heads.detector import Detections, DetectorFactory, ImageSizes, Objects
 from mambarium.tasks.heads.fcos import FCOS
-from mambarium.tasks.heads.maps import padded_batch
+from mambarium.tasks.heads.maps import pad_images, padded_batch
 from mambarium.tasks.objective import PrimaryMetric, VisionObjective
 from mambarium.tasks.optimization import OptimizerFactory, Schedule
 from mambarium.tasks.task import Task
@@ -26,7 +26,8 @@ class DetectionObjective(VisionObjective):
         backbone: The backbone that the objective is for; read, not kept.
         class_names: Name of each class.
         detector: Neck and head: FCOS (if not given), RetinaNet, YOLO, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
-        class_frequencies: LVIS's frequency of each class ("r", "c", "f"); None for COCO's evaluation.
+        class_frequencies: LVIS's frequency of each class ("r", "c", "f"); None for COCO's evaluation, which
+            data of the LVIS kind refuses.
     """
 
     primary_metric = PrimaryMetric("AP", "max")
@@ -46,25 +47,27 @@ class DetectionObjective(VisionObjective):
 
     def losses(self, features: VisionFeatures, batch: DetectionBatch) -> dict[str, Tensor]:
         """The detector's losses; crowds are not trained on."""
-        return self.detector.losses(features, _sizes(batch), objects_of(batch))
+        height, width = batch["image"].shape[-2:]
+        return self.detector.losses(features, ImageSizes((height, width), batch["valid_size"]), objects_of(batch))
 
     def predictions(self, backbone: VisionBackbone, batch: PaddedImages) -> list[Detections]:
-        """What is in each image, in the coordinates of the original ones."""
-        padded = padded_batch(batch, self.divisor)
-        found = self.detector.detect(backbone(padded["image"]), _sizes(padded))
+        """What is in each image, in the coordinates of the original ones.
+
+        Images are looked at without the padding of their batch, so the result does not depend on what else is in it.
+        """
+        found: dict[int, Detections] = {}
+        for (height, width), rows in rows_of_equal_size(batch["valid_size"]).items():
+            images = pad_images(batch["image"][rows, :, :height, :width], self.divisor)
+            sizes = ImageSizes((images.shape[-2], images.shape[-1]), batch["valid_size"][rows])
+            found |= zip(rows, self.detector.detect(backbone(images), sizes), strict=True)
         scales = batch["original_size"].flip(1) / batch["valid_size"].flip(1)  # (batch, 2) of x and y
         return [
-            each._replace(boxes=each.boxes * scale.repeat(2).to(each.boxes))
-            for each, scale in zip(found, scales, strict=True)
+            found[row]._replace(boxes=found[row].boxes * scale.repeat(2).to(found[row].boxes))
+            for row, scale in enumerate(scales)
         ]
 
     def new_metrics(self) -> DetectionMetrics:
         return DetectionMetrics(self.class_names, self.detector.predicts_masks, self.class_frequencies)
-
-
-def _sizes(batch: PaddedImages) -> ImageSizes:
-    height, width = batch["image"].shape[-2:]
-    return ImageSizes((height, width), batch["valid_size"])
 
 
 def objects_of(batch: DetectionBatch) -> list[Objects]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mambarium.errors import InputError
-from mambarium.tasks.batches import PaddedImages
+from mambarium.tasks.batches import PaddedImages, rows_of_equal_size
 from mambarium.tasks.heads.segmentation import resized
 
 Scorer = Callable[[Tensor], Tensor]
@@ -58,11 +58,9 @@ class Inference:
         Returns:
             For each image uint8 (original height, original width) class numbers.
         """
-        sizes = torch.cat([batch["valid_size"], batch["original_size"]], dim=1).tolist()
+        sizes = torch.cat([batch["valid_size"], batch["original_size"]], dim=1)
         found: dict[int, Tensor] = {}
-        for size in dict.fromkeys(map(tuple, sizes)):
-            members = [index for index, other in enumerate(sizes) if tuple(other) == size]
-            height, width, *original = size
+        for (height, width, *original), members in rows_of_equal_size(sizes).items():
             outputs = list(self._outputs(scorer, batch["image"][members, :, :height, :width]))
             for row, index in enumerate(members):
                 resized_outputs = [resized(output[row : row + 1], original)[0] for output in outputs]

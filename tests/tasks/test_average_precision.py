@@ -210,6 +210,13 @@ def test_lvis_counts_only_classes_that_were_checked() -> None:
     assert evaluated([(batch, found)], frequencies=["r", "c", "f"])["AP"] == 1.0
 
 
+def test_data_of_the_lvis_kind_is_not_evaluated_as_coco() -> None:
+    batch, found = images(1, seed=4)[0]
+    batch["negative_classes"], batch["partial_classes"] = [[]], [[]]
+    with pytest.raises(InputError, match="class_frequencies of DetectionObjective"):
+        DetectionMetrics(CLASSES).update([found], batch)
+
+
 def test_images_without_objects_have_no_average_precision() -> None:
     empty = [pair for pair in images(13, seed=1) if not len(pair[0]["boxes"][0])]
     with pytest.raises(InputError, match="none of the evaluated images has an object"):

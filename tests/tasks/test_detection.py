@@ -11,7 +11,7 @@ from torch import Tensor
 from mambarium.backbones import Mamba, MambaOut, MambaVision, Vim, VisionBackbone, VMamba
 from mambarium.errors import InputError
 from mambarium.tasks import FCOS, YOLO, CascadeMaskRCNN, FasterRCNN, MaskRCNN, ObjectDetection, RetinaNet
-from mambarium.tasks.batches import DetectionBatch
+from mambarium.tasks.batches import DetectionBatch, PaddedImages
 from mambarium.tasks.heads.anchors import GridAnchors, center_boxes
 from mambarium.tasks.heads.detector import Limits, select_detections
 from mambarium.tasks.heads.fcos import match_cells
@@ -180,6 +180,35 @@ def test_nothing_is_found_in_the_padding() -> None:
     assert sure[0][:, 3].max() > 24 >= sure[1][:, 3].max()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["fcos", "mask_rcnn"])
+def test_detections_do_not_depend_on_the_rest_of_the_batch(name: str) -> None:
+    torch.manual_seed(0)
+    model = ObjectDetection(small_backbone(), 3, detector=DETECTORS[name]).eval()
+    batch = scenes()
+    alone = PaddedImages(
+        image=batch["image"][1:, :, :24],
+        valid_size=batch["valid_size"][1:],
+        original_size=batch["original_size"][1:],
+        image_id=batch["image_id"][1:],
+    )
+    batch["image"][1, :, 24:] = 3.0  # padding is not looked at
+    found, (expected,) = model.predictions(batch)[1], model.predictions(alone)
+    assert len(expected.boxes)
+    for value, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, other)
+
+
+def test_anchors_in_the_padding_learn_nothing() -> None:
+    """An object at the lower edge of its image that anchors beyond the edge fit as well as those within."""
+    torch.manual_seed(0)
+    model = ObjectDetection(small_backbone(), 3, detector=DETECTORS["retinanet"])
+    batch = scenes()
+    batch["boxes"][1], batch["crowd"][1] = torch.tensor([[4.0, 22.0, 12.0, 24.0]]), torch.tensor([False])
+    losses = model.training_losses(batch)
+    assert losses["classification"] < 2  # a positive with the padding's fixed logit of -50 has a loss of 12.5
+
+
 def test_the_padding_of_a_batch_is_zero_in_the_maps() -> None:
     backbone = small_backbone()
     maps = FeatureMaps(backbone.feature_info)
@@ -252,6 +281,15 @@ def test_regions_are_pooled_from_the_level_of_their_size_at_exact_places() -> No
     torch.testing.assert_close(pooled[0, 1, :, 0], torch.tensor([22.0, 26.0]))
     assert pooled[0, 2].unique().tolist() == [4.0] and pooled[1, 2].unique().tolist() == [8.0]
     torch.testing.assert_close(pooled[1, 0, 0], torch.tensor([22.0, 42.0]))
+
+
+def test_regions_far_from_the_corner_keep_their_place_in_half_precision() -> None:
+    level = torch.randn(1, 2, 256, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
+    boxes = torch.tensor([[701.3, 905.7, 730.2, 941.1]])
+    pooling = RegionPooling((4,), 3, canonical_size=224)
+    found = pooling({"0": level}, [boxes])
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, pooling({"0": level.float()}, [boxes]).bfloat16())
 
 
 def test_of_overlapping_detections_the_surest_of_each_class_stays() -> None:

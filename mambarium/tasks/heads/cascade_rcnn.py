@@ -38,7 +38,8 @@ CORRECTION_SCALES = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30
 class CascadeMaskRCNN(Detector):
     """Mask R-CNN whose box head has three stages (Cai and Vasconcelos 2019, arXiv 1906.09756).
 
-    As in detectron2: proposals are sampled once, before the first stage; later stages match its refined boxes anew.
+    Proposals are sampled once, before the first stage; later stages match its refined boxes anew, as in detectron2. The
+    stages' losses are weighed as in mmdetection.
     Boxes are corrected alike for all classes. In evaluation the stages' class probabilities are averaged; boxes are the
     last stage's. There is one mask head, trained on the sampled proposals.
 
@@ -76,7 +77,6 @@ class CascadeMaskRCNN(Detector):
             raise InputError("CascadeMaskRCNN has three stages: give three positive_ious and three stage_weights")
         self.pyramid = FeaturePyramid(feature_info, strides, channels, extra_levels="pool")
         self.divisor = self.pyramid.divisor
-        self.detections_per_image = boxes.detections_per_image
         self.proposals = proposal_network(strides, channels, proposals)
         pooled_from = self.pyramid.merged_strides
         self.box_pooling = RegionPooling(pooled_from, boxes.pooled_size, boxes.canonical_size)

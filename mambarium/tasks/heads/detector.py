@@ -67,12 +67,10 @@ class Detector(nn.Module, ABC):
     Attributes:
         divisor: Height and width of images should be multiples of this; tasks pad.
         predicts_masks: Whether detections come with masks.
-        detections_per_image: Most detections in an image.
     """
 
     divisor: int
     predicts_masks: bool = False
-    detections_per_image: int
 
     @abstractmethod
     def losses(self, features: VisionFeatures, sizes: ImageSizes, objects: list[Objects]) -> dict[str, Tensor]:

@@ -132,8 +132,9 @@ class RegionPooling(nn.Module):
         pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], self.output_size, self.output_size)
         for index, (level, stride) in enumerate(zip(maps, self.strides, strict=True)):
             chosen = torch.nonzero(level_of_region == index)[:, 0]
+            # In float32: bfloat16 would round coordinates above 512 to multiples of 4.
             crops = roi_align(
-                level, regions[chosen].to(level.dtype), self.output_size, 1 / stride, sampling_ratio=2, aligned=True
+                level.float(), regions[chosen].float(), self.output_size, 1 / stride, sampling_ratio=2, aligned=True
             )
             pooled = pooled.index_put((chosen,), crops.to(pooled.dtype))
         return pooled

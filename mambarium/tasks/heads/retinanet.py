@@ -67,30 +67,30 @@ class RetinaNet(Detector):
         self.head = RetinaNetHead(channels, self.anchors_per_cell, num_classes)
         self.matcher = Matcher(positive_iou, negative_iou, allow_low_quality_matches=True)
         self.limits = Limits(score_threshold, nms_threshold, candidates_per_level, detections_per_image)
-        self.detections_per_image = detections_per_image
 
-    def _outputs(self, features: VisionFeatures, sizes: ImageSizes) -> tuple[dict[str, Tensor], Tensor]:
-        """The head's float32 outputs, each (batch, anchors, values), and the anchors (anchors, 4)."""
+    def _outputs(self, features: VisionFeatures, sizes: ImageSizes) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The head's float32 outputs, each (batch, anchors, values), the anchors (anchors, 4), which are padding."""
         levels = self.pyramid(features, sizes.padded, sizes.valid)
         outputs = {name: output.float() for name, output in self.head(levels).items()}
         padding = ~cells_inside(sizes.valid, sizes.padded, self.strides, self.anchors_per_cell)  # (batch, anchors)
         outputs["cls_logits"] = outputs["cls_logits"].masked_fill(padding[..., None], IMPOSSIBLE)
-        return outputs, self.anchors(ImageList(levels[0], [sizes.padded]), levels)[0]
+        return outputs, self.anchors(ImageList(levels[0], [sizes.padded]), levels)[0], padding
 
     def losses(self, features: VisionFeatures, sizes: ImageSizes, objects: list[Objects]) -> dict[str, Tensor]:
-        outputs, anchors = self._outputs(features, sizes)
+        outputs, anchors, padding = self._outputs(features, sizes)
+        # Below every overlap, 0 included: an object always matches the anchors that overlap it most.
         matches = [
-            self.matcher(box_iou(each.boxes, anchors))
+            self.matcher(box_iou(each.boxes, anchors).masked_fill(of_image, -1.0))
             if len(each.boxes)
             else torch.full((len(anchors),), -1, device=anchors.device)
-            for each in objects
+            for each, of_image in zip(objects, padding, strict=True)
         ]
         targets = [{"boxes": each.boxes, "labels": each.labels} for each in objects]
         losses = self.head.compute_loss(targets, outputs, [anchors] * len(objects), matches)
         return {"classification": losses["classification"], "boxes": losses["bbox_regression"]}
 
     def detect(self, features: VisionFeatures, sizes: ImageSizes) -> list[Detections]:
-        outputs, anchors = self._outputs(features, sizes)
+        outputs, anchors, _ = self._outputs(features, sizes)
         lengths = level_lengths(sizes.padded, self.strides, self.anchors_per_cell)
         coder = self.head.regression_head.box_coder
         return [
