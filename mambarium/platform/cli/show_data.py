@@ -18,6 +18,7 @@ from mambarium.platform.data.images import ClassificationImages
 from mambarium.platform.data.module import ExactDataModule, Samples
 from mambarium.platform.data.multitask import MultiTaskData
 from mambarium.platform.data.pictures import arrange, draw_sample
+from mambarium.platform.data.synthetic import SyntheticSequences
 from mambarium.platform.data.text import Text
 from mambarium.tasks.batches import IGNORED_TARGET
 
@@ -54,7 +55,7 @@ def run_show_data(arguments: list[str]) -> int:
 
 
 def show(data: ExactDataModule, options: Any, output: Path) -> None:
-    """Show one task's samples: images as a PNG file, text on the terminal.
+    """Show one task's samples: images as a PNG file, text and sequences of tokens on the terminal.
 
     Raises:
         InputError: If there is no picture of such data, or the file exists already.
@@ -66,6 +67,9 @@ def show(data: ExactDataModule, options: Any, output: Path) -> None:
     keys = [(pass_index, index) for index in spread(len(samples), options.samples, options.first)]
     if isinstance(data, Text):
         print(text_of(data, samples, keys))
+        return
+    if isinstance(data, SyntheticSequences):
+        print(sequences_of(data, samples, keys))
         return
     if not isinstance(data, ClassificationImages | DenseImages):
         raise InputError(f"show-data has no picture of {type(data).__name__}")
@@ -138,6 +142,21 @@ def text_of(data: Text, samples: Samples, keys: list[tuple[int, int]]) -> str:
         counted = int((window.targets != IGNORED_TARGET).sum())
         head = f"--- window {index}: {len(window.tokens)} tokens, {counted} predicted, {window.num_bytes} bytes"
         blocks.append(f"{head}\n{data.decode(window.tokens.tolist())}")
+    return "\n".join(blocks)
+
+
+def sequences_of(data: SyntheticSequences, samples: Samples, keys: list[tuple[int, int]]) -> str:
+    """Tokens as numbers, and below each the target that is predicted there, a dot where none is."""
+    width = len(str(data.vocab_size - 1))
+    blocks = []
+    for pass_index, index in keys:
+        window = samples[(pass_index, index)]
+        targets = ["." if target == IGNORED_TARGET else str(target) for target in window.targets.tolist()]
+        blocks += [
+            f"--- sequence {index}: {len(window.tokens)} tokens, {len(targets) - targets.count('.')} predicted",
+            "tokens  " + " ".join(str(token).rjust(width) for token in window.tokens.tolist()),
+            "targets " + " ".join(target.rjust(width) for target in targets),
+        ]
     return "\n".join(blocks)
 
 

@@ -19,6 +19,7 @@ from mambarium.platform.data.image_folder import ImageFolder
 from mambarium.platform.data.induction_heads import InductionHeads
 from mambarium.platform.data.mask_folder import MaskFolder
 from mambarium.platform.data.module import ExactDataModule
+from mambarium.platform.data.multitask import MultiTaskData
 from mambarium.platform.data.pydoc_topics import PydocTopics
 from mambarium.platform.data.selective_copying import SelectiveCopying
 from mambarium.platform.data.text_files import TextFiles
@@ -41,6 +42,7 @@ __all__ = [
     "LargeScaleJitter",
     "MaskFolder",
     "Mosaic",
+    "MultiTaskData",
     "PydocTopics",
     "ResizeShortSide",
     "SelectiveCopying",

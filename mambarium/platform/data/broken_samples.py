@@ -6,7 +6,7 @@ from typing import Generic, Literal, TypeVar
 
 from mambarium.errors import InputError
 from mambarium.platform.data.augmentation import SampleSource
-from mambarium.platform.data.notes import note
+from mambarium.platform.data.notes import note, note_of_process
 from mambarium.platform.data.order import SampleKey
 from mambarium.platform.data.sample_error import SampleError
 
@@ -49,7 +49,7 @@ class ReplacingBroken(Generic[Sample]):
             except SampleError as error:
                 if index not in self._broken:
                     self._broken.add(index)
-                    note(f"skipped broken sample {len(self._broken)}: {error}")
+                    note_of_process(f"skipped broken sample {len(self._broken)}: {error}")
         raise InputError(f"none of the {len(self)} samples can be read; set data.broken to raise to see why")
 
 

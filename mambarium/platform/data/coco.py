@@ -156,10 +156,18 @@ def read_categories(content: dict[str, Any], file: Path) -> list[dict[str, Any]]
         Mappings with at least "id" and "name".
 
     Raises:
-        InputError: If there are none, or one lacks a key.
+        InputError: If there are none, one lacks a key or has a wrong kind of value, or an id occurs twice.
     """
+    known = set()
     for position, category in enumerate(content["categories"]):
-        require_keys(category, ("id", "name"), file, f"category {position + 1}")
+        what = f"category {position + 1}"
+        require_keys(category, ("id", "name"), file, what)
+        require_number(category, "id", file, what)
+        if not isinstance(category["name"], str):
+            raise InputError(f"{file}: {what} has name {category['name']!r}, not a text")
+        if category["id"] in known:
+            raise InputError(f"{file}: category id {category['id']} is listed twice")
+        known.add(category["id"])
     categories = sorted(content["categories"], key=lambda category: category["id"])
     if not categories:
         raise InputError(f"{file}: lists no categories")
@@ -182,19 +190,25 @@ def read_images(
         The images in the file's order.
 
     Raises:
-        InputError: If a record lacks a key, an id occurs twice, or a category is none of the classes.
+        InputError: If a record lacks a key or has a wrong kind of value, an id occurs twice, or a category is none of
+            the classes.
     """
     images: dict[int, AnnotatedImage] = {}
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
     for position, record in enumerate(content["images"]):
-        what = f"image {record.get('id', f'number {position + 1}')}"
+        what = record_name("image", record, position)
         require_keys(record, ("id", "height", "width"), file, what)
+        require_number(record, "id", file, what)
+        for side in ("height", "width"):
+            require_number(record, side, file, what, least=1)
         if record["id"] in images:
             raise InputError(f"{file}: {what} is listed twice")
         name = record.get("file_name")
         if name is None:  # LVIS gives the address alone, which ends with the folder and the name
             require_keys(record, ("coco_url",), file, f"{what} without file_name")
-            name = Path(*record["coco_url"].split("/")[-2:])
+            name = "/".join(str(record["coco_url"]).split("/")[-2:])
+        if not isinstance(name, str):
+            raise InputError(f"{file}: {what} has file_name {name!r}, not a text")
         checked = None
         if "neg_category_ids" in record:
             negative, partial = (
@@ -208,12 +222,17 @@ def read_images(
     required = ("image_id", "category_id", "bbox", "segmentation") if masks else ("image_id", "category_id", "bbox")
     strangers = 0
     for position, record in enumerate(content["annotations"]):
-        what = f"annotation {record.get('id', f'number {position + 1}')}"
+        what = record_name("annotation", record, position)
         require_keys(record, required, file, what)
+        for key in ("image_id", "category_id"):
+            require_number(record, key, file, what)
         if record["category_id"] not in labels:
             raise InputError(f"{file}: {what} has category {record['category_id']}, which the training file lacks")
         if not is_box(record["bbox"]):
             raise InputError(f"{file}: {what} has bbox {record['bbox']!r}, not four numbers")
+        area = record.get("area")
+        if area is not None and not isinstance(area, int | float):
+            raise InputError(f"{file}: {what} has area {area!r}, not a number")
         if record["image_id"] not in images:
             strangers += 1
             continue
@@ -223,7 +242,7 @@ def read_images(
                 box=(x, y, x + width, y + height),
                 label=labels[record["category_id"]],
                 crowd=bool(record.get("iscrowd", 0)),
-                area=record.get("area"),
+                area=area,
                 segmentation=encode_segmentation(record["segmentation"]) if masks else None,
             )
         )
@@ -232,15 +251,35 @@ def read_images(
     return list(images.values())
 
 
+def record_name(kind: str, record: Any, position: int) -> str:
+    """What an error message calls a record: by its id, or by its place in the file."""
+    known = record.get("id") if isinstance(record, dict) else None
+    return f"{kind} number {position + 1}" if known is None else f"{kind} {known}"
+
+
 def require_keys(record: Any, keys: tuple[str, ...], file: Path, what: str) -> None:
-    """Checks that a record has all keys.
+    """Checks that a record is a mapping with all keys.
 
     Raises:
-        InputError: If one is absent.
+        InputError: If it is none, or one is absent.
     """
+    if not isinstance(record, dict):
+        raise InputError(f"{file}: {what} is {record!r}, not a mapping")
     for key in keys:
-        if not isinstance(record, dict) or key not in record:
+        if key not in record:
             raise InputError(f"{file}: {what} has no {key!r}")
+
+
+def require_number(record: dict[str, Any], key: str, file: Path, what: str, least: int | None = None) -> None:
+    """Checks that a value is a whole number.
+
+    Raises:
+        InputError: If it is something else, or below the least.
+    """
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+        wanted = "a whole number" if least is None else f"a whole number from {least} on"
+        raise InputError(f"{file}: {what} has {key} {value!r}, not {wanted}")
 
 
 def is_box(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Masks of COCO's annotation files: polygons and run lengths, turned into pixels as the official tools do."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,18 +27,18 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
         Boolean (height, width).
 
     Raises:
-        ValueError: If it is neither, or run lengths don't fit the image.
+        ValueError: If it is neither, holds something else than numbers, or run lengths don't fit the image.
     """
     if isinstance(segmentation, list):
         mask = np.zeros(height * width, dtype=bool)
         for polygon in segmentation:
             mask |= _polygon_pixels(polygon, height, width)
     elif isinstance(segmentation, dict) and {"size", "counts"} <= set(segmentation):
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(
-                f"a mask of {segmentation['size'][1]} x {segmentation['size'][0]} pixels on an image of "
-                f"{width} x {height}"
-            )
+        size = segmentation["size"]
+        if not isinstance(size, list | tuple) or len(size) != 2:
+            raise ValueError(f"a mask whose size is {size!r}, not height and width")
+        if list(size) != [height, width]:
+            raise ValueError(f"a mask of {size[1]} x {size[0]} pixels on an image of {width} x {height}")
         mask = _run_pixels(segmentation["counts"], height * width)
     else:
         raise ValueError("a segmentation that is neither polygons nor run lengths")
@@ -51,6 +52,10 @@ def encode_segmentation(segmentation: Any) -> bytes:
 
 def _run_pixels(counts: Sequence[int] | str, num_pixels: int) -> NDArray[np.bool_]:
     """Pixels of run lengths, which alternate between outside and inside and begin outside."""
+    if not isinstance(counts, str) and not (
+        isinstance(counts, list | tuple) and all(isinstance(count, int) for count in counts)
+    ):
+        raise ValueError("run lengths that are no list of whole numbers and no text")
     lengths = np.array(_numbers_of_text(counts) if isinstance(counts, str) else counts, dtype=np.int64)
     if lengths.sum() != num_pixels or (lengths < 0).any():
         raise ValueError(f"run lengths of {lengths.sum()} pixels for an image of {num_pixels}")
@@ -78,6 +83,10 @@ def _polygon_pixels(polygon: Sequence[float], height: int, width: int) -> NDArra
 
     Where the outline, drawn on a finer grid, crosses the middle of a column of pixels, inside turns to outside.
     """
+    if not isinstance(polygon, list | tuple):
+        raise ValueError(f"a polygon {polygon!r}, not a list of x, y, x, y, ...: give a list of such lists")
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in polygon):
+        raise ValueError("a polygon with something else than finite numbers")
     if len(polygon) < 6 or len(polygon) % 2:
         raise ValueError(f"a polygon of {len(polygon)} numbers")
     corners = np.trunc(UPSAMPLING * np.asarray(polygon, dtype=np.float64).reshape(-1, 2) + 0.5).astype(np.int64)

@@ -61,7 +61,7 @@ def _to_rgb_tensor(image: Image.Image) -> Tensor:
     """Decodes an image of any mode: grey, palette, transparent, 16-bit and CMYK ones become 8-bit RGB.
 
     Transparency is dropped, as `Image.convert("RGB")` and torchvision's image folder do; 16-bit grey is
-    scaled to 8 bits, where `convert` would clip it.
+    scaled to 8 bits, where `convert` would clip it. Grey of 32 bits is taken as 16 bits if a pixel is above 255.
 
     Args:
         image: An image of Pillow.
@@ -70,12 +70,15 @@ def _to_rgb_tensor(image: Image.Image) -> Tensor:
         uint8 tensor (3, height, width).
 
     Raises:
-        ValueError: If the pixels are floating-point numbers, whose range no convention fixes.
+        ValueError: If the pixels are floating-point numbers or beyond 16 bits, whose range no convention fixes.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels: store 8 or 16 bits")
     if image.mode.startswith("I"):
-        sixteen_bits = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((sixteen_bits >> 8).clip(0, 255).astype(np.uint8))
+        numbers = np.asarray(image).astype(np.int64)
+        if numbers.min() < 0 or numbers.max() > 65535:
+            raise ValueError(f"pixels of {numbers.min()} to {numbers.max()}: store 8 or 16 bits")
+        sixteen_bits = image.mode != "I" or numbers.max() > 255
+        image = Image.fromarray((numbers >> 8 if sixteen_bits else numbers).astype(np.uint8))
     pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))  # (height, width, 3)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
+from mambarium.platform.data.coco import is_box
 from mambarium.platform.data.coco_masks import encode_segmentation
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
@@ -114,10 +115,12 @@ class HubDetection(DetectionImages):
                 require_column(rows, objects_column, "objects_column", where)
                 self._rows[part] = (rows, where)
                 self._objects[part] = _objects_of(rows, objects_column, self._keys, where)
-        found = _class_names(self._rows["train"][0].features[objects_column], label_key, self._objects["train"])
+        rows, where = self._rows["train"]
+        if class_names is None:
+            class_names = _class_names(rows.features[objects_column], label_key, self._objects["train"], where)
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
-            class_names=found if class_names is None else class_names,
+            class_names=class_names,
             train_transforms=for_training,
             eval_transforms=for_evaluation,
             mean=mean,
@@ -169,7 +172,7 @@ class HubDetection(DetectionImages):
             label = self.class_names.index(label)
         if not isinstance(label, int) or not 0 <= label < self.num_classes:
             raise InputError(f"{where}: an object's {label_key!r} {label!r} is none of the {self.num_classes} classes")
-        if box is None or len(box) != 4:
+        if not is_box(box):
             raise InputError(f"{where}: an object's {box_key!r} {box!r} is not four numbers")
         x, y, third, fourth = (float(value) for value in box)
         corners = (x, y, x + third, y + fourth) if self._box_format == "xywh" else (x, y, third, fourth)
@@ -223,7 +226,8 @@ def _objects_of(rows: Any, column: str, keys: tuple[str, str], where: str) -> li
     return found
 
 
-def _class_names(feature: Any, label_key: str, objects: list[list[dict[str, Any]]]) -> list[str]:
+def _class_names(feature: Any, label_key: str, objects: list[list[dict[str, Any]]], where: str) -> list[str]:
+    """The classes that a column declares, or else all that its objects have."""
     import datasets
 
     inner = getattr(feature, "feature", feature)
@@ -232,22 +236,34 @@ def _class_names(feature: Any, label_key: str, objects: list[list[dict[str, Any]
     label = getattr(label, "feature", label)
     if isinstance(label, datasets.ClassLabel) and label.names:
         return list(label.names)
-    values = {item[label_key] for of_image in objects for item in of_image}
+    labels = [item[label_key] for of_image in objects for item in of_image]
+    if not labels:
+        raise InputError(f"{where}: no object says what the classes are: set data.class_names")
+    values = {label if isinstance(label, str | int) else None for label in labels}
     if all(isinstance(value, str) for value in values):
         return sorted(values)
+    if not all(isinstance(value, int) for value in values):
+        raise InputError(
+            f"{where}: the objects' {label_key!r} are neither all whole numbers nor all names: mend them, or set "
+            "data.label_key"
+        )
     return [str(number) for number in range(max(values) + 1)]
 
 
 def _image_sizes(rows: Any, images: ImageColumn) -> list[tuple[int, int] | None]:
     """Height and width of each row's image, None where it has none that can be read."""
-    if {"height", "width"} <= set(rows.column_names):
-        return list(zip(rows["height"][:], rows["width"][:], strict=True))
+    stated = {"height", "width"} <= set(rows.column_names)
+    known = list(zip(rows["height"][:], rows["width"][:], strict=True)) if stated else [(None, None)] * len(rows)
     sizes: list[tuple[int, int] | None] = []
-    for row in range(len(rows)):
+    for row, (height, width) in enumerate(known):
+        if height is not None and width is not None:
+            sizes.append((height, width))
+            continue
         try:
             encoded = images.encoded(row)
             with Image.open(BytesIO(encoded) if isinstance(encoded, bytes) else Path(encoded)) as image:
                 sizes.append((image.height, image.width))
-        except (SampleError, OSError):
+        # Pillow's decoders raise SyntaxError and ValueError as well for files that are not what they claim to be.
+        except (SampleError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             sizes.append(None)
     return sizes

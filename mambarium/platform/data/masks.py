@@ -15,6 +15,9 @@ from mambarium.tasks.batches import IGNORED_CLASS
 
 UNKNOWN = -1
 
+NUMBERS = 2**16
+"""How many different numbers a mask can hold."""
+
 
 class MaskDecoder:
     """Reads masks and turns the numbers in them into classes.
@@ -24,14 +27,22 @@ class MaskDecoder:
         ignored: Numbers of pixels that don't count.
 
     Raises:
-        InputError: If there are more classes than a mask can tell apart.
+        InputError: If there are more classes than a mask can tell apart, or an ignored number is that of a class or
+            none that a mask can hold.
     """
 
     def __init__(self, classes: Mapping[int, int], ignored: Set[int]) -> None:
         self._num_classes = len(classes)
         if not 1 <= self._num_classes <= IGNORED_CLASS:
             raise InputError(f"{self._num_classes} classes: give names of 1 to {IGNORED_CLASS} (data.class_names)")
-        self._table = np.full(2**16, UNKNOWN, dtype=np.int16)
+        for number in sorted(ignored):
+            if not 0 <= number < NUMBERS:
+                raise InputError(f"data.ignored_value is {number}: give 0 to {NUMBERS - 1}, what masks can hold")
+            if number in classes:
+                raise InputError(
+                    f"data.ignored_value is {number}, which is also the number of class {classes[number]}: give another"
+                )
+        self._table = np.full(NUMBERS, UNKNOWN, dtype=np.int16)
         self._table[list(ignored)] = IGNORED_CLASS
         self._table[list(classes)] = list(classes.values())
 

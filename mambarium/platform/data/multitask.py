@@ -41,7 +41,7 @@ class MultiTaskData(ExactDataModule):
         class_names: The names of each task's classes.
 
     Raises:
-        InputError: If there is no task, or a task's data says its own length or workers.
+        InputError: If there is no task, or a task's data has no classes or says its own length or workers.
     """
 
     def __init__(
@@ -62,6 +62,8 @@ class MultiTaskData(ExactDataModule):
                 raise InputError(f"data.tasks.{name}: give passes beside `tasks`, for all tasks together")
             if data.num_workers:
                 raise InputError(f"data.tasks.{name}: give num_workers beside `tasks`, for all tasks together")
+            if not hasattr(data, "num_classes"):
+                raise InputError(f"data.tasks.{name}: {type(data).__name__} has no classes: give data of images")
             data.seed = seed
         self.tasks = tasks
         self.turns = turns

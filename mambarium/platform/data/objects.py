@@ -108,16 +108,6 @@ class ObjectTable:
     def __len__(self) -> int:
         return len(self._image_ids)
 
-    @property
-    def labels(self) -> np.ndarray:
-        """Class numbers of all objects, one image after the other."""
-        return self._labels
-
-    @property
-    def crowd(self) -> np.ndarray:
-        """Whether each object is a crowd."""
-        return self._crowd
-
     def sample(self, index: int, image: Tensor, name: str) -> DetectionSample:
         """Puts an image and its objects together.
 

@@ -1,5 +1,6 @@
 """Detection data in Pascal VOC's XML format."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,10 @@ from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
+from mambarium.platform.data.notes import note
 from mambarium.platform.data.object_files import AnnotatedImage, ObjectFiles, detection_transforms
 from mambarium.platform.data.objects import ObjectRecord
+from mambarium.platform.data.sample_error import SampleError
 
 
 class VocDetection(DetectionImages):
@@ -93,10 +96,21 @@ class VocDetection(DetectionImages):
         file = list_file(self._root, "Main", self._lists[part])
         names = read_list(file)
         xml_files = [self._root / "Annotations" / f"{name}.xml" for name in names]
-        return [
-            VocAnnotation(xml_file, self._root / "JPEGImages", image_id)
-            for image_id, xml_file in with_files(range(len(names)), xml_files, broken, str(file))
-        ]
+        annotations = []
+        unreadable = 0
+        for image_id, xml_file in with_files(range(len(names)), xml_files, broken, str(file)):
+            try:
+                annotations.append(VocAnnotation(xml_file, self._root / "JPEGImages", image_id))
+            except SampleError as error:
+                if broken == "raise":
+                    raise
+                unreadable += 1
+                note(f"skipped broken annotation: {error}")
+        if not annotations:
+            raise InputError(f"{file}: none of its annotations can be read; set data.broken to raise to see why")
+        if unreadable:
+            note(f"{file}: left out {unreadable} of {len(names)} images whose annotations can't be read")
+        return annotations
 
     @cached_property
     def splits(self) -> Splits[DetectionSample]:
@@ -119,14 +133,14 @@ class VocAnnotation:
         image_id: The image's number in its list.
 
     Raises:
-        InputError: If it can't be parsed or lacks what is needed.
+        SampleError: If it can't be parsed or lacks what is needed.
     """
 
     def __init__(self, file: Path, image_folder: Path, image_id: int) -> None:
         try:
             root = ElementTree.parse(file).getroot()
         except (OSError, ElementTree.ParseError) as error:
-            raise InputError(f"{file}: not a readable XML file ({error}); mend or remove it") from error
+            raise SampleError(f"{file}: not a readable XML file ({error}); mend or remove it") from error
         self._file = file
         self._image_id = image_id
         self._image_file = image_folder / (root.findtext("filename") or "").strip()
@@ -141,7 +155,7 @@ class VocAnnotation:
             what = f"object {position + 1}"
             name = (item.findtext("name") or "").strip()
             if not name:
-                raise InputError(f"{file}: {what} has no name")
+                raise SampleError(f"{file}: {what} has no name")
             x1, y1, x2, y2 = (self._number(item, f"bndbox/{side}", what) for side in ("xmin", "ymin", "xmax", "ymax"))
             # Whoever counts from 0 has a 0 here, which stays within the tolerance of a pixel.
             box = (x1 - 1, y1 - 1, x2, y2)
@@ -154,10 +168,13 @@ class VocAnnotation:
     def _number(self, element: ElementTree.Element, path: str, what: str) -> float:
         text = element.findtext(path)
         try:
-            return float(text or "")
+            number = float(text or "")
         except ValueError as error:
             found = "no" if text is None else f"{text!r} as"
-            raise InputError(f"{self._file}: {what} has {found} {path}") from error
+            raise SampleError(f"{self._file}: {what} has {found} {path}") from error
+        if not math.isfinite(number):
+            raise SampleError(f"{self._file}: {what} has {text!r} as {path}")
+        return number
 
     def image(self, class_names: Sequence[str]) -> AnnotatedImage:
         """Returns the image and its objects, labelled.

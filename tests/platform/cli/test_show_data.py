@@ -47,6 +47,20 @@ def test_pictures_of_classes_and_text(tiny: Callable[..., int], capsys: pytest.C
     assert shown.count("32 tokens, 32 predicted, 32 bytes") == 2
 
 
+def test_tokens_of_synthetic_sequences(tiny: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("copying.yaml").write_text(
+        "data: {class_path: SelectiveCopying, init_args: {length: 12, num_copied: 3, vocab_size: 12}}"
+    )
+    assert tiny("show-data", "--config", "copying.yaml", "--samples", 2) == 0
+    heads, tokens, targets = (capsys.readouterr().out.splitlines()[start::3] for start in range(3))
+    assert [head.endswith("12 tokens, 3 predicted") for head in heads] == [True, True]
+    for token_line, target_line in zip(tokens, targets, strict=True):
+        numbers, answers = token_line.split()[1:], target_line.split()[1:]
+        assert numbers[9:] == ["11"] * 3 and answers[:9] == ["."] * 9
+        assert [number for number in numbers[:9] if number != "0"] == answers[9:]
+        assert len(token_line) == len(target_line)
+
+
 def test_bad_options(tiny: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny("show-data", "--config", "digits.yaml", "--samples", 0) == 2
     assert tiny("show-data", "--config", "digits.yaml", "--sample", 3) == 2

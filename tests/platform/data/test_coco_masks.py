@@ -67,6 +67,11 @@ def test_polygons_are_their_inside() -> None:
         ({"size": [4, 4], "counts": [16]}, "4 x 4"),
         ({"size": [3, 4], "counts": [5, 4]}, "9 pixels"),
         ("text", "neither"),
+        ([1, 2, 3, 4, 5, 6], "polygon 1, not a list"),
+        ([[1, 2, 3, 4, 5, None]], "something else than finite numbers"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "something else than finite numbers"),
+        ({"size": 3, "counts": [12]}, "size is 3"),
+        ({"size": [3, 4], "counts": [None]}, "no list of whole numbers"),
     ],
 )
 def test_what_does_not_fit(segmentation: object, reason: str) -> None:

@@ -142,6 +142,14 @@ def changed(value: Any, *place: Any) -> dict[str, Any]:
         (changed(5, "annotations", 0, "category_id"), r"annotation 1 has category 5"),
         (changed([1, 2, 3], "annotations", 0, "bbox"), r"annotation 1 has bbox \[1, 2, 3\]"),
         (changed(0, "images", 1, "id"), r"image 0 is listed twice"),
+        (changed(None, "images", 1), r"image number 2 is None, not a mapping"),
+        (changed([1], "annotations", 1), r"annotation number 2 is \[1\], not a mapping"),
+        (changed("40", "images", 1, "width"), r"image 100 has width '40', not a whole number from 1 on"),
+        (changed(0, "images", 1, "height"), r"image 100 has height 0, not a whole number from 1 on"),
+        (changed([0], "annotations", 1, "image_id"), r"annotation 2 has image_id \[0\], not a whole number"),
+        (changed("99", "annotations", 0, "area"), r"annotation 1 has area '99', not a number"),
+        (changed("17", "categories", 2, "id"), r"category 3 has id '17', not a whole number"),
+        (changed(3, "categories", 2, "id"), r"category id 3 is listed twice"),
         (changed("gone.png", "images", 1, "file_name"), r"1 of 4 files are missing .*gone\.png"),
     ],
 )
@@ -227,6 +235,19 @@ def test_voc_files_that_lack_something(tmp_path: Path, xml: str, message: str) -
         VocDetection(str(tmp_path), train_list="other")
 
 
+def test_unreadable_annotations_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = voc_xml("a", [("cat", (3, 3, 9, 9), 0)])
+    make_voc(tmp_path, a=whole, b="<annotation>", c=voc_xml("c", [], width="nan"), d=voc_xml("d", [], width=""))
+    data = VocDetection(str(tmp_path), broken="skip", batch_size=1)
+    assert len(data.training_samples()) == len(data.validation_samples()) == 1
+    told = capsys.readouterr().err
+    assert "skipped broken annotation:" in told and "b.xml: not a readable XML file" in told
+    assert "train.txt: left out 3 of 4 images whose annotations can't be read" in told
+    (tmp_path / "Annotations" / "a.xml").write_text("")
+    with pytest.raises(InputError, match="none of its annotations can be read"):
+        VocDetection(str(tmp_path), broken="skip")
+
+
 def hub_folder(folder: Path, first: dict[str, Any] | None = None) -> None:
     save_images(folder / "train", [f"{i}.png" for i in range(4)])
     rows = [{"bbox": [[2, 3, 10, 12]], "category": [i % 2], "area": [7.5]} for i in range(4)]
@@ -261,6 +282,8 @@ def test_boxes_of_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (None, {"class_names": ["ant"]}, r"row \d: an object's 'category' 1 is none of the 1 classes"),
         (None, {"masks": True}, r"no 'segmentation': set data\.masks to false"),
         ({"bbox": [[1, 2, 3]], "category": [0], "area": [1.0]}, {}, r"row 0: .* is not four numbers"),
+        ({"bbox": [[1, 2, 3, None]], "category": [0], "area": [1.0]}, {}, r"row 0: .* is not four numbers"),
+        ({"bbox": [[1, 2, 3, 4]], "category": [None], "area": [1.0]}, {}, r"neither all whole numbers nor all names"),
     ],
 )
 def test_rows_that_lack_something(
@@ -269,3 +292,39 @@ def test_rows_that_lack_something(
     hub_folder(tmp_path / "set", first)
     with pytest.raises(InputError, match=message):
         _ = HubDetection(name="imagefolder", data_dir=str(tmp_path / "set"), val_split="train", **arguments).splits
+
+
+def test_sizes_that_rows_leave_out_are_read_from_the_images(tmp_path: Path) -> None:
+    hub_folder(tmp_path / "set")
+    file = tmp_path / "set" / "train" / "metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    sizes: list[dict[str, int | None]] = [{"width": 40, "height": 30}, {"width": None, "height": None}]
+    file.write_text("\n".join(json.dumps(row | sizes[number % 2]) for number, row in enumerate(rows)))
+    data = HubDetection(name="imagefolder", data_dir=str(tmp_path / "set"), val_split="train", short_side=30)
+    assert [data.validation_samples()[(0, index)]["original_size"] for index in range(4)] == [(30, 40)] * 4
+
+
+@pytest.mark.parametrize("kind", ["text", "too large"])
+def test_rows_whose_images_cannot_be_opened(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub_folder(tmp_path / "set")
+    if kind == "text":
+        (tmp_path / "set" / "train" / "3.png").write_bytes(b"no image")
+    else:
+        Image.new("RGB", (200, 200)).save(tmp_path / "set" / "train" / "3.png")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # twice as many are an error
+    data = HubDetection(
+        name="imagefolder", data_dir=str(tmp_path / "set"), val_split="train", short_side=30, broken="skip"
+    )
+    assert len(data.validation_samples()) == 3
+    assert "left out 1 rows without a readable image" in capsys.readouterr().err
+
+
+def test_rows_without_objects_do_not_say_what_the_classes_are(tmp_path: Path) -> None:
+    hub_folder(tmp_path / "set")
+    file = tmp_path / "set" / "train" / "metadata.jsonl"
+    empty = {"bbox": [], "category": [], "area": []}
+    file.write_text("\n".join(json.dumps({"file_name": f"{i}.png", "objects": empty}) for i in range(4)))
+    with pytest.raises(InputError, match=r"no object says what the classes are: set data\.class_names"):
+        HubDetection(name="imagefolder", data_dir=str(tmp_path / "set"))

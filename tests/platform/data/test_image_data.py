@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -126,6 +127,16 @@ def test_floating_point_images_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "float.tiff")
 
 
+def test_grey_of_32_bits(tmp_path: Path) -> None:
+    numbers = np.array([[0, 200], [255, 7]], dtype=np.int32)
+    for name, scale in (("eight", 1), ("sixteen", 256)):
+        Image.fromarray(numbers * scale).save(tmp_path / f"{name}.tiff")
+        assert read_image(tmp_path / f"{name}.tiff")[0].tolist() == numbers.tolist(), name
+    Image.fromarray(numbers * 1000).save(tmp_path / "beyond.tiff")
+    with pytest.raises(InputError, match="pixels of 0 to 255000: store 8 or 16 bits"):
+        read_image(tmp_path / "beyond.tiff")
+
+
 def test_bad_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         small(tmp_path / "nowhere")
@@ -191,3 +202,17 @@ def test_corrupt_images_are_passed_over(folder: Path, capsys: pytest.CaptureFixt
     assert "1 of 10 evaluation samples are broken and left out" in told and "test/dog/002.png" in told
     with pytest.raises(InputError, match=r"data\.cache and data\.broken"):
         small(folder, broken="skip", cache=True)
+
+
+def test_each_process_tells_of_its_broken_images(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = next(iter(sorted((folder / "train").rglob("*.png"))))
+    broken.write_bytes(b"no image")
+    samples = small(folder, broken="skip").training_samples()
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    for index in range(len(samples)):
+        samples[(0, index)]
+    told = capsys.readouterr().err
+    assert told.startswith("note (process 1): skipped broken sample 1:") and broken.name in told
+    assert told.count("\n") == 1

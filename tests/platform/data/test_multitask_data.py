@@ -8,6 +8,7 @@ import torch
 
 from mambarium.errors import InputError
 from mambarium.platform.data.digits import Digits
+from mambarium.platform.data.induction_heads import InductionHeads
 from mambarium.platform.data.multitask import MultiTaskData
 from mambarium.platform.data.order import GlobalBatches
 from mambarium.platform.data.turns import MultiTaskBatches, Turns
@@ -109,3 +110,8 @@ def test_evaluation_sees_each_sample_of_each_task_once() -> None:
 def test_settings_that_belong_to_all_tasks_are_refused_in_one(tasks: dict[str, dict[str, Any]], message: str) -> None:
     with pytest.raises(InputError, match=message):
         MultiTaskData({name: Digits(**options) for name, options in tasks.items()})
+
+
+def test_data_without_classes_are_refused() -> None:
+    with pytest.raises(InputError, match=r"data\.tasks\.b: InductionHeads has no classes"):
+        MultiTaskData({"a": Digits(), "b": InductionHeads()})

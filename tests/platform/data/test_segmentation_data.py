@@ -98,6 +98,19 @@ def test_masks_that_do_not_fit(
         skipping.training_samples()[(0, 0)]
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (1, r"data\.ignored_value is 1, which is also the number of class 1"),
+        (-1, r"data\.ignored_value is -1: give 0 to 65535"),
+        (70000, r"data\.ignored_value is 70000: give 0 to 65535"),
+    ],
+)
+def test_ignored_values_that_cannot_be(tmp_path: Path, value: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        own_folder(tmp_path, ignored_value=value).validation_samples()
+
+
 def test_missing_masks_and_folders(tmp_path: Path) -> None:
     own_folder(tmp_path)
     (tmp_path / "val" / "masks" / "a.png").rename(tmp_path / "val" / "masks" / "b.png")
