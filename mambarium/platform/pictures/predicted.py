@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from mambarium.platform.data.pictures import arrange, draw_classes, draw_objects, draw_sample
+from mambarium.platform.data.pictures import (
+    MASK_OPACITY,
+    arrange,
+    class_color,
+    draw_classes,
+    draw_sample,
+    enlarged,
+)
 from mambarium.tasks.heads.detector import Detections
 from mambarium.tasks.mask_encoding import paste_masks
 
 SHOWN_SCORE = 0.4
 """Less sure detections are not drawn."""
+
+SIDE_PER_LINE_WIDTH = 400
+"""Pixels of an image's longer side for each pixel of the width of lines."""
 
 
 def segmentation_beside_truth(sample: Any, predicted: Tensor, class_names: Sequence[str]) -> Tensor:
@@ -44,7 +54,7 @@ def detections_beside_truth(sample: Any, found: Detections, class_names: Sequenc
     Returns:
         uint8 (3, height, width).
     """
-    image = sample["image"].as_subclass(Tensor)
+    image = enlarged(sample["image"].as_subclass(Tensor))
     height, width = image.shape[-2:]
     original_height, original_width = sample["original_size"]
     scale = found.boxes.new_tensor([width / original_width, height / original_height]).repeat(2)
@@ -53,7 +63,7 @@ def detections_beside_truth(sample: Any, found: Detections, class_names: Sequenc
 
 
 def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]) -> Tensor:
-    """Draws the surer detections on an image.
+    """Draws the surer detections on an image, with their scores.
 
     Args:
         image: uint8 (3, height, width).
@@ -61,10 +71,17 @@ def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]
         class_names: One name per class.
 
     Returns:
-        uint8 (3, height, width).
+        uint8 (3, height, width), the image's size.
     """
     shown = found.scores.cpu() >= SHOWN_SCORE
     boxes, labels = found.boxes.float().cpu()[shown], found.labels.cpu()[shown]
     size = (image.shape[-2], image.shape[-1])
-    masks = None if found.masks is None else paste_masks(found.masks.cpu()[shown], boxes, size)
-    return draw_objects(image, boxes, labels, torch.zeros(len(boxes), dtype=torch.bool), masks, class_names)
+    if not len(boxes):
+        return image
+    colors = [class_color(int(label)) for label in labels]
+    if found.masks is not None:
+        masks = paste_masks(found.masks.cpu()[shown], boxes, size)
+        image = draw_segmentation_masks(image, masks, alpha=MASK_OPACITY, colors=colors)
+    scores = found.scores.cpu()[shown].tolist()
+    names = [f"{class_names[int(label)]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    return draw_bounding_boxes(image, boxes, names, colors=colors, width=max(1, max(size) // SIDE_PER_LINE_WIDTH))

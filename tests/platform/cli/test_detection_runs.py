@@ -58,7 +58,8 @@ def test_fit_test_and_predict(tiny: Run, tmp_path: Path, capsys: pytest.CaptureF
         assert min(left, top, width, height) >= 0
         assert annotation["segmentation"]["size"] == sizes[annotation["image_id"]]
         assert 0 <= annotation["score"] <= 1
-    assert all((predictions / "overlays" / "more" / f"{index}.png").is_file() for index in range(2))
+    for index, size in enumerate(((40, 30), (24, 50))):
+        assert Image.open(predictions / "overlays" / "more" / f"{index}.png").size == size
     assert tiny("predict", "--config", "scenes.yaml", "--images", tmp_path / "images") == 2
     assert "predictions exists" in capsys.readouterr().err
 
