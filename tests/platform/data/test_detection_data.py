@@ -14,6 +14,8 @@ from torchvision.transforms import v2
 from mambarium.errors import InputError
 from mambarium.platform.data import CocoDetection, HubDetection, VocDetection
 from mambarium.platform.data.detection_samples import DetectionSample
+from mambarium.tasks.average_precision import DetectionMetrics
+from mambarium.tasks.heads.detector import Detections
 
 SIZE = (40, 30)  # width, height
 
@@ -101,6 +103,32 @@ def test_a_batch_of_two_sizes(make_coco: MakeCoco) -> None:
     assert torch.allclose(batch["boxes"][0], torch.tensor([[10.0, 5, 20, 15], [0, 0, 2, 30]]) * scale)
     assert batch["area"][0].tolist() == [99.5, 60]  # of the original image
     assert make_coco().collate([make_coco().validation_samples()[(0, 0)]])["masks"] is None
+
+
+def test_annotations_given_back_as_predictions_are_perfect(make_coco: MakeCoco) -> None:
+    """Boxes, polygons and a crowd's run lengths, at twice their size in the batch."""
+    content = coco_content()
+    triangle, parts = [[4, 6, 24, 6, 4, 22]], [[30, 0, 35, 0, 35, 10, 30, 10], [30, 20, 35, 20, 35, 30, 30, 30]]
+    content["annotations"][2:] = [
+        {"id": 3, "image_id": 100, "category_id": 3, "bbox": [4, 6, 20, 16], "segmentation": triangle},
+        {"id": 4, "image_id": 100, "category_id": 17, "bbox": [30, 0, 5, 30], "segmentation": parts},
+    ]
+    data = make_coco(content, masks=True, short_side=60)
+    samples = data.validation_samples()
+    batch = data.collate([samples[(0, index)] for index in range(len(samples))])
+    assert batch["masks"] is not None and batch["valid_size"].tolist() == [[60, 80]] * 4
+    found_boxes, found_masks = [], []
+    for boxes, labels, masks in zip(batch["boxes"], batch["labels"], batch["masks"], strict=True):
+        scores = torch.ones(len(labels))
+        found_boxes.append(Detections(boxes / 2, scores, labels))
+        whole_image = torch.tensor([[0.0, 0.0, 40.0, 30.0]]).expand(len(labels), 4)
+        found_masks.append(Detections(whole_image, scores, labels, masks[:, :60, :80].float()))
+    for found, kind in ((found_boxes, ""), (found_masks, "mask_")):
+        metrics = DetectionMetrics(data.class_names, masks=kind == "mask_")
+        metrics.update(found, batch)
+        values = metrics.compute()
+        for figure in ("AP", "AP75", "AP_class/first", "AP_class/middle", "AP_class/last"):
+            assert values[kind + figure] == 1.0
 
 
 def test_lvis_frequencies_and_addresses(make_coco: MakeCoco) -> None:
