@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from mambarium.backbones import Mamba, MambaOut, MambaVision, Vim, VisionBackbone, VMamba
+from mambarium.backbones import (
+    ConvNeXt,
+    LocalVim,
+    LocalVMamba,
+    Mamba,
+    MambaOut,
+    MambaVision,
+    SequenceOnImages,
+    Swin,
+    Vim,
+    VisionBackbone,
+    ViT,
+    VMamba,
+)
 from mambarium.errors import InputError
 from mambarium.tasks import FCOS, YOLO, CascadeMaskRCNN, FasterRCNN, MaskRCNN, ObjectDetection, RetinaNet
 from mambarium.tasks.batches import DetectionBatch, PaddedImages
@@ -56,6 +69,12 @@ BACKBONES: dict[str, Callable[[], VisionBackbone]] = {
     "mambavision": lambda: MambaVision(depths=(1, 1, 1), width=8, num_heads=(2, 4), window_sizes=(3, 2), d_state=4),
     "mambaout": lambda: MambaOut(depths=(1, 1), widths=(8, 16)),
     "mambaout_with_ssm": lambda: MambaOut(depths=(1, 1), widths=(8, 16), ssm=True, d_state=2),
+    "local_vim": lambda: LocalVim(32, 8, 16, (("rows", "window_2"),), d_state=2),
+    "local_vmamba": lambda: LocalVMamba((1, 1), (8, 16), (("rows", "window_2"), ("columns", "window_2")), 2, 2),
+    "vit": lambda: ViT(image_size=32, patch_size=8, width=16, depth=1, num_heads=2),
+    "swin": lambda: Swin(depths=(2, 1), width=8, num_heads=(2, 4), window_size=3),
+    "convnext": lambda: ConvNeXt(depths=(1, 1), widths=(8, 16), layer_scale=0.5),
+    "mamba_on_images": lambda: SequenceOnImages(Mamba(16, 1, d_state=2), 32, 8),
 }
 
 

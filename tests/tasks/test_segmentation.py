@@ -9,7 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mambarium.backbones import Mamba, MambaOut, MambaVision, Vim, VisionBackbone, VMamba, from_variant
+from mambarium.backbones import (
+    ConvNeXt,
+    LocalVim,
+    LocalVMamba,
+    Mamba,
+    MambaOut,
+    MambaVision,
+    SequenceOnImages,
+    Swin,
+    Vim,
+    VisionBackbone,
+    ViT,
+    VMamba,
+    from_variant,
+)
 from mambarium.errors import InputError
 from mambarium.tasks import LightFPNHead, SegmentationLoss, SemanticSegmentation, UperNetHead
 from mambarium.tasks.batches import IGNORED_CLASS, SegmentationBatch
@@ -192,6 +206,12 @@ BACKBONES: dict[str, Callable[[], VisionBackbone]] = {
     "mambavision": lambda: MambaVision(depths=(1, 1, 2), width=8, num_heads=(2, 4), window_sizes=(3, 2), d_state=2),
     "mambaout": lambda: MambaOut(depths=(1, 1), widths=(8, 16), kernel_size=3),
     "mambaout_with_ssm": lambda: MambaOut(depths=(1, 1), widths=(8, 12), kernel_size=3, ssm=True, d_state=2),
+    "local_vim": lambda: LocalVim(16, 4, 16, (("rows", "window_2"),), d_state=2),
+    "local_vmamba": lambda: LocalVMamba((1, 1), (8, 16), (("rows", "window_2"), ("columns", "window_2")), 2, 2),
+    "vit": lambda: ViT(image_size=16, patch_size=4, width=16, depth=1, num_heads=2),
+    "swin": lambda: Swin(depths=(2, 1), width=8, num_heads=(2, 4), window_size=3),
+    "convnext": lambda: ConvNeXt(depths=(1, 1), widths=(8, 16), layer_scale=0.5),
+    "mamba_on_images": lambda: SequenceOnImages(Mamba(16, 1, d_state=2), 16, 4),
 }
 
 
@@ -200,7 +220,7 @@ def test_every_backbone_trains_a_step_and_evaluates(name: str) -> None:
     """Images of two sizes, neither a multiple of the strides, padded into one batch."""
     torch.manual_seed(0)
     backbone = BACKBONES[name]()
-    strides = [4, 8, 16] if len(backbone.feature_info) == 1 and name == "vim" else None
+    strides = [4, 8, 16] if name in ("vim", "vit", "local_vim", "mamba_on_images") else None
     task = SemanticSegmentation(
         backbone, num_classes=3, head=partial(UperNetHead, channels=8), strides=strides, auxiliary_weight=0.4
     )
