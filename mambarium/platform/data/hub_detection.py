@@ -239,15 +239,15 @@ def _class_names(feature: Any, label_key: str, objects: list[list[dict[str, Any]
     labels = [item[label_key] for of_image in objects for item in of_image]
     if not labels:
         raise InputError(f"{where}: no object says what the classes are: set data.class_names")
-    values = {label if isinstance(label, str | int) else None for label in labels}
-    if all(isinstance(value, str) for value in values):
-        return sorted(values)
-    if not all(isinstance(value, int) for value in values):
+    if all(isinstance(label, str) for label in labels):
+        return sorted(set(labels))
+    numbers = [label for label in labels if isinstance(label, int)]
+    if len(numbers) < len(labels):
         raise InputError(
             f"{where}: the objects' {label_key!r} are neither all whole numbers nor all names: mend them, or set "
             "data.label_key"
         )
-    return [str(number) for number in range(max(values) + 1)]
+    return [str(number) for number in range(max(numbers) + 1)]
 
 
 def _image_sizes(rows: Any, images: ImageColumn) -> list[tuple[int, int] | None]:
