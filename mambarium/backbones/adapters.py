@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mambarium.backbones.contract import FeatureInfo, SequenceBackbone, VisionBackbone, VisionFeatures
 from mambarium.backbones.layers.arguments import check_at_least, check_images
+from mambarium.backbones.layers.graph_constants import constant_in_graphs
 from mambarium.backbones.layers.linear import Linear
 from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions
 from mambarium.backbones.layers.routes import route_named
@@ -124,7 +125,7 @@ class MeanClassifier(nn.Module):
 
 
 @functools.lru_cache(maxsize=64)
-@torch.compiler.assume_constant_result  # what NumPy computes is no part of a compiled graph
+@constant_in_graphs
 def _orders(routes: tuple[Route, ...], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """(routes, patches) the patch at each step of a route, and the step of each patch."""
     visited = visited_positions(routes, *grid).astype(np.int64)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mambarium.backbones.layers.graph_constants import constant_in_graphs
 from mambarium.backbones.layers.linear import Linear
 from mambarium.kernels.grid.routes import Route, visited_positions
 
@@ -85,7 +86,7 @@ def visit(route: Route, grid: tuple[int, int], class_token: bool, device: torch.
 
 
 @functools.lru_cache(maxsize=256)
-@torch.compiler.assume_constant_result  # what NumPy computes is no part of a compiled graph
+@constant_in_graphs
 def _orders(route: Route, grid: tuple[int, int], class_token: bool) -> tuple[Tensor | None, Tensor | None]:
     """The token at each step and the step of each token; None where they are the same."""
     rows, columns = grid
