@@ -187,10 +187,10 @@ def test_more_than_2_to_the_31_elements():
     apart = memory.as_strided((1, length, 1), (memory.numel(), stride, 1)).transpose(1, 2)
     apart.copy_(case["u"])
     outputs, grads = [], []
+    delta = case["delta"].requires_grad_()
     for u in (case["u"], apart):
         u.requires_grad_()
         outputs.append(selective_scan(**{**case, "u": u}, backend="triton"))
-        delta = case["delta"].requires_grad_()
         grads.append(torch.autograd.grad(outputs[-1].float().sum(), [u, delta]))
     assert torch.equal(*outputs)
     for together, parted in zip(*grads, strict=True):
