@@ -305,7 +305,7 @@ def _put_objects_together(combined: DetectionSample, parts: list[DetectionSample
     entries: dict[str, Any] = combined  # type: ignore[assignment]  # entries are set by name
     for name in OBJECT_ENTRIES:
         if name in combined:
-            values = [part[name].as_subclass(Tensor) for part in parts]  # type: ignore[literal-required]
+            values = [part[name].as_subclass(Tensor) for part in parts]  # type: ignore[literal-required]  # as above
             entries[name] = torch.cat(values)
     combined["boxes"] = tv_tensors.BoundingBoxes(combined["boxes"], format="XYXY", canvas_size=(height, width))
     if "masks" in combined:
