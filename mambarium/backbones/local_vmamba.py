@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import check_at_least, check_images
-from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
+from mambarium.backbones.layers.arguments import check_at_least
+from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.backbones.layers.local_scan import ChannelGate
-from mambarium.backbones.layers.output_norms import OutputNorms
 from mambarium.backbones.layers.routes import route_named
-from mambarium.backbones.vmamba import SS2D, GridScan, PatchMerging, PatchStem, VMambaClassifier, scan_channels_last
+from mambarium.backbones.layers.vss_stages import VSSStages
+from mambarium.backbones.vmamba import SS2D, GridScan, PatchMerging, PatchStem, scan_channels_last
 from mambarium.errors import InputError
 from mambarium.kernels.grid.routes import Route
 
@@ -30,7 +28,7 @@ from mambarium.kernels.grid.routes import Route
 _UNSEARCHED = ("rows", "rows_backwards", "window_2", "window_2_backwards")
 
 
-class LocalVMamba(VisionBackbone):
+class LocalVMamba(VSSStages):
     """LocalVMamba, from images to one map per stage.
 
     The maps are the stages' outputs before any norm; `output_norms` makes the norms that dense tasks put on them.
@@ -56,91 +54,20 @@ class LocalVMamba(VisionBackbone):
         ssm_ratio: float = 2.0,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
-        if len(depths) != len(widths) or not depths:
-            raise InputError(
-                f"LocalVMamba needs as many depths as widths, at least one, got {len(depths)} and {len(widths)}"
-            )
-        check_at_least("every one of depths", min(depths), 1)
         if len(routes) != sum(depths):
             raise InputError(f"LocalVMamba needs routes for each of its {sum(depths)} blocks, got {len(routes)}")
-        check_at_least("the number of routes of a LocalVMamba block", min(len(names) for names in routes), 1)
-        check_at_least("every one of widths", min(widths), 1)
-        check_at_least("d_state", d_state, 1)
-        if int(ssm_ratio * min(widths)) < 1:
-            raise InputError(
-                f"LocalVMamba's ssm_ratio must leave a channel of the smallest width {min(widths)}, got {ssm_ratio}"
-            )
-        if stem_stride not in (1, 2, 4):
-            raise InputError(f"LocalVMamba's stem_stride must be 1, 2 or 4, got {stem_stride}")
-        self.depths = tuple(depths)
-        self.size_divisibility = stem_stride
-        self.feature_info = tuple(FeatureInfo(width, stem_stride * 2**i) for i, width in enumerate(widths))
-
-        self.stem = PatchStem(widths[0], stem_stride)
-        self.downsample_layers = nn.ModuleList(PatchMerging(before, after) for before, after in pairwise(widths))
-        rates = iter(drop_path_rates(drop_path, sum(depths)))
-        of_block = iter(tuple(map(route_named, names)) for names in routes)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    LocalVSSBlock(width, d_state, int(ssm_ratio * width), next(of_block), next(rates))
-                    for _ in range(depth)
-                )
-            )
-            for width, depth in zip(widths, depths, strict=True)
+        check_at_least("the number of routes of a LocalVMamba block", min(map(len, routes), default=1), 1)
+        of_block = iter(routes)
+        super().__init__(
+            depths,
+            widths,
+            stem_stride,
+            stem_stride,
+            drop_path,
+            stem=PatchStem,
+            downsampling=PatchMerging,
+            block=lambda width, rate: LocalVSSBlock(width, d_state, ssm_ratio, next(of_block), rate),
         )
-
-    def forward(self, images: Tensor) -> VisionFeatures:
-        """One map per stage of images (batch, 3, height, width).
-
-        Raises:
-            InputError: If the images do not have 3 channels, or the stem's patches do not cover them exactly.
-        """
-        check_images(images)
-        height, width = images.shape[-2:]
-        if min(height, width) < 1 or height % self.size_divisibility or width % self.size_divisibility:
-            raise InputError(
-                f"LocalVMamba with stem_stride {self.size_divisibility} takes height and width that are multiples of "
-                f"it, got {height}x{width}"
-            )
-        x = self.stem(images.permute(0, 2, 3, 1))
-        maps: list[Tensor] = []
-        for stage, blocks in enumerate(self.blocks):
-            if stage > 0:
-                x = self.downsample_layers[stage - 1](x)
-            x = blocks(x)  # (batch, height / stride, width / stride, channels)
-            maps.append(x.permute(0, 3, 1, 2))
-        return VisionFeatures(maps, None, {})
-
-    def classifier(self, num_classes: int) -> VMambaClassifier:
-        """Norm and mean of the last map, and a linear head."""
-        return VMambaClassifier(self.feature_info[-1].channels, num_classes)
-
-    def output_norms(self) -> OutputNorms:
-        """New norms for the maps, as the official detection and segmentation backbones have them."""
-        return OutputNorms(self.feature_info)
-
-    def stages(self) -> list[list[str]]:
-        """The stem, then each stage with the downsampling before it."""
-        stages: list[list[str]] = [[] for _ in range(len(self.depths) + 1)]
-        for name, _ in self.named_parameters():
-            part, index = name.split(".")[:2]
-            stages[0 if part == "stem" else int(index) + (1 if part == "blocks" else 2)].append(name)
-        return stages
-
-    def repeated_blocks(self) -> list[nn.Module]:
-        """The blocks of all stages."""
-        return [block for stage in self.blocks for block in stage.children()]
-
-    def depth_of(self, parameter_name: str) -> int:
-        """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
-        parts = parameter_name.split(".")
-        if parts[0] == "stem":
-            return 0
-        if parts[0] == "downsample_layers":
-            return sum(self.depths[: int(parts[1]) + 1]) + 1
-        return sum(self.depths[: int(parts[1])]) + int(parts[2]) + 1
 
 
 class LocalVSSBlock(nn.Module):
@@ -149,15 +76,16 @@ class LocalVSSBlock(nn.Module):
     Args:
         width: Channels.
         d_state: Size of one channel's state.
-        d_inner: Channels that are scanned.
-        routes: The routes of the block.
+        ssm_ratio: Channels that are scanned per channel.
+        routes: Names of the block's routes.
         drop_path: Probability of dropping the block for a sample in training.
     """
 
-    def __init__(self, width: int, d_state: int, d_inner: int, routes: tuple[Route, ...], drop_path: float) -> None:
+    def __init__(self, width: int, d_state: int, ssm_ratio: float, routes: tuple[str, ...], drop_path: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.ss2d = SS2D(width, d_state, d_inner, gate=True, scan=LocalScan(routes, d_inner))
+        scan = LocalScan(tuple(map(route_named, routes)), int(ssm_ratio * width))
+        self.ss2d = SS2D(width, d_state, ssm_ratio, gate=True, scan=scan)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import check_at_least, check_images
+from mambarium.backbones.layers.arguments import check_at_least
 from mambarium.backbones.layers.conv_nhwc import ConvNHWC
-from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
+from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.backbones.layers.linear import Linear
-from mambarium.backbones.layers.output_norms import OutputNorms
 from mambarium.backbones.layers.selective_ssm import reset_delta_bias
+from mambarium.backbones.layers.vss_stages import VSSStages
 from mambarium.errors import InputError
 from mambarium.kernels import grid_scan
 from mambarium.kernels.grid.routes import CROSS, Route
@@ -31,7 +29,7 @@ from mambarium.kernels.grid.routes import CROSS, Route
 ForwardType: TypeAlias = Literal["v0", "v05_noz"]
 
 
-class VMamba(VisionBackbone):
+class VMamba(VSSStages):
     """VMamba, from images to one map per stage.
 
     The two generations differ in their parts, by `forward_type`:
@@ -68,92 +66,20 @@ class VMamba(VisionBackbone):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
         if forward_type not in ("v0", "v05_noz"):
             raise InputError(f"VMamba's forward_type must be 'v0' or 'v05_noz', got {forward_type!r}")
-        if len(depths) != len(widths) or not depths:
-            raise InputError(
-                f"VMamba needs as many depths as widths, at least one, got {len(depths)} and {len(widths)}"
-            )
-        check_at_least("every one of depths", min(depths), 1)
-        check_at_least("every one of widths", min(widths), 2)
-        check_at_least("d_state", d_state, 1)
-        if int(ssm_ratio * min(widths)) < 1:
-            raise InputError(
-                f"VMamba's ssm_ratio must leave a channel of the smallest width {min(widths)}, got {ssm_ratio}"
-            )
-        if mlp_ratio != 0 and int(mlp_ratio * min(widths)) < 1:
-            raise InputError(
-                f"VMamba's mlp_ratio must be 0 or leave a channel of the smallest width {min(widths)}, got {mlp_ratio}"
-            )
-        if stem_stride not in (1, 2, 4):
-            raise InputError(f"VMamba's stem_stride must be 1, 2 or 4, got {stem_stride}")
+        check_at_least("every one of widths", min(widths, default=2), 2)
         first = forward_type == "v0"
-        self.depths = tuple(depths)
-        self.size_divisibility = stem_stride if first else 1
-        self.feature_info = tuple(FeatureInfo(width, stem_stride * 2**i) for i, width in enumerate(widths))
-
-        self.stem = (PatchStem if first else ConvStem)(widths[0], stem_stride)
-        self.downsample_layers = nn.ModuleList(
-            (PatchMerging if first else ConvDownsample)(before, after) for before, after in pairwise(widths)
+        super().__init__(
+            depths,
+            widths,
+            stem_stride,
+            stem_stride if first else 1,
+            drop_path,
+            stem=PatchStem if first else ConvStem,
+            downsampling=PatchMerging if first else ConvDownsample,
+            block=lambda width, rate: VSSBlock(width, d_state, ssm_ratio, mlp_ratio, first, rate),
         )
-        rates = iter(drop_path_rates(drop_path, sum(depths)))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(*(VSSBlock(width, d_state, ssm_ratio, mlp_ratio, first, next(rates)) for _ in range(depth)))
-            for width, depth in zip(widths, depths, strict=True)
-        )
-
-    def forward(self, images: Tensor) -> VisionFeatures:
-        """One map per stage of images (batch, 3, height, width).
-
-        Raises:
-            InputError: If the images do not have 3 channels, or the stem's patches do not cover them exactly (v0).
-        """
-        check_images(images)
-        height, width = images.shape[-2:]
-        if height % self.size_divisibility or width % self.size_divisibility:
-            raise InputError(
-                f"VMamba v0 with stem_stride {self.size_divisibility} takes height and width that are multiples of "
-                f"it, got {height}x{width}"
-            )
-        x = self.stem(images.permute(0, 2, 3, 1))
-        maps: list[Tensor] = []
-        for stage, blocks in enumerate(self.blocks):
-            if stage > 0:
-                x = self.downsample_layers[stage - 1](x)
-            x = blocks(x)  # (batch, height / stride, width / stride, channels)
-            maps.append(x.permute(0, 3, 1, 2))
-        return VisionFeatures(maps, None, {})
-
-    def classifier(self, num_classes: int) -> VMambaClassifier:
-        """Norm and mean of the last map, and a linear head."""
-        return VMambaClassifier(self.feature_info[-1].channels, num_classes)
-
-    def output_norms(self) -> OutputNorms:
-        """New norms for the maps, as the official detection and segmentation backbones have them."""
-        return OutputNorms(self.feature_info)
-
-    def stages(self) -> list[list[str]]:
-        """The stem, then each stage with the downsampling before it."""
-        stages: list[list[str]] = [[] for _ in range(len(self.depths) + 1)]
-        for name, _ in self.named_parameters():
-            part, index = name.split(".")[:2]
-            stage = 0 if part == "stem" else int(index) + (1 if part == "blocks" else 2)
-            stages[stage].append(name)
-        return stages
-
-    def repeated_blocks(self) -> list[nn.Module]:
-        """The blocks of all stages."""
-        return [block for stage in self.blocks for block in stage.children()]
-
-    def depth_of(self, parameter_name: str) -> int:
-        """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
-        parts = parameter_name.split(".")
-        if parts[0] == "stem":
-            return 0
-        if parts[0] == "downsample_layers":
-            return sum(self.depths[: int(parts[1]) + 1]) + 1
-        return sum(self.depths[: int(parts[1])]) + int(parts[2]) + 1
 
 
 class VSSBlock(nn.Module):
@@ -172,8 +98,10 @@ class VSSBlock(nn.Module):
         self, width: int, d_state: int, ssm_ratio: float, mlp_ratio: float, gate: bool, drop_path: float
     ) -> None:
         super().__init__()
+        if mlp_ratio != 0 and int(mlp_ratio * width) < 1:
+            raise InputError(f"mlp_ratio must be 0 or leave a channel of a stage's {width}, got {mlp_ratio}")
         self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.ss2d = SS2D(width, d_state, int(ssm_ratio * width), gate, GridScan(CROSS))
+        self.ss2d = SS2D(width, d_state, ssm_ratio, gate, GridScan(CROSS))
         self.drop_path = DropPath(drop_path)
         self.mlp = None if mlp_ratio == 0 else Mlp(width, int(mlp_ratio * width))
 
@@ -196,13 +124,20 @@ class SS2D(nn.Module):
     Args:
         width: Channels.
         d_state: Size of one channel's state.
-        d_inner: Channels that are scanned.
+        ssm_ratio: Channels that are scanned per channel.
         gate: Whether there is a gate and the convolution has a bias.
         scan: The scans along the routes.
+
+    Raises:
+        InputError: If there is no state or no channel to scan.
     """
 
-    def __init__(self, width: int, d_state: int, d_inner: int, gate: bool, scan: GridScan) -> None:
+    def __init__(self, width: int, d_state: int, ssm_ratio: float, gate: bool, scan: GridScan) -> None:
         super().__init__()
+        check_at_least("d_state", d_state, 1)
+        d_inner = int(ssm_ratio * width)
+        if d_inner < 1:
+            raise InputError(f"ssm_ratio must leave a channel of a stage's {width}, got {ssm_ratio}")
         self.d_state, self.gate, self.dt_rank = d_state, gate, math.ceil(width / 16)
         self.scan = scan
         num_routes = len(scan.routes)
@@ -384,24 +319,6 @@ class ConvDownsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, before) to (batch, ceil(height / 2), ceil(width / 2), after)."""
         return self.norm(self.conv(x))
-
-
-class VMambaClassifier(nn.Module):
-    """Norm of the last map, its mean, and a linear head.
-
-    Args:
-        width: Channels of the last map.
-        num_classes: Number of classes.
-    """
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.head = Linear(width, num_classes)
-
-    def forward(self, features: VisionFeatures) -> Tensor:
-        """VMamba's features to logits (batch, num_classes)."""
-        return self.head(self.norm(features.maps[-1].permute(0, 2, 3, 1)).mean(dim=(1, 2)))
 
 
 _TINY_SMALL, _BASE = (96, 192, 384, 768), (128, 256, 512, 1024)
