@@ -1,62 +1,111 @@
 """Data sets by name through the `datasets` library: from the Hugging Face hub, or from local files."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from mambarium.errors import InputError
 from mambarium.platform.data.decoding import decode_image, read_image
+from mambarium.platform.data.held_out import hold_out
 from mambarium.platform.data.sample_error import SampleError
 
+DataFiles = str | list[str] | dict[str, str | list[str]] | None
 
-def load_rows(
-    name: str,
-    config: str | None,
-    split: str,
-    data_dir: str | None,
-    data_files: str | list[str] | dict[str, str | list[str]] | None,
-) -> Any:
-    """Opens one split of a data set.
 
-    Args:
+class Part(NamedTuple):
+    """One part of a data set.
+
+    Attributes:
+        rows: A `datasets.Dataset`.
+        where: What an error message calls it.
+    """
+
+    rows: Any
+    where: str
+
+
+class HubDataSet(NamedTuple):
+    """What names a data set.
+
+    Attributes:
         name: Its name on the hub, or a builder such as "imagefolder", "parquet" or "text", or a folder.
         config: Which of its configurations, if it has several.
-        split: The split, slices such as "train[:8000]" included.
         data_dir: Folder of the files, for a builder or to choose among a data set's folders.
         data_files: Files or patterns, alone or by split.
-
-    Returns:
-        A `datasets.Dataset`.
-
-    Raises:
-        InputError: If there is no such data set, configuration, split or file.
     """
-    import datasets
 
-    try:
-        return datasets.load_dataset(name, config, split=split, data_dir=data_dir, data_files=data_files)
-    # The library's own errors derive from these; its lower layers (Arrow, JSON, the hub client) do too.
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, KeyError) as error:
-        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
-        reason = " ".join(str(cause or error).split())
-        raise InputError(f"data set {name!r}, split {split!r}: cannot be loaded ({reason})") from error
+    name: str
+    config: str | None
+    data_dir: str | None
+    data_files: DataFiles
+
+    def parts(self, splits: Mapping[str, str | None], columns: Mapping[str, str]) -> dict[str, Part]:
+        """Opens the parts that there are.
+
+        Args:
+            splits: The split of each part ("train", "val", "test"), slices such as "train[:8000]" included; None: there
+                is no such part.
+            columns: The columns that every part must have, by the option that names each.
+
+        Raises:
+            InputError: If there is no such data set, configuration, split, file or column.
+        """
+        parts = {}
+        for part, split in splits.items():
+            if split is None:
+                continue
+            where = f"data set {self.name!r}, split {split!r}"
+            rows = self._rows(split)
+            for option, column in columns.items():
+                if column not in rows.column_names:
+                    raise InputError(
+                        f"{where}: no column {column!r}; it has {', '.join(rows.column_names)}: set data.{option}"
+                    )
+            parts[part] = Part(rows, where)
+        return parts
+
+    def _rows(self, split: str) -> Any:
+        import datasets
+
+        try:
+            return datasets.load_dataset(
+                self.name, self.config, split=split, data_dir=self.data_dir, data_files=self.data_files
+            )
+        # The library's own errors derive from these; its lower layers (Arrow, JSON, the hub client) do too.
+        except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, KeyError) as error:
+            cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+            reason = " ".join(str(cause or error).split())
+            raise InputError(f"data set {self.name!r}, split {split!r}: cannot be loaded ({reason})") from error
 
 
-def require_column(rows: Any, column: str, option: str, where: str) -> None:
-    """Checks that a data set has a column.
+class RowsOfPart(NamedTuple):
+    """The rows that make a part, and the opened part that they lie in."""
+
+    part: str
+    rows: list[int]
+
+
+def divided_rows(num_rows: Mapping[str, int], val_fraction: float) -> dict[str, RowsOfPart]:
+    """Finds rows to validate on where a data set has none of its own.
 
     Args:
-        rows: A `datasets.Dataset`.
-        column: The column's name.
-        option: The option that names it.
-        where: What an error message calls the data set.
+        num_rows: Rows of the parts that there are, "train" among them.
+        val_fraction: Part of the training rows to hold out where there is no "val", chosen by a hash of the row number.
+
+    Returns:
+        The rows of "train", "val", and of "test" if there is one.
 
     Raises:
-        InputError: If there is no such column; it lists those that exist.
+        InputError: If nothing is left to hold out.
     """
-    if column not in rows.column_names:
-        raise InputError(f"{where}: no column {column!r}; it has {', '.join(rows.column_names)}: set data.{option}")
+    divided = {part: RowsOfPart(part, list(range(count))) for part, count in num_rows.items()}
+    if "val" not in divided:
+        names = [str(row) for row in divided["train"].rows]
+        kept, held_out = hold_out([0] * len(names), names, val_fraction)
+        divided |= {"train": RowsOfPart("train", kept), "val": RowsOfPart("train", held_out)}
+    return divided
 
 
 class ImageColumn:
@@ -64,15 +113,15 @@ class ImageColumn:
 
     Args:
         rows: A `datasets.Dataset`.
-        column: The column of the images.
         where: What an error message calls the data set.
+        column: The column of the images.
         option: The option that names the column.
 
     Raises:
         InputError: If the column holds something else.
     """
 
-    def __init__(self, rows: Any, column: str, where: str, option: str = "image_column") -> None:
+    def __init__(self, rows: Any, where: str, column: str, option: str = "image_column") -> None:
         import datasets
 
         try:

@@ -16,8 +16,7 @@ from mambarium.platform.data.coco_masks import encode_segmentation
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample
-from mambarium.platform.data.held_out import hold_out
-from mambarium.platform.data.hub import ImageColumn, load_rows, require_column
+from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, divided_rows
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.object_files import detection_transforms, with_objects
@@ -76,7 +75,7 @@ class HubDetection(DetectionImages):
         name: str,
         config: str | None = None,
         data_dir: str | None = None,
-        data_files: str | list[str] | dict[str, str | list[str]] | None = None,
+        data_files: DataFiles = None,
         train_split: str = "train",
         val_split: str | None = None,
         test_split: str | None = None,
@@ -103,21 +102,15 @@ class HubDetection(DetectionImages):
         self._image_column = image_column
         self._val_fraction = val_fraction
         self._masks = masks
-        self._rows: dict[str, tuple[Any, str]] = {}
-        self._objects: dict[str, list[list[dict[str, Any]]]] = {}
         self._keys = (box_key, label_key)
         self._box_format: BoxFormat = box_format
-        for part, split in (("train", train_split), ("val", val_split), ("test", test_split)):
-            if split is not None:
-                where = f"data set {name!r}, split {split!r}"
-                rows = load_rows(name, config, split, data_dir, data_files)
-                require_column(rows, image_column, "image_column", where)
-                require_column(rows, objects_column, "objects_column", where)
-                self._rows[part] = (rows, where)
-                self._objects[part] = _objects_of(rows, objects_column, self._keys, where)
-        rows, where = self._rows["train"]
+        self._parts = HubDataSet(name, config, data_dir, data_files).parts(
+            {"train": train_split, "val": val_split, "test": test_split},
+            {"image_column": image_column, "objects_column": objects_column},
+        )
+        self._objects = {part: _objects_of(*opened, objects_column, self._keys) for part, opened in self._parts.items()}
         if class_names is None:
-            class_names = _class_names(rows.features[objects_column], label_key, self._objects["train"], where)
+            class_names = _class_names(*self._parts["train"], objects_column, label_key, self._objects["train"])
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
             class_names=class_names,
@@ -136,18 +129,16 @@ class HubDetection(DetectionImages):
     @cached_property
     def splits(self) -> Splits[DetectionSample]:
         """The images of the three splits, or what stands in for a missing one."""
-        rows = {part: list(range(len(objects))) for part, objects in self._objects.items()}
-        source_of = {part: part for part in rows}
-        if "val" not in rows:
-            names = [str(row) for row in rows["train"]]
-            rows["train"], rows["val"] = hold_out([0] * len(names), names, self._val_fraction)
-            source_of["val"] = "train"
-        sources = {part: self._source(source_of[part], chosen, part == "train") for part, chosen in rows.items()}
+        num_rows = {part: len(objects) for part, objects in self._objects.items()}
+        sources = {
+            name: self._source(part, rows, training=name == "train")
+            for name, (part, rows) in divided_rows(num_rows, self._val_fraction).items()
+        }
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
 
     def _source(self, part: str, rows: list[int], training: bool) -> "_HubObjects":
-        table, where = self._rows[part]
-        images = ImageColumn(table, self._image_column, where)
+        table, where = self._parts[part]
+        images = ImageColumn(table, where, self._image_column)
         sizes = _image_sizes(table, images)
         changes: Counter[str] = Counter()
         broken = [row for row in rows if sizes[row] is None]
@@ -203,7 +194,7 @@ class _HubObjects:
         return self._objects.sample(key[1], self._images.read(row), self._images.name(row))
 
 
-def _objects_of(rows: Any, column: str, keys: tuple[str, str], where: str) -> list[list[dict[str, Any]]]:
+def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> list[list[dict[str, Any]]]:
     """The objects of each row as mappings, whether they are stored as lists of mappings or as a mapping of lists."""
     found = []
     for row, stored in enumerate(rows[column][:]):
@@ -226,10 +217,11 @@ def _objects_of(rows: Any, column: str, keys: tuple[str, str], where: str) -> li
     return found
 
 
-def _class_names(feature: Any, label_key: str, objects: list[list[dict[str, Any]]], where: str) -> list[str]:
+def _class_names(rows: Any, where: str, column: str, label_key: str, objects: list[list[dict[str, Any]]]) -> list[str]:
     """The classes that a column declares, or else all that its objects have."""
     import datasets
 
+    feature = rows.features[column]
     inner = getattr(feature, "feature", feature)
     inner = inner[0] if isinstance(inner, list) else inner
     label = inner.get(label_key) if isinstance(inner, dict) else None

@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
-from mambarium.platform.data.hub import ImageColumn, load_rows, require_column
+from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, Part
 from mambarium.platform.data.image_sources import ImageSplits, divided
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD, ClassificationImages
 
@@ -57,7 +57,7 @@ class HubImages(ClassificationImages):
         image_size: int = 224,
         config: str | None = None,
         data_dir: str | None = None,
-        data_files: str | list[str] | dict[str, str | list[str]] | None = None,
+        data_files: DataFiles = None,
         train_split: str = "train",
         val_split: str | None = None,
         test_split: str | None = None,
@@ -78,16 +78,12 @@ class HubImages(ClassificationImages):
         self._image_column = image_column
         self._label_column = label_column
         self._val_fraction = val_fraction
-        self._rows = {}
-        for part, split in (("train", train_split), ("val", val_split), ("test", test_split)):
-            if split is not None:
-                where = f"data set {name!r}, split {split!r}"
-                rows = load_rows(name, config, split, data_dir, data_files)
-                require_column(rows, image_column, "image_column", where)
-                require_column(rows, label_column, "label_column", where)
-                self._rows[part] = (rows, where)
+        self._parts = HubDataSet(name, config, data_dir, data_files).parts(
+            {"train": train_split, "val": val_split, "test": test_split},
+            {"image_column": image_column, "label_column": label_column},
+        )
         super().__init__(
-            class_names=_class_names(self._rows["train"][0], label_column, self._rows["train"][1]),
+            class_names=_class_names(*self._parts["train"], label_column),
             image_size=image_size,
             train_transforms=train_transforms,
             eval_transforms=eval_transforms,
@@ -105,8 +101,8 @@ class HubImages(ClassificationImages):
     def splits(self) -> ImageSplits:
         """The images of the three splits, or what stands in for a missing one."""
         sources = {
-            part: _RowImages(rows, self._image_column, self._label_column, self.class_names, where)
-            for part, (rows, where) in self._rows.items()
+            name: _RowImages(part, self._image_column, self._label_column, self.class_names)
+            for name, part in self._parts.items()
         }
         return divided(sources["train"], sources.get("val"), sources.get("test"), self._val_fraction)
 
@@ -116,9 +112,9 @@ class _RowImages:
 
     labels: list[int]
 
-    def __init__(self, rows: Any, image_column: str, label_column: str, class_names: list[str], where: str) -> None:
-        self._images = ImageColumn(rows, image_column, where)
-        self.labels = _labels(rows, label_column, class_names, where)
+    def __init__(self, part: Part, image_column: str, label_column: str, class_names: list[str]) -> None:
+        self._images = ImageColumn(*part, image_column)
+        self.labels = _labels(*part, label_column, class_names)
 
     def read(self, index: int) -> Tensor:
         return self._images.read(index)
@@ -130,7 +126,7 @@ class _RowImages:
         return str(index)
 
 
-def _class_names(rows: Any, column: str, where: str) -> list[str]:
+def _class_names(rows: Any, where: str, column: str) -> list[str]:
     import datasets
 
     feature = rows.features[column]
@@ -147,7 +143,7 @@ def _class_names(rows: Any, column: str, where: str) -> list[str]:
     )
 
 
-def _labels(rows: Any, column: str, class_names: list[str], where: str) -> list[int]:
+def _labels(rows: Any, where: str, column: str, class_names: list[str]) -> list[int]:
     values = rows[column][:]
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = [numbers.get(value, -1) if isinstance(value, str) else value for value in values]

@@ -2,15 +2,13 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
 from mambarium.platform.data.dense_images import Splits
-from mambarium.platform.data.held_out import hold_out
-from mambarium.platform.data.hub import ImageColumn, load_rows, require_column
+from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, Part, divided_rows
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.mask_folder import segmentation_transforms
 from mambarium.platform.data.mask_layouts import plain_layout
@@ -71,7 +69,7 @@ class HubSegmentation(SegmentationImages):
         zero_is_ignored: bool = False,
         config: str | None = None,
         data_dir: str | None = None,
-        data_files: str | list[str] | dict[str, str | list[str]] | None = None,
+        data_files: DataFiles = None,
         train_split: str = "train",
         val_split: str | None = None,
         test_split: str | None = None,
@@ -95,14 +93,10 @@ class HubSegmentation(SegmentationImages):
         self._val_fraction = val_fraction
         layout = plain_layout(class_names, ignored_value, zero_is_ignored)
         self._decoder = MaskDecoder(layout.classes, layout.ignored)
-        self._rows: dict[str, tuple[Any, str]] = {}
-        for part, split in (("train", train_split), ("val", val_split), ("test", test_split)):
-            if split is not None:
-                where = f"data set {name!r}, split {split!r}"
-                rows = load_rows(name, config, split, data_dir, data_files)
-                require_column(rows, image_column, "image_column", where)
-                require_column(rows, mask_column, "mask_column", where)
-                self._rows[part] = (rows, where)
+        self._parts = HubDataSet(name, config, data_dir, data_files).parts(
+            {"train": train_split, "val": val_split, "test": test_split},
+            {"image_column": image_column, "mask_column": mask_column},
+        )
         for_training, for_evaluation = segmentation_transforms(train_transforms, short_side, long_side, crop_size)
         super().__init__(
             class_names=class_names,
@@ -121,15 +115,10 @@ class HubSegmentation(SegmentationImages):
     @cached_property
     def splits(self) -> Splits[SegmentationSample]:
         """The images of the three splits, or what stands in for a missing one."""
-        chosen = {part: list(range(len(rows))) for part, (rows, _) in self._rows.items()}
-        source_of = {part: part for part in chosen}
-        if "val" not in chosen:
-            names = [str(row) for row in chosen["train"]]
-            chosen["train"], chosen["val"] = hold_out([0] * len(names), names, self._val_fraction)
-            source_of["val"] = "train"
+        num_rows = {name: len(part.rows) for name, part in self._parts.items()}
         sources = {
-            part: _HubMasks(*self._rows[source_of[part]], self._columns, rows, self._decoder)
-            for part, rows in chosen.items()
+            name: _HubMasks(self._parts[part], self._columns, rows, self._decoder)
+            for name, (part, rows) in divided_rows(num_rows, self._val_fraction).items()
         }
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
 
@@ -137,11 +126,11 @@ class HubSegmentation(SegmentationImages):
 class _HubMasks:
     """Rows with their masks."""
 
-    def __init__(self, table: Any, where: str, columns: tuple[str, str], rows: list[int], decoder: MaskDecoder) -> None:
+    def __init__(self, part: Part, columns: tuple[str, str], rows: list[int], decoder: MaskDecoder) -> None:
         if not rows:
-            raise InputError(f"{where}: has no rows")
-        self._images = ImageColumn(table, columns[0], where)
-        self._masks = ImageColumn(table, columns[1], where, option="mask_column")
+            raise InputError(f"{part.where}: has no rows")
+        self._images = ImageColumn(*part, columns[0])
+        self._masks = ImageColumn(*part, columns[1], option="mask_column")
         self._rows = rows
         self._decoder = decoder
 

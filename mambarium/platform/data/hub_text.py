@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from mambarium.errors import InputError
-from mambarium.platform.data.hub import load_rows, require_column
+from mambarium.platform.data.hub import DataFiles, HubDataSet
 from mambarium.platform.data.text import Text, TextSplits
 from mambarium.platform.data.text_spans import PIECE_BYTES
 from mambarium.platform.data.token_cache import cached_stream
@@ -52,7 +52,7 @@ class HubText(Text):
         column: str = "text",
         config: str | None = None,
         data_dir: str | None = None,
-        data_files: str | list[str] | dict[str, str | list[str]] | None = None,
+        data_files: DataFiles = None,
         train_split: str = "train",
         val_split: str | None = None,
         test_split: str | None = None,
@@ -78,11 +78,8 @@ class HubText(Text):
         )
         if not 0 < val_fraction < 1:
             raise InputError(f"data.val_fraction is {val_fraction}: give a number above 0 and below 1")
-        self._name = name
+        self._data_set = HubDataSet(name, config, data_dir, data_files)
         self._column = column
-        self._config = config
-        self._data_dir = data_dir
-        self._data_files = data_files
         self._split_names = {"train": train_split, "val": val_split, "test": test_split}
         self._val_fraction = val_fraction
         self._separator = separator
@@ -106,15 +103,12 @@ class HubText(Text):
     @cached_property
     def _rows(self) -> dict[str, Any]:
         """A `datasets.Dataset` for each part that there is, "train" and "val" among them."""
-        rows = {}
-        for part, split in self._split_names.items():
-            if split is not None:
-                where = f"data set {self._name!r}, split {split!r}"
-                rows[part] = load_rows(self._name, self._config, split, self._data_dir, self._data_files)
-                require_column(rows[part], self._column, "column", where)
-                feature = rows[part].features[self._column]
-                if getattr(feature, "dtype", None) not in ("string", "large_string"):
-                    raise InputError(f"{where}: column {self._column!r} holds {feature}, not text: set data.column")
+        parts = self._data_set.parts(self._split_names, {"column": self._column})
+        for part in parts.values():
+            feature = part.rows.features[self._column]
+            if getattr(feature, "dtype", None) not in ("string", "large_string"):
+                raise InputError(f"{part.where}: column {self._column!r} holds {feature}, not text: set data.column")
+        rows = {name: part.rows for name, part in parts.items()}
         if "val" not in rows:
             count = len(rows["train"])
             cut = int(count * (1 - self._val_fraction))
@@ -128,7 +122,7 @@ class HubText(Text):
         return cached_stream(lambda: self._pieces(part), content_key, self.tokenization, self._cache_dir)
 
     def _pieces(self, part: str) -> Iterator[tuple[bytes, str]]:
-        where = f"data set {self._name!r}, {part} rows"
+        where = f"data set {self._data_set.name!r}, {part} rows"
         piece: list[str] = []
         size = 0
         for row, text in enumerate(self._texts(part)):
