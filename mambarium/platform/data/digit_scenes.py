@@ -1,8 +1,9 @@
 """Scenes of handwritten digits on dark photographs: detection and segmentation on a machine without network."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache, cached_property
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.augmentation import SampleSource
-from mambarium.platform.data.dense_images import Splits
+from mambarium.platform.data.dense_images import DenseImages, Sample, Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample, boxes_of_masks, detection_sample
 from mambarium.platform.data.order import SampleKey
@@ -200,12 +201,13 @@ class _SegmentationScenes(DigitScenes):
         return segmentation_sample(scene.image, classes.amax(dim=0).to(torch.uint8), image_id=key[1])
 
 
-class DigitSceneDetection(DetectionImages):
-    """Handwritten digits to be found on dark photographs, with boxes and masks (from scikit-learn, no download).
+class DigitSceneImages(DenseImages[Sample]):
+    """Handwritten digits on dark photographs (from scikit-learn, no download).
 
     Each pass brings new training scenes; the 256 validation scenes and the 256 test scenes are always the same. The
-    digits are split before pasting, so none is seen in two splits. A scene of `DigitSceneSegmentation` with the same
-    seed, size, pass and index is the same picture.
+    digits are split before pasting, so none is seen in two splits.
+
+    A subclass defines `names_of_classes` and `scenes`.
 
     Args:
         batch_size: Samples per optimisation step, over all processes together.
@@ -223,6 +225,8 @@ class DigitSceneDetection(DetectionImages):
         InputError: If a number is out of range.
     """
 
+    names_of_classes: ClassVar[list[str]]
+
     def __init__(
         self,
         batch_size: int = 16,
@@ -237,7 +241,7 @@ class DigitSceneDetection(DetectionImages):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            class_names=[str(digit) for digit in range(10)],
+            class_names=self.names_of_classes,
             train_transforms=train_transforms or [],
             eval_transforms=[],
             mean=mean,
@@ -249,89 +253,50 @@ class DigitSceneDetection(DetectionImages):
             num_workers=num_workers,
             seed=seed,
         )
-        _check_scenes(image_size, num_scenes)
+        if not 32 <= image_size <= 320:
+            raise InputError(f"data.image_size is {image_size}: give 32 to 320, 48 or so for a quick run")
+        if num_scenes < 1:
+            raise InputError(f"data.num_scenes is {num_scenes}: give 1 or more")
         self.image_size = image_size
         self.num_scenes = num_scenes
 
+    @abstractmethod
+    def scenes(self, split: SceneSplit, num_scenes: int) -> SampleSource[Sample]:
+        """Returns the annotated scenes of a split."""
+
     @cached_property
-    def splits(self) -> Splits[DetectionSample]:
+    def splits(self) -> Splits[Sample]:
         """New scenes for each training pass, fixed ones for evaluation."""
-        train: SampleSource[DetectionSample] = _DetectionScenes("train", self.image_size, self.num_scenes, self.seed)
         return Splits(
-            train,
-            _DetectionScenes("val", self.image_size, EVALUATION_SCENES, self.seed),
-            _DetectionScenes("test", self.image_size, EVALUATION_SCENES, self.seed),
+            self.scenes("train", self.num_scenes),
+            self.scenes("val", EVALUATION_SCENES),
+            self.scenes("test", EVALUATION_SCENES),
         )
 
 
-class DigitSceneSegmentation(SegmentationImages):
-    """Handwritten digits on dark photographs, the class of each pixel (from scikit-learn, no download).
+class DigitSceneDetection(DigitSceneImages[DetectionSample], DetectionImages):
+    """Handwritten digits to be found on dark photographs, with boxes and masks (from scikit-learn, no download).
 
-    Class 0 is the background, class d + 1 the digit d. Each pass brings new training scenes; the 256 validation scenes
-    and the 256 test scenes are always the same. The digits are split before pasting, so none is seen in two splits. A
-    scene of `DigitSceneDetection` with the same seed, size, pass and index is the same picture.
-
-    Args:
-        batch_size: Samples per optimisation step, over all processes together.
-        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
-        image_size: Height and width of a scene, 32 or more; small backbones learn 48 to 64 within minutes on a CPU.
-        num_scenes: Training scenes in one pass.
-        train_transforms: torchvision v2 transforms of training scenes with their masks; none unless given.
-        mean: Subtracted per channel, on a scale of 0 to 1.
-        std: Divided by per channel, on a scale of 0 to 1.
-        size_multiple: What height and width of a batch are padded to a multiple of.
-        num_workers: Processes that load samples; 0 loads them in the training process.
-        seed: Seed of scenes, order and augmentation.
-
-    Raises:
-        InputError: If a number is out of range.
+    A scene of `DigitSceneSegmentation` with the same seed, size, pass and index is the same picture; the arguments are
+    those of `DigitSceneImages`.
     """
 
-    def __init__(
-        self,
-        batch_size: int = 16,
-        passes: float | None = None,
-        image_size: int = 48,
-        num_scenes: int = 1024,
-        train_transforms: list[Transform] | None = None,
-        mean: tuple[float, float, float] = MEAN,
-        std: tuple[float, float, float] = STD,
-        size_multiple: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            class_names=["background", *(str(digit) for digit in range(10))],
-            train_transforms=train_transforms or [],
-            eval_transforms=[],
-            mean=mean,
-            std=std,
-            size_multiple=size_multiple,
-            broken="raise",
-            batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
-        )
-        _check_scenes(image_size, num_scenes)
-        self.image_size = image_size
-        self.num_scenes = num_scenes
+    names_of_classes: ClassVar[list[str]] = [str(digit) for digit in range(10)]
 
-    @cached_property
-    def splits(self) -> Splits[SegmentationSample]:
-        """New scenes for each training pass, fixed ones for evaluation."""
-        train: SampleSource[SegmentationSample] = _SegmentationScenes(
-            "train", self.image_size, self.num_scenes, self.seed
-        )
-        return Splits(
-            train,
-            _SegmentationScenes("val", self.image_size, EVALUATION_SCENES, self.seed),
-            _SegmentationScenes("test", self.image_size, EVALUATION_SCENES, self.seed),
-        )
+    def scenes(self, split: SceneSplit, num_scenes: int) -> SampleSource[DetectionSample]:
+        """Returns the scenes of a split with boxes and masks."""
+        return _DetectionScenes(split, self.image_size, num_scenes, self.seed)
 
 
-def _check_scenes(image_size: int, num_scenes: int) -> None:
-    if not 32 <= image_size <= 320:
-        raise InputError(f"data.image_size is {image_size}: give 32 to 320, 48 or so for a quick run")
-    if num_scenes < 1:
-        raise InputError(f"data.num_scenes is {num_scenes}: give 1 or more")
+class DigitSceneSegmentation(DigitSceneImages[SegmentationSample], SegmentationImages):
+    """Handwritten digits on dark photographs, the class of each pixel (from scikit-learn, no download).
+
+    Class 0 is the background, class d + 1 the digit d. A scene of `DigitSceneDetection` with the same seed, size, pass
+    and index is the same picture; the arguments are those of `DigitSceneImages`.
+    """
+
+    names_of_classes: ClassVar[list[str]] = ["background", *(str(digit) for digit in range(10))]
+
+    def scenes(self, split: SceneSplit, num_scenes: int) -> SampleSource[SegmentationSample]:
+        """Returns the scenes of a split with the class of each pixel."""
+        return _SegmentationScenes(split, self.image_size, num_scenes, self.seed)
