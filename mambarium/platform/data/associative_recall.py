@@ -47,27 +47,18 @@ class AssociativeRecall(SyntheticSequences):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        if num_pairs < 1:
-            raise InputError(f"data.num_pairs is {num_pairs}: give 1 or more")
-        check_vocabulary(vocab_size, 2 * num_pairs + 2)
-        if vocab_size % 2:
-            raise InputError(f"data.vocab_size is {vocab_size}: give an even number, half for keys and half for values")
-        if not power > 0:
-            raise InputError(f"data.power is {power}: give a number above 0")
         super().__init__(
             RecallRule(vocab_size, num_pairs, power),
-            vocab_size,
-            1 / num_pairs,
-            length,
-            eval_length,
-            test_length,
-            num_samples,
-            num_eval_samples,
-            predict_all,
-            batch_size,
-            passes,
-            num_workers,
-            seed,
+            length=length,
+            eval_length=eval_length,
+            test_length=test_length,
+            num_samples=num_samples,
+            num_eval_samples=num_eval_samples,
+            predict_all=predict_all,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
         )
 
 
@@ -78,6 +69,22 @@ class RecallRule:
     vocab_size: int
     num_pairs: int
     power: float
+
+    def __post_init__(self) -> None:
+        if self.num_pairs < 1:
+            raise InputError(f"data.num_pairs is {self.num_pairs}: give 1 or more")
+        check_vocabulary(self.vocab_size, 2 * self.num_pairs + 2)
+        if self.vocab_size % 2:
+            raise InputError(
+                f"data.vocab_size is {self.vocab_size}: give an even number, half for keys and half for values"
+            )
+        if not self.power > 0:
+            raise InputError(f"data.power is {self.power}: give a number above 0")
+
+    @property
+    def chance(self) -> float:
+        """See `Rule.chance`."""
+        return 1 / self.num_pairs
 
     def check(self, length: int) -> str | None:
         """See `Rule.check`."""

@@ -41,21 +41,18 @@ class InductionHeads(SyntheticSequences):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        check_vocabulary(vocab_size, 3)
         super().__init__(
             InductionRule(vocab_size),
-            vocab_size,
-            1 / (vocab_size - 1),
-            length,
-            eval_length,
-            test_length,
-            num_samples,
-            num_eval_samples,
-            predict_all,
-            batch_size,
-            passes,
-            num_workers,
-            seed,
+            length=length,
+            eval_length=eval_length,
+            test_length=test_length,
+            num_samples=num_samples,
+            num_eval_samples=num_eval_samples,
+            predict_all=predict_all,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
         )
 
 
@@ -64,6 +61,14 @@ class InductionRule:
     """The last token of the vocabulary is the special one."""
 
     vocab_size: int
+
+    def __post_init__(self) -> None:
+        check_vocabulary(self.vocab_size, 3)
+
+    @property
+    def chance(self) -> float:
+        """See `Rule.chance`."""
+        return 1 / (self.vocab_size - 1)
 
     def check(self, length: int) -> str | None:
         """See `Rule.check`."""

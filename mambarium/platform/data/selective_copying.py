@@ -44,23 +44,18 @@ class SelectiveCopying(SyntheticSequences):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        check_vocabulary(vocab_size, 3)
-        if num_copied < 1:
-            raise InputError(f"data.num_copied is {num_copied}: give 1 or more")
         super().__init__(
             CopyingRule(vocab_size, num_copied),
-            vocab_size,
-            1 / (vocab_size - 2),
-            length,
-            eval_length,
-            test_length,
-            num_samples,
-            num_eval_samples,
-            predict_all,
-            batch_size,
-            passes,
-            num_workers,
-            seed,
+            length=length,
+            eval_length=eval_length,
+            test_length=test_length,
+            num_samples=num_samples,
+            num_eval_samples=num_eval_samples,
+            predict_all=predict_all,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
         )
 
 
@@ -70,6 +65,16 @@ class CopyingRule:
 
     vocab_size: int
     num_copied: int
+
+    def __post_init__(self) -> None:
+        check_vocabulary(self.vocab_size, 3)
+        if self.num_copied < 1:
+            raise InputError(f"data.num_copied is {self.num_copied}: give 1 or more")
+
+    @property
+    def chance(self) -> float:
+        """See `Rule.chance`."""
+        return 1 / (self.vocab_size - 2)
 
     def check(self, length: int) -> str | None:
         """See `Rule.check`."""

@@ -1,5 +1,6 @@
 """Sequences made by a rule, to ask what mechanism a backbone can learn; the rules are left to subclasses."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -15,6 +16,16 @@ from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch
 
 class Rule(Protocol):
     """How a sequence and its answers are drawn; must be picklable."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        ...
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing one of the possible answers."""
+        ...
 
     def check(self, length: int) -> str | None:
         """What is wrong with sequences of so many tokens, None if nothing is."""
@@ -34,8 +45,6 @@ class SyntheticSequences(ExactDataModule):
 
     Args:
         rule: How a sequence is drawn.
-        vocab_size: Number of different tokens.
-        chance: Accuracy of guessing one of the possible answers.
         length: Tokens per training sequence.
         eval_length: Tokens per validation sequence; None: as in training.
         test_length: Tokens per test sequence; None: as in validation.
@@ -48,11 +57,10 @@ class SyntheticSequences(ExactDataModule):
         seed: Seed of order and training sequences.
     """
 
+    @abstractmethod
     def __init__(
         self,
         rule: Rule,
-        vocab_size: int,
-        chance: float,
         length: int,
         eval_length: int | None,
         test_length: int | None,
@@ -66,8 +74,7 @@ class SyntheticSequences(ExactDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
         self.rule = rule
-        self.vocab_size = vocab_size
-        self.chance = chance
+        self.vocab_size = rule.vocab_size
         self.length = length
         self.eval_length = length if eval_length is None else eval_length
         self.test_length = self.eval_length if test_length is None else test_length
@@ -104,7 +111,7 @@ class SyntheticSequences(ExactDataModule):
 
     def reference_figures(self) -> dict[str, float]:
         """Returns the accuracy of guessing."""
-        return {"chance accuracy": self.chance}
+        return {"chance accuracy": self.rule.chance}
 
 
 class Source(NamedTuple):
