@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any, Self
 
 import torch
@@ -30,7 +30,7 @@ from mambarium.tasks.optimization import (
 from mambarium.tasks.pretrained import load_pretrained
 
 
-class Task(LightningModule):
+class Task(LightningModule, ABC):
     """Trains a backbone under an objective.
 
     The summed loss is logged as `train/loss`, its parts, if there are several, as `train/<name>`, metrics as

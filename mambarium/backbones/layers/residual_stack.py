@@ -69,6 +69,7 @@ class ResidualStack(SequenceBackbone):
 
     constant_state = True
 
+    @abstractmethod
     def __init__(self, width: int, blocks: Iterable[Block], residual_in_fp32: bool = True) -> None:
         super().__init__()
         self.width = width

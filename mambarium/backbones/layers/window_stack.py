@@ -82,6 +82,7 @@ class WindowStack(ResidualStack):
         layers: From input to output.
     """
 
+    @abstractmethod
     def __init__(self, width: int, window_size: int, layers: Iterable[WindowLayer]) -> None:
         super().__init__(width, layers)
         self.window_size = window_size
