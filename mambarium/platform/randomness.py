@@ -36,11 +36,16 @@ def seed_all_generators(seed: int) -> None:
     random.seed(seed)
 
 
+# NumPy's generators that no sample uses at the moment. Making one takes ten times as long as seeding it.
+_idle_generators: list[np.random.MT19937] = []
+
+
 @contextmanager
 def sample_randomness(seed: int, pass_index: int, sample_index: int) -> Iterator[None]:
     """Makes the global random numbers inside the block a function of one sample, and leaves no trace outside.
 
-    Covers what augmentations draw from: torch's CPU generator, NumPy's and Python's global generators.
+    Covers what augmentations draw from: torch's CPU generator, NumPy's and Python's global generators, which may be
+    seeded anew inside the block.
 
     Args:
         seed: The run's seed.
@@ -48,17 +53,20 @@ def sample_randomness(seed: int, pass_index: int, sample_index: int) -> Iterator
         sample_index: The sample's index in its data set.
     """
     state_of_torch = torch.get_rng_state()
-    # swapped rather than saved: reading and writing the state of NumPy, or seeding its MT19937, takes far longer
+    # Swapped rather than saved: reading and writing the state takes far longer. np.random.seed wants an MT19937.
     generator_of_numpy = np.random.get_bit_generator()  # type: ignore[attr-defined]  # not exported by NumPy's stubs
+    generator = _idle_generators.pop() if _idle_generators else np.random.MT19937(0)
     state_of_python = random.getstate()
     number = mixed_seed("sample", seed, pass_index, sample_index)
     # torch.manual_seed would also reach for the GPU, which a loader's worker must not touch
     torch.default_generator.manual_seed(number)
-    np.random.set_bit_generator(np.random.PCG64(number))  # type: ignore[attr-defined]  # not exported by NumPy's stubs
+    np.random.set_bit_generator(generator)  # type: ignore[attr-defined]  # not exported by NumPy's stubs
+    np.random.seed([number & 0xFFFFFFFF, number >> 32])
     random.seed(number)
     try:
         yield
     finally:
         torch.set_rng_state(state_of_torch)
         np.random.set_bit_generator(generator_of_numpy)  # type: ignore[attr-defined]  # not exported by NumPy's stubs
+        _idle_generators.append(generator)
         random.setstate(state_of_python)

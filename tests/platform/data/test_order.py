@@ -136,6 +136,20 @@ def test_sample_randomness_leaves_no_trace():
     assert draw() == expected
 
 
+def test_a_sample_may_seed_numpy_anew_without_touching_other_samples():
+    def sample(index: int) -> tuple[float, float]:
+        with sample_randomness(0, 0, index):
+            first = np.random.rand()
+            if index == 1:
+                np.random.seed(5)
+            return first, np.random.randn()
+
+    np.random.seed(5)
+    seeded = np.random.randn()
+    assert [sample(index) for index in (0, 1, 0)] == [sample(0), (sample(1)[0], seeded), sample(0)]
+    assert len({sample(index) for index in range(4)}) == 4
+
+
 def test_mixed_seed_is_fixed_for_ever():
     """A changed value would break the resume of runs that people have on disk."""
     assert mixed_seed("sample", 0, 1, 2) == MIXED_SEED
