@@ -5,6 +5,7 @@ import io
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,8 +66,8 @@ def images(count: int, seed: int) -> list[tuple[DetectionBatch, Detections]]:
     return made
 
 
-def evaluated(pairs: list[tuple[DetectionBatch, Detections]], **options: object) -> dict[str, float]:
-    metrics = DetectionMetrics(CLASSES, **options)  # type: ignore[arg-type]
+def evaluated(pairs: list[tuple[DetectionBatch, Detections]], **options: Any) -> dict[str, float]:
+    metrics = DetectionMetrics(CLASSES, **options)
     for batch, found in pairs:
         metrics.update([found], batch)
     return {name: value.item() for name, value in metrics.compute().items()}
@@ -88,7 +89,7 @@ def official(pairs: list[tuple[DetectionBatch, Detections]], kind: str) -> dict[
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "area": float(batch["area"][0][index]),
                     "iscrowd": int(batch["crowd"][0][index]),
-                    "segmentation": encoded(batch["masks"][0][index]),  # type: ignore[index]
+                    "segmentation": encoded(batch["masks"][0][index]),  # type: ignore[index]  # all of them have masks
                 }
             )
         assert found.masks is not None

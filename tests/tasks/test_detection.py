@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import pytest
 import torch
@@ -142,13 +143,10 @@ def test_images_without_objects_train(name: str) -> None:
     torch.manual_seed(0)
     model = ObjectDetection(small_backbone(), 3, detector=DETECTORS[name])
     batch = scenes()
-    for key, value in (
-        ("boxes", torch.zeros(0, 4)),
-        ("labels", torch.zeros(0, dtype=torch.int64)),
-        ("crowd", torch.zeros(0, dtype=torch.bool)),
-        ("masks", torch.zeros(0, 40, 44, dtype=torch.bool)),
-    ):
-        batch[key] = [value, value]  # type: ignore[literal-required]
+    batch["boxes"] = [torch.zeros(0, 4)] * 2
+    batch["labels"] = [torch.zeros(0, dtype=torch.int64)] * 2
+    batch["crowd"] = [torch.zeros(0, dtype=torch.bool)] * 2
+    batch["masks"] = [torch.zeros(0, 40, 44, dtype=torch.bool)] * 2
     one_step(model, batch)
 
 
@@ -241,9 +239,9 @@ def test_the_padding_of_a_batch_is_zero_in_the_maps() -> None:
 
 @pytest.mark.parametrize("extra_levels", ["convolution", "pool"])
 @pytest.mark.parametrize("name", ["vim", "mambaout", "vim_overlapping_patches"])
-def test_levels_have_the_promised_sizes(name: str, extra_levels: str) -> None:
+def test_levels_have_the_promised_sizes(name: str, extra_levels: Literal["convolution", "pool"]) -> None:
     backbone = BACKBONES[name]()
-    pyramid = FeaturePyramid(backbone.feature_info, (4, 8, 16, 32), 32, extra_levels)  # type: ignore[arg-type]
+    pyramid = FeaturePyramid(backbone.feature_info, (4, 8, 16, 32), 32, extra_levels)
     levels = pyramid(backbone(torch.randn(1, 3, 40, 56)), (40, 56))
     assert [level.shape[1:] for level in levels] == [(32, 10, 14), (32, 5, 7), (32, 3, 4), (32, 2, 2)]
 

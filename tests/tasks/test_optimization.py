@@ -1,6 +1,7 @@
 """Parameter groups by name and module, schedules by ratio."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -108,9 +109,9 @@ def test_steps_drop_after_their_share_of_the_run() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("warmup", 2.0), ("drops", (0.5, 0.4)), ("drops", (0.5, 1.5)), ("factor", 2.0), ("start", -1.0)]
 )
-def test_steps_out_of_range_are_refused(name: str, value: object) -> None:
+def test_steps_out_of_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"^{name} is "):
-        WarmupSteps(**{name: value})  # type: ignore[arg-type]
+        WarmupSteps(**{name: value})
 
 
 def test_a_run_of_nothing_but_warmup_ends_at_the_full_rate() -> None:
