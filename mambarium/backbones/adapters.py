@@ -12,7 +12,7 @@ from mambarium.backbones.contract import FeatureInfo, SequenceBackbone, VisionBa
 from mambarium.backbones.layers.arguments import check_at_least, check_images
 from mambarium.backbones.layers.graph_constants import constant_in_graphs
 from mambarium.backbones.layers.linear import Linear
-from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions
+from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions, resize_stored_positions
 from mambarium.backbones.layers.routes import route_named
 from mambarium.errors import InputError
 from mambarium.kernels.grid.routes import Route, visited_positions
@@ -97,6 +97,15 @@ class SequenceOnImages(VisionBackbone):
         """0 for patches and positions, then the backbone's layers from 1."""
         part, _, inner = parameter_name.partition(".")
         return 1 + self._inner_depths.index(self.backbone.depth_of(inner)) if part == "backbone" else 0
+
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """Positions of another square grid, bicubically interpolated; the backbone's parameters as it does itself."""
+        part, _, inner = parameter_name.partition(".")
+        if part == "backbone":
+            return self.backbone.resized(inner, stored)
+        if parameter_name != "pos_embed":
+            return None
+        return resize_stored_positions(stored, self.grid_size, self.backbone.width, "first", False)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:

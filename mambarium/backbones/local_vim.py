@@ -19,7 +19,7 @@ from mambarium.backbones.layers.arguments import check_at_least, check_images, c
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
 from mambarium.backbones.layers.linear import Linear
 from mambarium.backbones.layers.local_scan import ChannelGate, Visit, visit
-from mambarium.backbones.layers.patches import resize_positions
+from mambarium.backbones.layers.patches import resize_positions, resize_stored_positions
 from mambarium.backbones.layers.routes import route_named
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.backbones.vim import VimClassifier
@@ -149,6 +149,17 @@ class LocalVim(VisionBackbone):
         """0 for the embedding, then 1 for the first block to the last."""
         parts = parameter_name.split(".")
         return int(parts[1]) + 1 if parts[0] == "layers" else 0
+
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """Positions of another square grid, bicubically interpolated as in the official code.
+
+        The class token's position is the middle one, before and after; it is left out if there is no class token here.
+        The official code also interpolates the rotary positions of its checkpoints; here they are those of the grid.
+        To have them interpolated, keep the checkpoint's `image_size` and give images of the other size.
+        """
+        if parameter_name != "pos_embed":
+            return None
+        return resize_stored_positions(stored, self.grid_size, self.width, "middle", self.cls_token is not None)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:

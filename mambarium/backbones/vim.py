@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
 from mambarium.backbones.layers.arguments import check_images, check_mamba_sizes, check_rate
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
-from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions
+from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions, resize_stored_positions
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.errors import InputError
 
@@ -139,19 +139,9 @@ class Vim(VisionBackbone):
         The class token's position is the middle one, before and after; it is left out if there is no class token here.
         The official code takes the first one instead, so that its patches' positions are off by one up to the middle.
         """
-        if parameter_name != "pos_embed" or stored.ndim != 3 or stored.shape[0] != 1 or stored.shape[2] != self.width:
+        if parameter_name != "pos_embed":
             return None
-        side = math.isqrt(stored.shape[1])
-        middle = side * side // 2
-        extra = stored.shape[1] - side * side
-        if extra not in (0, 1) or extra < int(self.cls_token is not None):
-            return None
-        before, token, after = stored.tensor_split([middle, middle + extra], dim=1)
-        patches = resize_positions(torch.cat([before, after], dim=1), (side, side), self.grid_size)
-        if self.cls_token is None:
-            return patches
-        middle = patches.shape[1] // 2
-        return torch.cat([patches[:, :middle], token, patches[:, middle:]], dim=1)
+        return resize_stored_positions(stored, self.grid_size, self.width, "middle", self.cls_token is not None)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) < self.patch_size or height % self.stride or width % self.stride:

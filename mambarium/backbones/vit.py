@@ -18,7 +18,7 @@ from mambarium.backbones.contract import FeatureInfo, VisionFeatures
 from mambarium.backbones.layers.arguments import check_at_least, check_images
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
 from mambarium.backbones.layers.linear import Linear
-from mambarium.backbones.layers.patches import resize_positions
+from mambarium.backbones.layers.patches import resize_positions, resize_stored_positions
 from mambarium.backbones.layers.torchvision_backbone import TorchvisionBackbone, torchvision_models
 from mambarium.errors import InputError
 
@@ -127,6 +127,12 @@ class ViT(TorchvisionBackbone):
         """0 for the embedding, then 1 for the first block to `depth` for the last."""
         _, inside, block = parameter_name.partition("encoder_layer_")
         return int(block.split(".")[0]) + 1 if inside else 0
+
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """Positions of another square grid, bicubically interpolated as DeiT does; the class token's is the first."""
+        if parameter_name != "network.encoder.pos_embedding":
+            return None
+        return resize_stored_positions(stored, self.grid_size, self.width, "first", True)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,3 +54,34 @@ def resize_positions(positions: Tensor, learned: tuple[int, int], grid: tuple[in
     values = positions.transpose(1, 2).unflatten(2, learned)  # (batch, width, rows, columns)
     values = F.interpolate(values, size=grid, mode="bicubic", align_corners=False)
     return values.flatten(2).transpose(1, 2)
+
+
+def resize_stored_positions(
+    stored: Tensor, grid: tuple[int, int], width: int, token: Literal["first", "middle"], keep_token: bool
+) -> Tensor | None:
+    """Positions from a checkpoint of a model for square images, brought to another grid.
+
+    Args:
+        stored: (1, rows * rows, width), or with the position of a class token (1, rows * rows + 1, width).
+        grid: Rows and columns of the positions that are wanted.
+        width: Size of the wanted vectors.
+        token: Where the class token stands among the patches, before and after.
+        keep_token: Whether there is a class token here; otherwise its position is left out.
+
+    Returns:
+        (1, rows * columns, width) of the wanted grid, or one more with the class token's, which keeps its value; None
+        if the stored tensor is no such positions.
+    """
+    if stored.ndim != 3 or stored.shape[0] != 1 or stored.shape[2] != width:
+        return None
+    side = math.isqrt(stored.shape[1])
+    extra = stored.shape[1] - side * side
+    if side < 1 or extra not in (0, 1) or extra < int(keep_token):
+        return None
+    place = side * side // 2 if token == "middle" else 0
+    before, position, after = stored.tensor_split([place, place + extra], dim=1)
+    patches = resize_positions(torch.cat([before, after], dim=1), (side, side), grid)
+    if not keep_token:
+        return patches
+    place = patches.shape[1] // 2 if token == "middle" else 0
+    return torch.cat([patches[:, :place], position, patches[:, place:]], dim=1)
