@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
 from mambarium.backbones.layers.arguments import check_at_least, check_images, check_rate
@@ -97,6 +99,22 @@ class Swin(TorchvisionPyramid):
             if part % 2 == 1:
                 maps.append(x.permute(0, 3, 1, 2))
         return VisionFeatures(maps, None, {})
+
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """Position biases of another window size, bicubically interpolated as in the official code.
+
+        The positions to which they belong are those of this window size, whatever is stored.
+        """
+        if parameter_name.endswith(".relative_position_index"):
+            return self.get_buffer(parameter_name)
+        if not parameter_name.endswith(".relative_position_bias_table") or stored.ndim != 2:
+            return None
+        side, wanted = math.isqrt(stored.shape[0]), 2 * self.window_size - 1
+        if side < 1 or side**2 != stored.shape[0]:
+            return None
+        biases = stored.t().unflatten(1, (side, side))  # (heads, rows, columns)
+        biases = F.interpolate(biases[None], size=(wanted, wanted), mode="bicubic", align_corners=False)[0]
+        return biases.flatten(1).t()
 
     def classifier(self, num_classes: int) -> SwinClassifier:
         """Norm and mean of the last map, and a linear head."""

@@ -26,12 +26,13 @@ class Format:
         family: The class of our backbone.
         variants: The family's published variants by name.
         recognises: Whether names are those of this format.
-        to_official: A state dict of this format with the names and shapes of the official code.
+        to_official: A state dict of this format with the names of the official code, its tensors in the shapes of ours.
         backbone_key: The official key of a parameter or buffer of our backbone.
         head_key: The official key of a parameter or buffer of our published head: of `backbone.classifier(...)`, or
             "embedding.weight" and "head.weight" of a language model.
         evaluates_average: Whether the official code evaluates the weights averaged over training, where a file has
             both.
+        exported: Tensors of ours under their official keys, brought to the shapes of the official code.
     """
 
     title: str
@@ -42,3 +43,4 @@ class Format:
     backbone_key: Callable[[str], str]
     head_key: Callable[[str], str]
     evaluates_average: bool = False
+    exported: Callable[[Mapping[str, Tensor]], Weights] = dict

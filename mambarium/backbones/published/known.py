@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from mambarium.backbones.contract import Backbone
-from mambarium.backbones.published import local_vim, local_vmamba, mamba, mambaout, mambavision, vim, vmamba
+from mambarium.backbones.published import (
+    convnext,
+    local_vim,
+    local_vmamba,
+    mamba,
+    mambaout,
+    mambavision,
+    swin,
+    vim,
+    vit,
+    vmamba,
+)
 from mambarium.backbones.published.format import Format, Weights
 from mambarium.errors import InputError
 
@@ -23,6 +34,14 @@ FORMATS = (
     mambavision.FORMAT,
     mambaout.OFFICIAL,
     mambaout.TIMM,
+    vit.OFFICIAL,
+    vit.TORCHVISION,
+    swin.OFFICIAL,
+    swin.TIMM,
+    swin.TORCHVISION,
+    convnext.OFFICIAL,
+    convnext.TIMM,
+    convnext.TORCHVISION,
 )
 """The first format of a family is its official one."""
 

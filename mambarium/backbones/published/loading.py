@@ -67,9 +67,10 @@ class Assignment(NamedTuple):
 def load_pretrained(backbone: Backbone, source: str | Path, *, ema: bool | None = None) -> LoadReport:
     """Load published weights, or the backbone of a checkpoint of ours, into a backbone.
 
-    Recognised are the formats of Mamba (original and transformers), Vim, VMamba (both generations), MambaVision and
-    MambaOut (official and timm), bare or in the files that training wrote. Positions of another image size are
-    interpolated; everything else must be there, in its shape. Either all is loaded or nothing.
+    Recognised are the formats of Mamba (original and transformers), Vim, VMamba (both generations), MambaVision,
+    MambaOut (official and timm), LocalVim, LocalVMamba, and of DeiT, Swin and ConvNeXt (official, timm and
+    torchvision), bare or in the files that training wrote. Positions of another image size are interpolated; everything
+    else must be there, in its shape. Either all is loaded or nothing.
 
     Args:
         backbone: Where the weights go.

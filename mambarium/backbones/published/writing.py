@@ -26,7 +26,7 @@ def official_weights(backbone: Backbone, head: Mapping[str, Tensor]) -> Weights:
     """
     known = official_format(backbone)
     weights = {known.backbone_key(name): value for name, value in backbone.state_dict().items()}
-    return weights | {known.head_key(name): value for name, value in head.items()}
+    return known.exported(weights | {known.head_key(name): value for name, value in head.items()})
 
 
 def write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
