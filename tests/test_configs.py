@@ -67,6 +67,15 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     annotations.parent.mkdir()
     categories = [{"id": number, "name": name} for number, name in ((1, "cat"), (3, "dog"))]
     annotations.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    voc = tmp_path / "voc"
+    for file, content in {
+        "ImageSets/Main/train.txt": "cell\n",
+        "Annotations/cell.xml": "<annotation><filename>cell.jpg</filename>"
+        "<size><width>4</width><height>4</height></size><object><name>RBC</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>3</xmax><ymax>3</ymax></bndbox></object>"
+        "</annotation>",
+    }.items():
+        (voc / file).parent.mkdir(parents=True)
+        (voc / file).write_text(content)
     tokenizer = tmp_path / "tokenizer.json"
     Tokenizer(WordLevel({"a": 0, "<|endoftext|>": 1}, unk_token="a")).save(str(tokenizer))
     given = {
@@ -78,6 +87,7 @@ def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ],
         "ImageFolder": ["--data.path", str(tmp_path / "images")],
         "CocoDetection": ["--data.path", str(tmp_path)],
+        "VocDetection": ["--data.path", str(voc)],
         "MaskFolder": ["--data.path", str(tmp_path / "images")],
         "HubText": ["--data.tokenizer", str(tokenizer)],
     }
