@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mambarium.kernels import causal_conv1d
 from mambarium.kernels.arguments import check_shape
-from mambarium.kernels.backend import Backend
+from mambarium.kernels.backend import Backend, choose_backend
 
 __all__ = ["causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "causal_conv1d_update_ref"]
 
@@ -61,7 +61,8 @@ def causal_conv1d_update(
 ) -> Tensor:
     """One or a few steps of the convolution on a state of the last inputs, which is updated in place.
 
-    Plain PyTorch: a step reads width values per channel.
+    Plain PyTorch under every backend: a step reads width values per channel. MAMBARIUM_BACKEND is checked like
+    elsewhere.
 
     Args:
         x: (batch, dim) or (batch, dim, length).
@@ -71,15 +72,18 @@ def causal_conv1d_update(
         bias: (dim,).
         activation: None, "silu" or "swish".
         cache_seqlens: (batch,) number of inputs seen before; the state is then a ring, in which input t lies at
-            t % state_length. None: the state is in order, oldest first.
+            t % state_length. None: the state is in order, oldest first. Either way there may be more inputs in one
+            call than the state holds.
         conv_state_indices: (batch,) place of each batch element's state.
 
     Returns:
         As x.
 
     Raises:
-        ValueError: a shape does not fit, or the activation is unknown.
+        ValueError: a shape does not fit, the activation is unknown, or MAMBARIUM_BACKEND names a backend that
+            does not serve x.
     """
+    choose_backend(None, x)
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"activation: expected None, 'silu' or 'swish'; found {activation!r}")
     new = x.unsqueeze(-1) if x.dim() == 2 else x
@@ -88,6 +92,8 @@ def causal_conv1d_update(
     state_length, past = state.shape[-1], weight.shape[1] - 1
     check_shape("conv_state", state, (batch, dim, state_length), "(batch, dim, state_length)")
     check_shape("weight", weight, (dim, past + 1), "(dim, width)")
+    if cache_seqlens is not None:
+        check_shape("cache_seqlens", cache_seqlens, (batch,), "(batch,)")
     if state_length < past:
         raise ValueError(f"conv_state: expected at least width - 1 = {past} inputs; found {state_length}")
 
@@ -101,7 +107,10 @@ def causal_conv1d_update(
         places = places[:, None].expand(-1, dim, -1)
         before = state.gather(2, places[..., :past])
         inputs = torch.cat([before, new.to(state.dtype)], dim=-1)
-        state = state.scatter(2, places[..., past:], new.to(state.dtype))
+        # Only the last state_length inputs stay: were earlier ones written too, to the same places, it would be
+        # undefined which of them remain.
+        kept = min(length, state_length)
+        state = state.scatter(2, places[..., past + length - kept :], inputs[..., past + length - kept :])
     if conv_state_indices is None:
         conv_state.copy_(state)
     else:

@@ -3,6 +3,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.kernels import causal_conv1d, selective_scan
@@ -144,6 +145,41 @@ def test_steps_of_the_convolution(compat, ring, state_length):
     assert not states[[0, 2]].any()
     if not ring:
         assert torch.equal(states[places], x[..., -state_length:])
+
+
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("state_length", [3, 5])
+def test_one_call_may_have_more_inputs_than_the_state(compat, ring, state_length, monkeypatch):
+    weight, bias = torch.randn(DIM, 4), torch.randn(DIM)
+    x, states = torch.randn(3, DIM, LENGTH), torch.randn(3, DIM, state_length)
+    counts = torch.tensor([0, 4, 100], dtype=torch.int32) if ring else None
+    one_by_one, outputs = states.clone(), []
+    for t in range(LENGTH):
+        seen = None if counts is None else counts + t
+        outputs.append(compat["causal_conv1d_update"](x[..., t], one_by_one, weight, bias, "silu", seen))
+
+    scatter = Tensor.scatter
+
+    def checked_scatter(self, dim, index, source):
+        ordered = index.sort(dim).values
+        assert not (ordered.diff(dim=dim) == 0).any(), "what is written twice to one place is undefined"
+        return scatter(self, dim, index, source)
+
+    monkeypatch.setattr(Tensor, "scatter", checked_scatter)
+    found = compat["causal_conv1d_update"](x, states, weight, bias, "silu", counts)
+    torch.testing.assert_close(found, torch.stack(outputs, -1), rtol=1e-5, atol=1e-5)
+    assert torch.equal(states, one_by_one)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_steps_of_the_convolution_mind_the_environment(compat, backend, monkeypatch):
+    arguments = (torch.randn(2, DIM), torch.zeros(2, DIM, 3), torch.ones(DIM, 4))
+    monkeypatch.setenv("MAMBARIUM_BACKEND", backend)
+    assert compat["causal_conv1d_update"](*arguments).shape == (2, DIM)
+    monkeypatch.setenv("MAMBARIUM_BACKEND", "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="backend 'triton': expected tensors on cuda; found 'cpu'"):
+        compat["causal_conv1d_update"](*arguments)
 
 
 def test_wrong_steps_of_the_convolution_are_named(compat):
