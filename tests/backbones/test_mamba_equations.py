@@ -66,3 +66,20 @@ def test_features_are_those_of_the_equations(d_conv: int) -> None:
     expected = norm(residual, weights["norm_f.weight"])
 
     torch.testing.assert_close(model(x).features.double(), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_decoding_minds_the_backend_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    model = Mamba(12, depth=1).eval()
+    x = torch.randn(1, 1, 12)
+    state = model.initial_state(1)
+    outputs = []
+    for backend in ("", "cpu", "reference"):
+        monkeypatch.setenv("MAMBARIUM_BACKEND", backend)
+        outputs.append(model(x, state).features)
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+    for backend, message in (("triton", "expected tensors on cuda"), ("gpu", "MAMBARIUM_BACKEND: .*'gpu'")):
+        monkeypatch.setenv("MAMBARIUM_BACKEND", backend)
+        with pytest.raises(ValueError, match=message):
+            model(x, state)

@@ -87,6 +87,21 @@ def test_full_pass_chunks_and_steps_are_one(backend):
     torch.testing.assert_close(middle, last, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.cpu_only
+def test_the_environment_decides_for_those_who_do_not_ask(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    case = make_case(2, 5, 3)
+    expected, _ = as_one_position(case)
+    for backend in ("cpu", "reference"):
+        monkeypatch.setenv("MAMBARIUM_BACKEND", backend)
+        found = selective_state_update(**{**case, "state": case["state"].clone()}, dt_softplus=True)
+        torch.testing.assert_close(found.double().flatten(), expected.flatten(), rtol=1e-5, atol=1e-5)
+    for backend, message in (("triton", "expected tensors on cuda"), ("gpu", "MAMBARIUM_BACKEND: .*'gpu'")):
+        monkeypatch.setenv("MAMBARIUM_BACKEND", backend)
+        with pytest.raises(ValueError, match=message):
+            selective_state_update(**case)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(dtype):
     case = make_case(2, 30, 16, dtype=dtype)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mambarium.backbones.layers.documents import Boundaries
 from mambarium.kernels import causal_conv1d, selective_scan, selective_state_update
+from mambarium.kernels.backend import choose_backend
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -131,6 +132,7 @@ class SelectiveSSM(nn.Module):
         self, x: Tensor, z: Tensor, state: dict[str, Tensor], boundaries: Boundaries | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """`forward` of one position x, z (batch, d_inner) without gradients, which needs no kernel for sequences."""
+        backend = choose_backend(None, x)
         history, scan_state = state["convolution"], state["scan"]
         if boundaries is not None:
             begins = boundaries.reset[:, :1, None]
@@ -143,7 +145,7 @@ class SelectiveSSM(nn.Module):
         selected = self.x_proj(convolved)  # (batch, dt_rank + 2 * d_state)
         delta_low, B, C = selected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta, A = F.linear(delta_low, self.dt_proj.weight), -torch.exp(self.A_log.float())
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and backend != "triton":
             y, scan_state = self._recur(convolved, z, delta, A, B, C, scan_state)
         else:
             scan_state = scan_state.clone()
@@ -155,7 +157,10 @@ class SelectiveSSM(nn.Module):
     def _recur(
         self, x: Tensor, z: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`selective_state_update` for a CPU, where its checks and dispatch would cost more than the arithmetic."""
+        """`selective_state_update` for a CPU, plain PyTorch as it is there under "cpu" and "reference" alike.
+
+        Its checks and dispatch would cost more than the arithmetic.
+        """
         exact = torch.promote_types(x.dtype, torch.float32)
         u, delta, B, C, z = (tensor.to(exact) for tensor in (x, delta, B, C, z))
         step = F.softplus(delta + self.dt_proj.bias.to(exact))  # (batch, d_inner)
