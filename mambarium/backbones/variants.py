@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
@@ -23,7 +24,7 @@ from mambarium.backbones import (
 from mambarium.backbones.contract import Backbone
 from mambarium.errors import InputError
 
-VARIANTS: dict[str, Callable[[], Backbone]] = {
+VARIANTS: dict[str, Callable[..., Backbone]] = {
     **mamba.VARIANTS,
     **moe_mamba.VARIANTS,
     **transformer.VARIANTS,
@@ -39,19 +40,25 @@ VARIANTS: dict[str, Callable[[], Backbone]] = {
 }
 
 
-def from_variant(name: str) -> Backbone:
+def from_variant(name: str, drop_path: float | None = None) -> Backbone:
     """Build a published variant, with freshly drawn parameters.
 
     Args:
         name: Family, size and form, such as "mamba_130m" or "vim_tiny"; `list_variants` gives all names.
+        drop_path: Probability of dropping the last block for a sample in training, linearly less before, where a task
+            wants another than the published one, which serves classification; that one if None.
 
     Raises:
-        InputError: If there is no such variant.
+        InputError: If there is no such variant, or it has no drop path.
     """
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.5) or list(VARIANTS)
         raise InputError(f"there is no variant {name!r}; did you mean {', '.join(near)}?")
-    return VARIANTS[name]()
+    if drop_path is None:
+        return VARIANTS[name]()
+    if "drop_path" not in inspect.signature(VARIANTS[name]).parameters:
+        raise InputError(f"{name} has no drop path: leave drop_path away")
+    return VARIANTS[name](drop_path=drop_path)
 
 
 def list_variants(pattern: str = "*") -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from mambarium.backbones import (
     LocalVim,
@@ -22,6 +23,7 @@ from mambarium.backbones import (
     from_variant,
     list_variants,
 )
+from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.backbones.published import local_vim as published_local_vim
 from mambarium.backbones.published import local_vmamba as published_local_vmamba
 from mambarium.backbones.published import mamba as published_mamba
@@ -124,6 +126,33 @@ def test_moe_mamba_has_the_size_of_the_paper(name: str, millions: float, active_
     experts = sum(parameter.numel() for key, parameter in backbone.named_parameters() if ".expert_" in key)
     assert count(backbone) == pytest.approx(1e6 * millions, rel=1e-3)
     assert count(backbone) - experts * 41 // 42 == pytest.approx(1e6 * active_millions, abs=0.5e6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vim_tiny",
+        "vmamba_tiny_s1l8",
+        "mambavision_t",
+        "mambaout_femto",
+        "local_vim_tiny",
+        "local_vmamba_tiny",
+        "deit_tiny",
+        "swin_tiny",
+        "convnext_tiny",
+    ],
+)
+def test_drop_path_may_be_another_than_the_published_one(name: str) -> None:
+    with torch.device("meta"):
+        backbone = from_variant(name, drop_path=0.37)
+    rates = [module.rate for module in backbone.modules() if isinstance(module, DropPath)]
+    rates += [module.p for module in backbone.modules() if isinstance(module, StochasticDepth)]
+    assert max(rates) == pytest.approx(0.37) and min(rates) == 0
+
+
+def test_a_variant_without_drop_path_takes_none() -> None:
+    with pytest.raises(InputError, match=r"^mamba_130m has no drop path: leave drop_path away"):
+        from_variant("mamba_130m", drop_path=0.1)
 
 
 def test_unknown_variant_names_near_ones() -> None:
