@@ -84,8 +84,8 @@ class DetectionMetrics(TaskMetrics):
         """
         if "negative_classes" in batch and self.frequencies is None:
             raise InputError(
-                "the data is of the LVIS kind: give the frequency of each class (r, c or f) as class_frequencies of "
-                "DetectionObjective, or annotations without frequencies for COCO's evaluation"
+                "the data is of the LVIS kind (its images have neg_category_ids): give each category of the training "
+                "annotations a frequency (r, c or f), or class_frequencies of DetectionObjective"
             )
         for index, detections in enumerate(predictions):
             image_id = int(batch["image_id"][index])

@@ -27,7 +27,10 @@ class DetectionObjective(VisionObjective):
         class_names: Name of each class.
         detector: Neck and head: FCOS (if not given), RetinaNet, YOLO, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
         class_frequencies: LVIS's frequency of each class ("r", "c", "f"); None for COCO's evaluation, which
-            data of the LVIS kind refuses.
+            data of the LVIS kind refuses. The command line takes them from the data.
+
+    Raises:
+        InputError: If there is not one frequency for each class.
     """
 
     primary_metric = PrimaryMetric("AP", "max")
@@ -43,7 +46,26 @@ class DetectionObjective(VisionObjective):
         self.detector = (detector or FCOS)(backbone.feature_info, len(class_names))
         self.divisor = math.lcm(backbone.size_divisibility, self.detector.divisor)
         self.class_names = list(class_names)
-        self.class_frequencies = class_frequencies
+        self.class_frequencies: Sequence[Frequency] | None = None
+        self.take_frequencies(class_frequencies)
+
+    def take_frequencies(self, class_frequencies: Sequence[Frequency] | None) -> None:
+        """Evaluate as LVIS does from now on, with the frequencies of the data, unless some were given before.
+
+        Args:
+            class_frequencies: The frequency of each class; None changes nothing.
+
+        Raises:
+            InputError: If there is not one for each class.
+        """
+        if class_frequencies is None or self.class_frequencies is not None:
+            return
+        if len(class_frequencies) != len(self.class_names):
+            raise InputError(
+                f"class_frequencies has {len(class_frequencies)} entries for {len(self.class_names)} classes: give one "
+                "for each class"
+            )
+        self.class_frequencies = list(class_frequencies)
 
     def losses(self, features: VisionFeatures, batch: DetectionBatch) -> dict[str, Tensor]:
         """The detector's losses; crowds are not trained on."""
@@ -123,9 +145,8 @@ class ObjectDetection(Task):
         if not isinstance(backbone, VisionBackbone):
             raise InputError(f"{type(backbone).__name__} is not a vision backbone: detection takes Vim, MambaOut, ...")
         names = [str(number) for number in range(num_classes)] if class_names is None else class_names
-        for given, what in ((names, "class_names"), (class_frequencies, "class_frequencies")):
-            if given is not None and len(given) != num_classes:
-                raise InputError(f"{what} has {len(given)} entries for {num_classes} classes: give one for each class")
+        if len(names) != num_classes:
+            raise InputError(f"class_names has {len(names)} entries for {num_classes} classes: give one for each class")
         objective = DetectionObjective(backbone, names, detector, class_frequencies)
         super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
         self.save_constructor_arguments("detector")

@@ -11,7 +11,9 @@ from torch.optim import Optimizer
 
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
+from mambarium.tasks.average_precision import Frequency
 from mambarium.tasks.batches import MultiTaskBatch
+from mambarium.tasks.detection import DetectionObjective
 from mambarium.tasks.heads.maps import pad_images, padded_batch
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics, VisionObjective
 from mambarium.tasks.optimization import OptimizerFactory, Schedule
@@ -147,6 +149,8 @@ class MultiTask(Task):
             SegmentationObjective, ClassificationObjective.
         num_classes: Number of classes of each task; the command line takes them from the data.
         class_names: The names of each task's classes; the command line takes them from the data, otherwise numbers.
+        class_frequencies: For tasks of detection the frequency of each class ("r", "c", "f") for LVIS's evaluation; the
+            command line takes them from the data. COCO's evaluation where none is given.
         weights: Weight of each task's loss; 1 where none is given.
         weighting: `fixed` keeps these weights, `uncertainty` learns a factor for each task beside them.
         gradient_norms_every: Turns of a task between measurements of its gradient norm, each of which costs one more
@@ -174,6 +178,7 @@ class MultiTask(Task):
         objectives: dict[str, VisionObjectiveFactory],
         num_classes: dict[str, int],
         class_names: dict[str, list[str]] | None = None,
+        class_frequencies: dict[str, list[Frequency] | None] | None = None,
         weights: dict[str, float] | None = None,
         weighting: Literal["fixed", "uncertainty"] = "fixed",
         gradient_norms_every: int = 50,
@@ -194,6 +199,9 @@ class MultiTask(Task):
             raise InputError(f"gradient_norms_every is {gradient_norms_every}: give 0 for never, or more")
         names = class_names or {task: [str(number) for number in range(count)] for task, count in num_classes.items()}
         made = {task: factory(backbone, names[task]) for task, factory in objectives.items()}
+        for task, made_objective in made.items():
+            if isinstance(made_objective, DetectionObjective) and class_frequencies:
+                made_objective.take_frequencies(class_frequencies.get(task))
         objective = ObjectiveSet(made, weights or {}, uncertainty=weighting == "uncertainty")
         super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
         self.gradient_norms_every = gradient_norms_every

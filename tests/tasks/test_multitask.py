@@ -109,9 +109,20 @@ def test_metrics_of_each_task_and_their_mean() -> None:
     assert metrics.metrics["pixels"].confusion.sum() == 0
 
 
+@torch.no_grad()
+def test_frequencies_of_the_data_reach_the_detector() -> None:
+    task = model(class_frequencies={"boxes": ["r", "f"], "pixels": None}).eval()
+    batch = of_tasks("boxes", "pixels", "whole", shared=True)
+    batch["tasks"]["boxes"] |= {"negative_classes": [[0], []], "partial_classes": [[], []]}
+    task.val_metrics.update(task.predictions(batch), batch)
+    values = task.val_metrics.compute()
+    assert {"boxes/APf"} == {name for name in values if name[-3:] in ("APr", "APc", "APf")}  # no rare object is there
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"class_frequencies": {"boxes": ["r"]}}, "class_frequencies has 1 entries for 2 classes"),
         ({"weights": {"pixel": 1.0}}, "weights has a task 'pixel'"),
         ({"weights": {"pixels": 0.0}}, "weights.pixels is 0.0"),
         ({"gradient_norms_every": -1}, "gradient_norms_every is -1"),

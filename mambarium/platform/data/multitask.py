@@ -39,6 +39,7 @@ class MultiTaskData(ExactDataModule):
     Attributes:
         num_classes: Number of classes of each task.
         class_names: The names of each task's classes.
+        class_frequencies: LVIS's frequency of each class, for each task whose data has them; else None.
 
     Raises:
         InputError: If there is no task, or a task's data has no classes or says its own length or workers.
@@ -69,6 +70,7 @@ class MultiTaskData(ExactDataModule):
         self.turns = turns
         self.num_classes = {name: data.num_classes for name, data in tasks.items()}  # type: ignore[attr-defined]  # of every data module with classes
         self.class_names = {name: data.class_names for name, data in tasks.items()}  # type: ignore[attr-defined]  # of every data module with classes
+        self.class_frequencies = {name: getattr(data, "class_frequencies", None) for name, data in tasks.items()}
 
     def prepare_data(self) -> None:
         for data in self.tasks.values():

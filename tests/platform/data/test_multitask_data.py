@@ -73,6 +73,7 @@ def test_a_pass_is_through_the_longest_data(turns: Turns, steps: int) -> None:
     both = data(turns, digits=64, again=128)  # 22 and 11 batches
     assert both.batches_per_pass == steps / 2 and both.total_batches == steps
     assert both.num_classes == {"digits": 10, "again": 10}
+    assert both.class_frequencies == {"digits": None, "again": None}
 
 
 def test_images_seen_by_all_tasks_are_recognised() -> None:
