@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from mambarium.errors import InputError
+from mambarium.platform.atomic_files import write_atomically
 
 ResumePolicy = Literal["auto", "must", "never"]
 Status = Literal["interrupted", "finished", "failed"]
@@ -31,6 +31,9 @@ UNCOMPARED_KEYS = (
 
 SHOWN_DIFFERENCES = 6
 """So many differences of two configurations are named in a message."""
+
+ABSENT = object()
+"""Stands for the value of a key that a configuration lacks."""
 
 OWN_NAMES = (".lock", "config.yaml", "checkpoints", "metrics.csv", "tensorboard")
 OWN_PREFIXES = ("test", "validate", "predictions", ".run.json", ".config.yaml")
@@ -216,30 +219,20 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a crash leaves either the old or the new content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Each key whose value differs, as `key: old -> new`."""
     flat_old, flat_new = flatten(old), flatten(new)
-    absent = object()
     return [
-        f"{key}: {shown(flat_old.get(key))} -> {shown(flat_new.get(key))}"
+        f"{key}: {shown(flat_old.get(key, ABSENT))} -> {shown(flat_new.get(key, ABSENT))}"
         for key in sorted({*flat_old, *flat_new})
-        if flat_old.get(key, absent) != flat_new.get(key, absent) and not key.startswith(UNCOMPARED_KEYS)
+        if flat_old.get(key, ABSENT) != flat_new.get(key, ABSENT) and not key.startswith(UNCOMPARED_KEYS)
     ]
 
 
 def shown(value: Any) -> str:
-    """A value as YAML writes it, on one line."""
+    """A value as YAML writes it, on one line; `ABSENT` in words."""
+    if value is ABSENT:
+        return "(not there)"
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).splitlines()[0].strip()
 
 

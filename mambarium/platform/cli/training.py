@@ -18,6 +18,7 @@ import mambarium.platform.data
 import mambarium.tasks  # noqa: F401  (imported so that YAML can name their classes by short names)
 from mambarium.errors import InputError
 from mambarium.kernels import warm_up
+from mambarium.platform.atomic_files import write_atomically
 from mambarium.platform.cli.checkpoint_choice import (
     check_fit,
     checkpoint_differences,
@@ -40,7 +41,7 @@ from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.memory import keep_freed_memory
 from mambarium.platform.resume.settings import exact_trainer_settings
 from mambarium.platform.resume.signals import Interrupted
-from mambarium.platform.run_folder import Decision, ResumePolicy, RunFolder, Status, Step, write_atomically
+from mambarium.platform.run_folder import Decision, ResumePolicy, RunFolder, Status, Step
 from mambarium.tasks.task import Task
 
 COMMAND_KEYS = ("config", "name", "runs_dir", "resume", "ckpt_path", *PREDICT_OPTIONS)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mambarium.errors import InputError
+from mambarium.platform.atomic_files import write_atomically
 from mambarium.platform.compare.definition import Definition, compared_values, digest
 from mambarium.platform.compare.matrix import Cell
-from mambarium.platform.run_folder import config_differences, write_atomically
+from mambarium.platform.run_folder import config_differences
 
 Status = Literal["pending", "running", "interrupted", "failed", "finished", "stale"]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mambarium.platform.atomic_files import write_atomically
 from mambarium.platform.compare.definition import digest
 from mambarium.platform.compare.matrix import Cell
 from mambarium.platform.compare.record import CellRecord, load_record
-from mambarium.platform.run_folder import write_atomically
 
 COLUMNS = (
     "task",

@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mambarium.errors import InputError
+from mambarium.platform.atomic_files import duplicate_atomically, remove_stale_temporaries
 from mambarium.platform.resume.agreement import Agreement
-from mambarium.platform.resume.checkpoint_io import duplicate_atomically, remove_stale_temporaries
 from mambarium.platform.resume.csv_logger import MetricsFile
 from mambarium.platform.resume.position import Position
 from mambarium.platform.resume.signals import Interrupted, StopSignals

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from mambarium.platform.resume.checkpoint_io import remove_stale_temporaries, replaced_atomically
+from mambarium.platform.atomic_files import remove_stale_temporaries, replaced_atomically
 from mambarium.platform.resume.position import Position
 
 FIXED_COLUMNS = ("step", "pass", "seconds")

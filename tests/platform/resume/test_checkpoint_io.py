@@ -10,12 +10,8 @@ import pytest
 import torch
 
 from mambarium.errors import InputError
-from mambarium.platform.resume.checkpoint_io import (
-    AtomicCheckpointIO,
-    duplicate_atomically,
-    find_damage,
-    remove_stale_temporaries,
-)
+from mambarium.platform.atomic_files import duplicate_atomically, remove_stale_temporaries
+from mambarium.platform.resume.checkpoint_io import AtomicCheckpointIO, find_damage
 
 CONTENT = {"state_dict": {"weight": torch.arange(50.0), "bias": torch.tensor(2.5)}, "step": 7, "name": "a"}
 

@@ -1,0 +1,89 @@
+"""Files that are whole or absent, whenever a crash comes."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedRandom
+from pathlib import Path
+
+
+@contextmanager
+def replaced_atomically(target: Path) -> Iterator[BufferedRandom]:
+    """Opens a temporary file beside the target that takes the target's place when the block ends well.
+
+    Args:
+        target: The file to write or replace; its folder is made.
+
+    Yields:
+        The temporary file, open for writing.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(target)
+    try:
+        with temporary.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _force_folder_to_disk(target.parent)
+
+
+def write_atomically(target: Path, text: str) -> None:
+    """Writes or replaces a text file, UTF-8, so that a crash leaves either the old or the new content.
+
+    Args:
+        target: The file; its folder is made.
+        text: Its content.
+    """
+    with replaced_atomically(target) as file:
+        file.write(text.encode())
+
+
+def duplicate_atomically(source: Path, target: Path) -> None:
+    """Makes the target a second name of the source's content, by a hard link where the file system has them.
+
+    Args:
+        source: An intact file that is never changed in place.
+        target: A file in the same folder, replaced.
+    """
+    temporary = _temporary(target)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            with source.open("rb") as reader, replaced_atomically(target) as writer:
+                shutil.copyfileobj(reader, writer)
+            return
+        os.replace(temporary, target)
+    finally:
+        # rename(2) does nothing when both names already are one file
+        temporary.unlink(missing_ok=True)
+    _force_folder_to_disk(target.parent)
+
+
+def remove_stale_temporaries(folder: Path) -> None:
+    """Deletes temporary files that a killed process left.
+
+    Args:
+        folder: The folder of checkpoints; no other process may be writing there.
+    """
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
+
+
+def _force_folder_to_disk(folder: Path) -> None:
+    """Makes a rename durable; only POSIX systems can open a folder."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
