@@ -39,7 +39,9 @@ def fit_trainer(
     primary_metric: PrimaryMetric,
     config: str,
 ) -> Trainer:
-    """The Trainer of `fit`: exactly resumable, with our loggers beside the user's.
+    """The Trainer of `fit`: exactly resumable, with our loggers and callbacks beside the user's.
+
+    Samples are shown in TensorBoard by `PredictionPictures` and `TextSamples`, unless the user configured their own.
 
     Args:
         options: The `trainer` section, instantiated.
@@ -56,7 +58,11 @@ def fit_trainer(
     callbacks = exact_callbacks(folder.checkpoints, seed, primary_metric, options["val_check_interval"])
     position = callbacks[0]
     assert isinstance(position, Position)
-    callbacks += [RunConfig(config), PredictionPictures(), TextSamples(), *(options["callbacks"] or [])]
+    users = as_list(options["callbacks"])
+    ours = [
+        shown for shown in (PredictionPictures(), TextSamples()) if not any(type(shown) is type(own) for own in users)
+    ]
+    callbacks += [RunConfig(config), *ours, *users]
     if options["enable_progress_bar"] is not False:
         callbacks.append(Progress())
     settings = exact_trainer_settings(options)
@@ -75,7 +81,7 @@ def evaluation_trainer(options: dict[str, Any], seed: int, devices: int | None =
     """
     settings = exact_trainer_settings(options)
     settings.update(
-        callbacks=[Position(seed), *(options["callbacks"] or [])],
+        callbacks=[Position(seed), *as_list(options["callbacks"])],
         logger=False,
         enable_progress_bar=False,
         max_steps=-1,

@@ -17,3 +17,13 @@ def test_a_run_shows_what_its_model_writes(tiny: Callable[..., int]) -> None:
     given, added = text.split("added:")
     assert len(given.removeprefix("given:\n```\n").removesuffix("\n```\n").encode()) == 64
     assert len(added) > 100
+
+
+def test_one_s_own_samples_take_the_place_of_ours(tiny: Callable[..., int]) -> None:
+    own = "{class_path: mambarium.platform.pictures.text_samples.TextSamples, init_args: {new_tokens: 0}}"
+    config = Path("text.yaml").read_text().replace("max_steps: 3", f"max_steps: 1, callbacks: [{own}]")
+    Path("text.yaml").write_text(config)
+    assert tiny("fit", "--config", "text.yaml") == 0
+    board = EventAccumulator("runs/text/tensorboard")
+    board.Reload()
+    assert board.Tags()["tensors"] == []
