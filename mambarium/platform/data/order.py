@@ -53,8 +53,7 @@ class GlobalBatches:
         self._share = _process_share(batch_size, world_size)
         if num_samples < batch_size:
             raise InputError(
-                f"data.batch_size {batch_size} is more than the {num_samples} training samples: make it "
-                "at most "
+                f"data.batch_size {batch_size} is more than the {num_samples} training samples: make it at most "
                 f"{num_samples}"
             )
         self._num_samples = num_samples
