@@ -1,4 +1,4 @@
-"""Both tasks, stopped three times at random steps by a signal, end bit for bit as if they had not been."""
+"""Runs of every task, stopped or killed at random steps, end bit for bit as if they had not been."""
 
 import csv
 import os
@@ -17,13 +17,67 @@ from mambarium.tasks.task import Task
 Run = Callable[..., int]
 
 
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends this process SIGTERM from inside a training step."""
+BACKBONE = "{class_path: MambaOut, init_args: {depths: [1, 1], widths: [8, 12], kernel_size: 3, drop_path: 0.2}}"
+DETECTION = f"""
+model:
+  class_path: ObjectDetection
+  init_args:
+    backbone: {BACKBONE}
+    detector:
+      class_path: MaskRCNN
+      init_args:
+        strides: [4, 8]
+        channels: 16
+        proposals: {{anchor_sizes: [12, 24], candidates: [20, 20], kept: [10, 5], samples_per_image: 16}}
+        boxes: {{width: 16, samples_per_image: 8, pooled_size: 3, score_threshold: 0.0, detections_per_image: 5}}
+        masks: {{pooled_size: 4, num_convs: 1, channels: 8}}
+data:
+  class_path: DigitSceneDetection
+  init_args:
+    batch_size: 4
+    num_scenes: 12
+    image_size: 32
+    num_workers: 2
+    train_transforms:
+    - {{class_path: mambarium.platform.data.dense_transforms.Mosaic, init_args: {{size: 32}}}}
+    - {{class_path: mambarium.platform.data.dense_transforms.CopyPaste}}
+"""
+SEGMENTATION = f"""
+model:
+  class_path: SemanticSegmentation
+  init_args:
+    backbone: {BACKBONE}
+    head: {{class_path: UperNetHead, init_args: {{channels: 8}}}}
+data:
+  class_path: DigitSceneSegmentation
+  init_args:
+    batch_size: 4
+    num_scenes: 12
+    image_size: 32
+    train_transforms:
+    - {{class_path: mambarium.platform.data.dense_transforms.WindowCrop, init_args: {{height: 24, width: 24}}}}
+"""
+
+
+class Killed(BaseException):
+    """The process ends here; as with kill -9, nothing is written afterwards."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_at(step: int, end: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends this process from inside a training step."""
     plain = Task.training_step
 
     def training_step(self: Task, batch: Any, batch_idx: int) -> torch.Tensor:
         if self.global_step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            end()
         return plain(self, batch, batch_idx)
 
     monkeypatch.setattr(Task, "training_step", training_step)
@@ -65,11 +119,36 @@ def test_three_stops_change_nothing(
     assert tiny("fit", "--config", "run.yaml", "--name", "straight") == 0
     for step in sorted(random.Random(f"{task} {workers}").sample(range(12), 3)):
         with monkeypatch.context() as patch:
-            stop_at(step, patch)
+            end_at(step, terminate, patch)
             assert tiny("fit", "--config", "run.yaml", "--name", "stopped") == 143
     assert tiny("fit", "--config", "run.yaml", "--name", "stopped") == 0
 
-    straight, stopped = (tmp_path / "runs" / name for name in ("straight", "stopped"))
+    check_equal(tmp_path)
+
+
+@pytest.mark.parametrize("config", [DETECTION, SEGMENTATION], ids=["detection", "segmentation"])
+def test_a_kill_and_a_stop_change_nothing_in_dense_tasks(
+    tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
+) -> None:
+    trainer = (
+        "{accelerator: cpu, enable_progress_bar: false, max_steps: 6, val_check_interval: 2, limit_val_batches: 1, "
+        "log_every_n_steps: 1}"
+    )
+    (tmp_path / "run.yaml").write_text(f"{config}trainer: {trainer}\n")
+    assert tiny("fit", "--config", "run.yaml", "--name", "straight") == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        end_at(3, kill, patch)
+        tiny("fit", "--config", "run.yaml", "--name", "stopped")
+    with monkeypatch.context() as patch:
+        end_at(4, terminate, patch)
+        assert tiny("fit", "--config", "run.yaml", "--name", "stopped") == 143
+    assert tiny("fit", "--config", "run.yaml", "--name", "stopped") == 0
+    check_equal(tmp_path)
+
+
+def check_equal(folder: Path) -> None:
+    """The straight run and the stopped one are the same but for time."""
+    straight, stopped = (folder / "runs" / name for name in ("straight", "stopped"))
     for file in ("last.ckpt", "best.ckpt"):
         one, other = (torch.load(run / "checkpoints" / file, weights_only=True) for run in (straight, stopped))
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
