@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
 from mambarium.backbones.layers.arguments import check_images, check_mamba_sizes, check_rate
@@ -25,9 +26,9 @@ from mambarium.errors import InputError
 class Vim(VisionBackbone):
     """Vision Mamba, from images to one map of patch features and the class token.
 
-    The features are the residual sum before the final norm, which belongs to `classifier`. Patches that
-    overlap (stride below patch_size) are not padded, as in the published stride-8 models: the map then has
-    (height - patch_size) / stride + 1 rows instead of the contract's height / stride.
+    The features are the residual sum before the final norm, which belongs to `classifier`. Patches that overlap (stride
+    below patch_size) are not padded, as in the published stride-8 models, so that there are (height - patch_size) /
+    stride + 1 rows of them; the map has one cell per stride, each taken from the patches around its centre.
 
     Args:
         image_size: Height and width of the images for which positions are learned; for others they are
@@ -110,8 +111,8 @@ class Vim(VisionBackbone):
         if self.cls_token is not None:
             class_token = residual[:, middle]
             residual = torch.cat([residual[:, :middle], residual[:, middle + 1 :]], dim=1)
-        feature_map = residual.transpose(1, 2).unflatten(2, (rows, columns))  # (batch, width, rows, columns)
-        return VisionFeatures([feature_map], class_token, {})
+        patches = residual.transpose(1, 2).unflatten(2, (rows, columns))  # (batch, width, rows, columns)
+        return VisionFeatures([self._cells(patches)], class_token, {})
 
     def classifier(self, num_classes: int) -> VimClassifier:
         """Final norm and linear head on the class token, or on the patches' mean without one."""
@@ -150,6 +151,18 @@ class Vim(VisionBackbone):
                 f"are multiples of {self.stride} and at least {self.patch_size}, got {height}x{width}"
             )
         return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
+
+    def _cells(self, patches: Tensor) -> Tensor:
+        """Values at the centres of cells of one stride, (batch, width, height / stride, width / stride).
+
+        A patch's centre lies patch_size / 2 behind its start, a cell's only stride / 2: the cells reach beyond the
+        outermost centres, whose values are repeated, and lie between centres if the two differ by half a stride.
+        """
+        ratio = self.patch_size // self.stride
+        if ratio == 1:
+            return patches
+        padded = F.pad(patches, (ratio // 2,) * 4, mode="replicate")
+        return padded if ratio % 2 else F.avg_pool2d(padded, 2, stride=1)
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         """The learned positions (1, tokens, width), interpolated for another grid than theirs."""

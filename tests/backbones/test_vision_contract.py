@@ -41,7 +41,6 @@ class Family:
     build: Callable[[], VisionBackbone]
     sizes: list[tuple[int, int]]
     refused: tuple[int, int] | None
-    unpadded_patches: bool = False
 
 
 FAMILIES = {
@@ -59,7 +58,6 @@ FAMILIES = {
         lambda: Vim(image_size=12, patch_size=4, stride=2, width=16, depth=2, d_state=2),
         [(12, 12), (4, 4), (6, 14)],
         (2, 12),
-        unpadded_patches=True,
     ),
     "vmamba": Family(
         lambda: VMamba(depths=(1, 2, 1), widths=(8, 16, 24), ssm_ratio=2.0, mlp_ratio=2.0, drop_path=0.2),
@@ -213,10 +211,7 @@ def test_maps_have_the_promised_sizes(backbone: VisionBackbone, family: Family) 
         features = backbone(images((height, width)))
         assert len(features.maps) == len(backbone.feature_info)
         for found, (channels, stride) in zip(features.maps, backbone.feature_info, strict=True):
-            expected = (-(-height // stride), -(-width // stride))
-            if family.unpadded_patches:
-                expected = (height // stride - 1, width // stride - 1)
-            assert found.shape == (2, channels, *expected)
+            assert found.shape == (2, channels, -(-height // stride), -(-width // stride))
             assert found.isfinite().all()
         assert backbone.classifier(7).eval()(features).shape == (2, 7)
 
@@ -324,6 +319,21 @@ def test_vim_class_token_keeps_its_own_position_at_other_sizes() -> None:
     torch.testing.assert_close(features.class_token, (backbone.cls_token[:, 0] + 5.0).expand(2, -1))
     patches = backbone.patch_embed(images((12, 8)))
     torch.testing.assert_close(features.maps[0].flatten(2).transpose(1, 2), patches)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("patch_size", "stride"), [(4, 2), (6, 2), (4, 1)])
+def test_cells_of_overlapping_patches_lie_where_the_patches_do(patch_size: int, stride: int) -> None:
+    backbone = Vim(12, patch_size, stride, width=8, depth=1, d_state=2)
+    backbone.layers = nn.ModuleList()
+    backbone.pos_embed.zero_()
+    backbone.patch_embed.proj.weight.fill_(1 / (3 * patch_size**2))  # a patch's mean, so its centre's position
+    backbone.patch_embed.proj.bias.zero_()
+    rows = (torch.arange(12.0) + 0.5)[:, None].expand(12, 12)
+    column_of_cells = backbone(rows.expand(1, 3, 12, 12)).maps[0][0, 0, :, 3]
+    centres = (torch.arange(12 // stride) + 0.5) * stride
+    expected = centres.clamp(patch_size / 2, 12 - patch_size / 2)  # beyond the outermost patches their values
+    torch.testing.assert_close(column_of_cells, expected)
 
 
 @pytest.mark.parametrize("name", ["vmamba", "vmamba_v0", "local_vmamba", "swin"])

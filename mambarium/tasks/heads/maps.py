@@ -81,9 +81,6 @@ class FeatureMaps(nn.Module):
         ):
             size = grid_size(image_size, stride)
             resampled = resample(features.maps[index])[..., : size[0], : size[1]]
-            if resampled.shape[-2:] != size:
-                # Overlapping patches without padding leave a map that is a row and a column short.
-                resampled = F.interpolate(resampled, size, mode="bilinear")
             normed = norm(resampled)
             if valid_size is not None:
                 normed = normed * inside(valid_size, size, stride)[:, None]
