@@ -90,8 +90,9 @@ class CocoDetection(DetectionImages):
         self._training_content: dict[str, Any] | None = read_annotations(self._parts["train"][0])
         categories = read_categories(self._training_content, self._parts["train"][0])
         self.category_ids: list[int] = [category["id"] for category in categories]
+        self._names = {category["id"]: category["name"] for category in categories}
         if all("frequency" in category for category in categories):
-            self.class_frequencies = [category["frequency"] for category in categories]
+            self.class_frequencies = read_frequencies(categories, self._parts["train"][0])
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
             class_names=[category["name"] for category in categories],
@@ -112,8 +113,9 @@ class CocoDetection(DetectionImages):
         """The images of the annotation files."""
         sources = {}
         for part, (file, folder) in self._parts.items():
-            content = self._training_content if part == "train" else None
-            images = read_images(content or read_annotations(file), file, folder, self.category_ids, self._masks)
+            content = (self._training_content if part == "train" else None) or read_annotations(file)
+            check_names(content, file, self._names)
+            images = read_images(content, file, folder, self.category_ids, self._masks)
             sources[part] = ObjectFiles(images, str(file), self._masks, part == "train", self._broken)
         self._training_content = None
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
@@ -174,6 +176,43 @@ def read_categories(content: dict[str, Any], file: Path) -> list[dict[str, Any]]
     return categories
 
 
+def read_frequencies(categories: list[dict[str, Any]], file: Path) -> list[str]:
+    """LVIS's frequency of each category.
+
+    Args:
+        categories: Mappings with "id" and "frequency".
+        file: The file, for messages.
+
+    Raises:
+        InputError: If one is none of "r", "c" and "f".
+    """
+    frequencies = [category["frequency"] for category in categories]
+    for category, frequency in zip(categories, frequencies, strict=True):
+        if frequency not in ("r", "c", "f"):
+            raise InputError(f"{file}: category {category['id']} has frequency {frequency!r}, not r, c or f")
+    return frequencies
+
+
+def check_names(content: dict[str, Any], file: Path, names: dict[int, str]) -> None:
+    """Checks that a file means the same by its category ids as the training file.
+
+    Args:
+        content: The file's content.
+        file: The file, for messages.
+        names: The training file's name of each category id.
+
+    Raises:
+        InputError: If a category has another name there, or isn't as `read_categories` wants it.
+    """
+    for category in read_categories(content, file):
+        name = names.get(category["id"], category["name"])
+        if name != category["name"]:
+            raise InputError(
+                f"{file}: category {category['id']} is {category['name']!r}, in the training file it is {name!r}: "
+                "give files of the same categories"
+            )
+
+
 def read_images(
     content: dict[str, Any], file: Path, folder: Path, category_ids: list[int], masks: bool
 ) -> list[AnnotatedImage]:
@@ -212,7 +251,7 @@ def read_images(
         checked = None
         if "neg_category_ids" in record:
             negative, partial = (
-                [labels[number] for number in record.get(key, ()) if number in labels]
+                [labels[number] for number in id_list(record, key, file, what) if number in labels]
                 for key in ("neg_category_ids", "not_exhaustive_category_ids")
             )
             checked = (negative, partial)
@@ -280,6 +319,18 @@ def require_number(record: dict[str, Any], key: str, file: Path, what: str, leas
     if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
         wanted = "a whole number" if least is None else f"a whole number from {least} on"
         raise InputError(f"{file}: {what} has {key} {value!r}, not {wanted}")
+
+
+def id_list(record: dict[str, Any], key: str, file: Path, what: str) -> list[int]:
+    """A record's list of ids, empty if it has none.
+
+    Raises:
+        InputError: If it is something else than a list of whole numbers.
+    """
+    value = record.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(number, int) for number in value):
+        raise InputError(f"{file}: {what} has {key} {value!r}, not a list of whole numbers")
+    return value
 
 
 def is_box(value: Any) -> bool:

@@ -46,8 +46,13 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
 
 
 def encode_segmentation(segmentation: Any) -> bytes:
-    """A segmentation in little memory; `json.loads` gives it back."""
+    """A segmentation in little memory, without polygons of less than three corners; `json.loads` gives it back."""
+    if isinstance(segmentation, list):
+        segmentation = [part for part in segmentation if not isinstance(part, list) or len(part) >= 6]
     return json.dumps(segmentation, separators=(",", ":")).encode()
+
+
+NO_POLYGONS = encode_segmentation([])
 
 
 def _run_pixels(counts: Sequence[int] | str, num_pixels: int) -> NDArray[np.bool_]:

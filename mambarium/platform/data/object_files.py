@@ -50,12 +50,14 @@ class ObjectFiles:
         broken: What becomes of files that are missing.
 
     Raises:
-        InputError: If files are missing and `broken` is "raise", or no image is left.
+        InputError: If there are no images, files are missing and `broken` is "raise", or no image is left.
     """
 
     def __init__(
         self, images: Sequence[AnnotatedImage], where: str, masks: bool, training: bool, broken: BrokenPolicy
     ) -> None:
+        if not images:
+            raise InputError(f"{where}: lists no images")
         images = [image for image, _ in with_files(images, [image.file for image in images], broken, where)]
         changes: Counter[str] = Counter()
         objects = [clean_objects(image.objects, image.height, image.width, changes) for image in images]

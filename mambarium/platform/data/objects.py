@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mambarium.platform.data.coco_masks import decode_segmentation
+from mambarium.platform.data.coco_masks import NO_POLYGONS, decode_segmentation
 from mambarium.platform.data.detection_samples import DetectionSample, detection_sample
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.sample_error import SampleError
@@ -39,7 +39,9 @@ class ObjectRecord(NamedTuple):
 def clean_objects(
     objects: Sequence[ObjectRecord], height: int, width: int, changes: Counter[str]
 ) -> list[ObjectRecord]:
-    """Leaves out boxes of zero area and boxes outside the image, and clips those that reach far over its border.
+    """Leaves out boxes of zero area or outside the image and objects without a polygon, and clips boxes.
+
+    Boxes that reach over the border by more than the tolerance are clipped to the image.
 
     Args:
         objects: The objects of an image.
@@ -57,6 +59,8 @@ def clean_objects(
             changes["boxes of zero area left out"] += 1
         elif x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
             changes["boxes outside their image left out"] += 1
+        elif item.segmentation == NO_POLYGONS:
+            changes["objects without a polygon left out"] += 1
         elif max(-x1, -y1, x2 - width, y2 - height) > BORDER_TOLERANCE:
             changes["boxes clipped to their image"] += 1
             kept.append(item._replace(box=(max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))))

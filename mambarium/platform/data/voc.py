@@ -149,6 +149,10 @@ class VocAnnotation:
         self._width, self._height = (
             int(self._number(root, f"size/{side}", "the image")) for side in ("width", "height")
         )
+        if min(self._width, self._height) < 1:
+            raise SampleError(
+                f"{file}: says that the image has {self._width} x {self._height} pixels; mend or remove it"
+            )
         self.class_names: list[str] = []
         self._objects: list[ObjectRecord] = []
         for position, item in enumerate(root.iter("object")):

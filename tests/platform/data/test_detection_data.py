@@ -140,6 +140,9 @@ def test_lvis_frequencies_and_addresses(make_coco: MakeCoco) -> None:
     data = make_coco(content, train_images="", val_images="")
     assert data.class_frequencies == ["c", "f", "r"]
     assert len(data.validation_samples()) == 4
+    content["categories"][1]["frequency"] = "x"
+    with pytest.raises(InputError, match=r"train\.json: category 3 has frequency 'x', not r, c or f"):
+        make_coco(content)
 
 
 def without(key: str, *place: Any) -> dict[str, Any]:
@@ -179,12 +182,30 @@ def changed(value: Any, *place: Any) -> dict[str, Any]:
         (changed("17", "categories", 2, "id"), r"category 3 has id '17', not a whole number"),
         (changed(3, "categories", 2, "id"), r"category id 3 is listed twice"),
         (changed("gone.png", "images", 1, "file_name"), r"1 of 4 files are missing .*gone\.png"),
+        (changed(7, "images", 3, "neg_category_ids"), r"image 300 has neg_category_ids 7, not a list of whole numbers"),
+        (changed([], "images"), r"train\.json: lists no images"),
     ],
 )
 def test_annotation_files_that_lack_something(make_coco: MakeCoco, content: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         make_coco(content).training_samples()
     assert "\n" not in str(caught.value)
+
+
+def test_categories_that_mean_something_else_in_validation_are_refused(make_coco: MakeCoco, tmp_path: Path) -> None:
+    make_coco()
+    (tmp_path / "other.json").write_text(json.dumps(changed("cat", "categories", 1, "name")))
+    with pytest.raises(InputError, match=r"other\.json: category 3 is 'cat', in the training file it is 'first'"):
+        make_coco(val_annotations="other.json").validation_samples()
+
+
+def test_polygons_of_two_corners_are_no_masks(make_coco: MakeCoco, capsys: pytest.CaptureFixture[str]) -> None:
+    content = changed([[1, 1, 9, 9]], "annotations", 0, "segmentation")
+    content["annotations"][2]["segmentation"].append([3, 3, 4, 4])
+    samples = make_coco(content, masks=True).validation_samples()
+    assert samples[(0, 0)]["crowd"].tolist() == [True] and samples[(0, 1)]["masks"].any()
+    assert "1 objects without a polygon left out" in capsys.readouterr().err
+    assert len(make_coco(content).validation_samples()[(0, 0)]["labels"]) == 2
 
 
 def test_a_wrong_size_and_a_wrong_mask_are_named(make_coco: MakeCoco) -> None:
@@ -251,6 +272,7 @@ def test_voc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("<annotation>", r"a\.xml: not a readable XML file"),
         (voc_xml("a", [], width=""), r"a\.xml: the image has '' as size/width"),
+        (voc_xml("a", [], width="0"), r"a\.xml: says that the image has 0 x 30 pixels"),
         ("<annotation><size><width>4</width><height>3</height></size><object/></annotation>", r"object 1 has no name"),
         (voc_xml("a", [("bird", (1, 1, 9, 9), 0)]), r"a\.xml: object 1 is 'bird', none of the classes cat, dog"),
     ],
