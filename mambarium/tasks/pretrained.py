@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mambarium.backbones.adapters import SequenceOnImages
 from mambarium.backbones.published.loading import Assignment, assign, fit_backbone, read_pretrained, report
 from mambarium.backbones.published.report import LoadReport
 from mambarium.errors import InputError
@@ -40,6 +41,8 @@ def load_pretrained(task: Task, source: str | Path, *, ema: bool | None = None) 
     state = objective.state_dict()
     if recognised is None:
         head = assign(state, {name: f"objective.{name}" for name in state}, pretrained.weights, objective.resized)
+    elif isinstance(task.backbone, SequenceOnImages):
+        head = Assignment({}, set(), [], list(state), [])  # a published head is one for words
     else:
         keys = {name: recognised.format.head_key(theirs) for name, theirs in objective.published_names().items()}
         head = assign(state, keys, recognised.weights, objective.resized)

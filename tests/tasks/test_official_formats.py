@@ -12,9 +12,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mambarium.backbones import Mamba, MambaOut, MambaVision, Vim, VMamba
+from mambarium.backbones import Mamba, MambaOut, MambaVision, SequenceOnImages, Vim, VMamba
 from mambarium.errors import InputError
-from mambarium.tasks import ImageClassification, LanguageModeling, export_official, load_pretrained
+from mambarium.tasks import (
+    ImageClassification,
+    LanguageModeling,
+    SemanticSegmentation,
+    export_official,
+    load_pretrained,
+)
 from mambarium.tasks.task import Task
 
 Shapes = dict[str, tuple[int, ...]]
@@ -399,6 +405,37 @@ def test_a_mamba_without_head_or_prefix_is_transformers_model_alone(tmp_path: Pa
     assert load_pretrained(task, tmp_path / "model.bin").format == "Mamba (transformers)"
     assert torch.equal(task.backbone.norm_f.weight, weights["norm_f.weight"])
     assert torch.equal(task.objective.head.weight, weights["embeddings.weight"])
+
+
+def test_a_mamba_of_text_serves_images(tmp_path: Path) -> None:
+    def on_images(num_classes: int = 16, **sizes: int) -> SemanticSegmentation:
+        backbone = SequenceOnImages(Mamba(**{"width": 8, "depth": 1, "d_state": 2, **sizes}), 8, 4)
+        return SemanticSegmentation(backbone, num_classes=num_classes, strides=[4, 8])
+
+    torch.save(drawn(MAMBA), tmp_path / "official.bin")
+    ours = checkpoint_of_nothing_trained(mamba(), tmp_path / "ours.ckpt")
+    for source in (tmp_path / "official.bin", ours):
+        task, before = on_images(), on_images()
+        before.load_state_dict(task.state_dict())
+        report = load_pretrained(task, source)
+        assert report.missing == ["pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"]
+        assert set(report.matched) == {f"backbone.{name}" for name in mamba().backbone.state_dict()}
+        for name in report.missing:
+            assert torch.equal(task.backbone.state_dict()[name], before.backbone.state_dict()[name])
+        stored = torch.load(source, weights_only=True)
+        key = "backbone.layers.0.mixer.in_proj.weight"
+        assert torch.equal(task.backbone.state_dict()[key], stored.get("state_dict", stored)[key])
+        with pytest.raises(InputError, match="of another Mamba"):
+            load_pretrained(on_images(depth=2), source)
+    images = checkpoint_of_nothing_trained(on_images(), tmp_path / "images.ckpt")
+    assert load_pretrained(on_images(), images).missing == []
+    classes = ImageClassification(on_images().backbone, num_classes=16)
+    assert len(load_pretrained(classes, tmp_path / "official.bin").fresh) == len(classes.objective.state_dict())
+
+
+def checkpoint_of_nothing_trained(task: Task, path: Path) -> Path:
+    torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": task.state_dict()}, path)
+    return path
 
 
 def test_a_vocabulary_head_of_its_own_needs_an_untied_one(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mambarium.backbones.adapters import SequenceOnImages
 from mambarium.backbones.contract import Backbone
 from mambarium.backbones.published.format import Weights
 from mambarium.backbones.published.known import FORMATS, Recognised, fitting_variants, foreign_parts, recognise
@@ -70,7 +71,8 @@ def load_pretrained(backbone: Backbone, source: str | Path, *, ema: bool | None 
     Recognised are the formats of Mamba (original and transformers), Vim, VMamba (both generations), MambaVision,
     MambaOut (official and timm), LocalVim, LocalVMamba, and of DeiT, Swin and ConvNeXt (official, timm and
     torchvision), bare or in the files that training wrote. Positions of another image size are interpolated; everything
-    else must be there, in its shape. Either all is loaded or nothing.
+    else must be there, in its shape. Either all is loaded or nothing. `SequenceOnImages` also takes weights of the
+    sequence backbone alone: patches and positions are then left as they were, and reported.
 
     Args:
         backbone: Where the weights go.
@@ -120,11 +122,13 @@ def read_pretrained(source: str | Path, ema: bool | None = None) -> Pretrained:
 
 
 def fit_backbone(backbone: Backbone, pretrained: Pretrained) -> Assignment:
-    """Values for all parameters of a backbone.
+    """Values for all parameters of a backbone, or of the one within `SequenceOnImages`.
 
     Raises:
         InputError: If they are of another model.
     """
+    if isinstance(backbone, SequenceOnImages) and not _are_on_images(pretrained):
+        return _within(fit_backbone(backbone.backbone, pretrained), backbone)
     recognised = pretrained.recognised
     weights = pretrained.weights if recognised is None else recognised.weights
     if recognised is not None and type(backbone) is not recognised.format.family:
@@ -147,6 +151,23 @@ def fit_backbone(backbone: Backbone, pretrained: Pretrained) -> Assignment:
     raise InputError(
         f"{pretrained.checkpoint.source} ({pretrained.title}) is of another {type(backbone).__name__} than this one "
         f"({problem}): {_own_backbone(pretrained) if recognised is None else _variant_that_fits(recognised)}"
+    )
+
+
+def _are_on_images(pretrained: Pretrained) -> bool:
+    """Whether weights are of `SequenceOnImages`, rather than of a sequence backbone alone."""
+    return pretrained.recognised is None and any(key.startswith("backbone.patch_embed.") for key in pretrained.weights)
+
+
+def _within(found: Assignment, backbone: SequenceOnImages) -> Assignment:
+    """Values for a sequence backbone as values for what it stands in."""
+    prefix = "backbone."
+    return Assignment(
+        {prefix + name: value for name, value in found.values.items()},
+        found.keys,
+        [prefix + change for change in found.reshaped],
+        [name for name in backbone.state_dict() if name.removeprefix(prefix) not in found.values],
+        [],
     )
 
 
