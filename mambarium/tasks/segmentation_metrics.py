@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mambarium.errors import InputError
 from mambarium.tasks.batches import IGNORED_CLASS, SegmentationBatch
 from mambarium.tasks.objective import TaskMetrics
 
@@ -58,6 +59,13 @@ class SegmentationMetrics(TaskMetrics):
             self.confusion += confusion_matrix(predicted, truth, len(self.class_names))
 
     def compute(self) -> dict[str, Tensor]:
+        """All values.
+
+        Raises:
+            InputError: If no pixel counts.
+        """
+        if not self.confusion.any():
+            raise InputError("none of the evaluated masks has a pixel that counts: mean IoU is not defined")
         confusion = self.confusion.double()
         right, of_class, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
         iou = right / (of_class + predicted - right)  # NaN for a class that occurs nowhere

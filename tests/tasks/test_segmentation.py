@@ -88,6 +88,13 @@ def test_metrics_are_of_the_data_set_not_of_its_images() -> None:
     assert values["mIoU"].item() == pytest.approx((100 / 101 + 99 / 100) / 2)
 
 
+def test_masks_without_a_counted_pixel_have_no_mean_iou() -> None:
+    metrics = SegmentationMetrics(["sky", "road"])
+    metrics.update([torch.zeros(2, 3)], batch_of([torch.full((2, 3), IGNORED_CLASS)]))
+    with pytest.raises(InputError, match="none of the evaluated masks has a pixel that counts"):
+        metrics.compute()
+
+
 def test_cross_entropy_weighs_classes_and_leaves_out_ignored_pixels() -> None:
     torch.manual_seed(0)
     logits, mask = torch.randn(2, 3, 5, 4), torch.randint(3, (2, 5, 4))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mambarium
@@ -119,3 +120,28 @@ def test_two_processes_train_as_one(tiny: Callable[..., int], tmp_path: Path) ->
     metrics = [json.loads((run / "run.json").read_text())["metrics"] for run in (one, two)]
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-2, abs=1e-3)
     assert {"val/mean", "val/pixels/mIoU", "val/whole/accuracy"} <= set(metrics[0])
+
+
+def test_frequencies_of_lvis_come_from_the_annotations(tiny: Callable[..., int], tmp_path: Path) -> None:
+    config = yaml.safe_load(CONFIG)
+    config["trainer"] |= {"max_steps": 1, "val_check_interval": 1}
+    names = {f"{part}_{what}": "" for part in ("train", "val") for what in ("images", "annotations")}
+    options = {"path": ".", "batch_size": 2, "short_side": 32} | names
+    options |= {"train_annotations": "lvis.json", "val_annotations": "lvis.json"}
+    config["data"]["init_args"]["tasks"]["boxes"] = {"class_path": "CocoDetection", "init_args": options}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    images: list[dict[str, Any]] = []
+    for number in (1, 2):
+        Image.new("RGB", (32, 32), (90 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        sizes = {"id": number, "file_name": f"{number}.png", "width": 32, "height": 32}
+        images.append(sizes | {"neg_category_ids": [3], "not_exhaustive_category_ids": []})
+    box = {"image_id": 1, "bbox": [4, 4, 12, 12], "area": 144}
+    content = {
+        "images": images,
+        "annotations": [box | {"id": 1, "category_id": 3}, box | {"id": 2, "category_id": 8, "image_id": 2}],
+        "categories": [{"id": 3, "name": "a", "frequency": "r"}, {"id": 8, "name": "b", "frequency": "f"}],
+    }
+    (tmp_path / "lvis.json").write_text(json.dumps(content))
+    assert tiny("fit", "--config", "run.yaml") == 0
+    metrics = json.loads((tmp_path / "runs" / "run" / "run.json").read_text())["metrics"]
+    assert {"val/boxes/APr", "val/boxes/APf", "val/pixels/mIoU"} <= set(metrics)
