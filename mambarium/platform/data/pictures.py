@@ -21,6 +21,9 @@ LINE_HEIGHT = 14
 
 MASK_OPACITY = 0.5
 
+BACKGROUND = "background"
+"""Name of a class that is not painted."""
+
 Color = tuple[int, int, int]
 
 
@@ -79,7 +82,7 @@ def draw_objects(
             for label, is_crowd in zip(labels, crowd.tolist(), strict=True)
         ]
         large_boxes = boxes * boxes.new_tensor([scale[1], scale[0], scale[1], scale[0]])
-        drawn = draw_bounding_boxes(drawn, large_boxes, names, colors=colors, width=1)
+        drawn = draw_bounding_boxes(drawn, large_boxes, names, colors=colors, width=1, fill_labels=True)
     count = f"{len(labels)} object{'' if len(labels) == 1 else 's'}"
     return with_caption(drawn, [CaptionLine(count, (255, 255, 255))])
 
@@ -87,7 +90,7 @@ def draw_objects(
 def draw_classes(image: Tensor, mask: Tensor, class_names: Sequence[str]) -> Tensor:
     """An image with the class of each pixel as a colour on it, and the classes that occur below.
 
-    Pixels that don't count stay as they are.
+    Pixels that don't count, and those of a class that is called background, stay as they are.
 
     Args:
         image: (3, height, width), uint8 or floating point in 0 to 1.
@@ -99,7 +102,9 @@ def draw_classes(image: Tensor, mask: Tensor, class_names: Sequence[str]) -> Ten
     """
     drawn = enlarged(as_bytes(image))
     large = F.resize(mask[None].to(torch.uint8), list(drawn.shape[1:]), F.InterpolationMode.NEAREST)[0]
-    present = [number for number in large.unique().tolist() if number != IGNORED_CLASS]
+    present = [
+        number for number in large.unique().tolist() if number != IGNORED_CLASS and class_names[number] != BACKGROUND
+    ]
     if present:
         masks = torch.stack([large == number for number in present])
         drawn = draw_segmentation_masks(

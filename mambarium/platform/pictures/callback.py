@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,17 +13,29 @@ from torch import Tensor
 from mambarium.errors import InputError
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.data.multitask import MultiTaskData
-from mambarium.platform.pictures.predicted import detections_beside_truth, segmentation_beside_truth
+from mambarium.platform.pictures.predicted import (
+    class_below_truth,
+    detections_beside_truth,
+    segmentation_beside_truth,
+)
 from mambarium.platform.resume.tensorboard import RunTensorBoard
+from mambarium.tasks.classification import ClassificationObjective
 from mambarium.tasks.detection import DetectionObjective
 from mambarium.tasks.multitask import ObjectiveSet
-from mambarium.tasks.objective import Objective
+from mambarium.tasks.objective import Objective, VisionObjective
 from mambarium.tasks.segmentation import SegmentationObjective
 from mambarium.tasks.task import Task
 
+KINDS: dict[type[Objective], tuple[str, Callable[[Any, Any, Sequence[str]], Tensor]]] = {
+    ClassificationObjective: ("classification", class_below_truth),
+    SegmentationObjective: ("segmentation", segmentation_beside_truth),
+    DetectionObjective: ("detection", detections_beside_truth),
+}
+"""The name of each objective's pictures, and what draws a sample, a prediction and the classes' names."""
+
 
 class PredictionPictures(Callback):
-    """Draws truth and predictions of the first validation images, for tasks whose predictions can be drawn.
+    """Draws truth and predictions of a few validation images, spread evenly over the set.
 
     Every validation shows the same images, so TensorBoard's slider shows how the model learns. The first process
     draws.
@@ -61,18 +73,15 @@ class PredictionPictures(Callback):
                 for name, of_task in data.tasks.items()
                 for kind, pictures in self._draw(task, objective.objective(name), of_task).items()
             }
-        if not isinstance(objective, SegmentationObjective | DetectionObjective):
+        if type(objective) not in KINDS:
             return {}
+        assert isinstance(objective, VisionObjective)
         data_set = data.validation_samples()
-        samples = [data_set[0, index] for index in range(min(self.images, len(data_set)))]
+        count = min(self.images, len(data_set))
+        samples: list[Any] = [data_set[0, position * len(data_set) // count] for position in range(count)]
         batch = task.trainer.precision_plugin.convert_input(data.collate(samples))
         batch = task.transfer_batch_to_device(batch, task.device, 0)
         predictions: list[Any] = objective.predictions(task.backbone, batch)  # type: ignore[arg-type]  # such a task has a vision backbone
-        names = objective.class_names
-        if isinstance(objective, SegmentationObjective):
-            return {
-                "segmentation": [
-                    segmentation_beside_truth(*pair, names) for pair in zip(samples, predictions, strict=True)
-                ]
-            }
-        return {"detection": [detections_beside_truth(*pair, names) for pair in zip(samples, predictions, strict=True)]}
+        kind, draw = KINDS[type(objective)]
+        names = data.class_names  # type: ignore[attr-defined]  # of every data module of such a task
+        return {kind: [draw(*pair, names) for pair in zip(samples, predictions, strict=True)]}

@@ -9,13 +9,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from mambarium.platform.data.image_samples import LabelledImage
 from mambarium.platform.data.pictures import (
     MASK_OPACITY,
+    CaptionLine,
     arrange,
     class_color,
     draw_classes,
     draw_sample,
     enlarged,
+    with_caption,
 )
 from mambarium.tasks.heads.detector import Detections
 from mambarium.tasks.mask_encoding import paste_masks
@@ -23,8 +26,28 @@ from mambarium.tasks.mask_encoding import paste_masks
 SHOWN_SCORE = 0.4
 """Less sure detections are not drawn."""
 
+RIGHT, WRONG = (96, 255, 96), (255, 96, 96)
+"""Colours of a class that is the true one, and of one that isn't."""
+
 SIDE_PER_LINE_WIDTH = 400
 """Pixels of an image's longer side for each pixel of the width of lines."""
+
+
+def class_below_truth(sample: LabelledImage, logits: Tensor, class_names: Sequence[str]) -> Tensor:
+    """Draws a sample of classification, its class below, and below that the likeliest one, green if it is the same.
+
+    Args:
+        sample: The sample, as the data set gives it.
+        logits: (classes,) as a model gives them.
+        class_names: One name per class.
+
+    Returns:
+        uint8 (3, height, width).
+    """
+    probability, number = logits.float().softmax(dim=0).max(dim=0)
+    found = f"{class_names[int(number)]} {float(probability):.2f}"
+    line = CaptionLine(found, RIGHT if int(number) == sample.label else WRONG)
+    return with_caption(draw_sample(sample, class_names), [line])
 
 
 def segmentation_beside_truth(sample: Any, predicted: Tensor, class_names: Sequence[str]) -> Tensor:
@@ -84,4 +107,5 @@ def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]
         image = draw_segmentation_masks(image, masks, alpha=MASK_OPACITY, colors=colors)
     scores = found.scores.cpu()[shown].tolist()
     names = [f"{class_names[int(label)]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-    return draw_bounding_boxes(image, boxes, names, colors=colors, width=max(1, max(size) // SIDE_PER_LINE_WIDTH))
+    width = max(1, max(size) // SIDE_PER_LINE_WIDTH)
+    return draw_bounding_boxes(image, boxes, names, colors=colors, width=width, fill_labels=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 Run = Callable[..., int]
 
@@ -20,7 +21,9 @@ def test_fit_test_and_predict_on_images(tiny: Run, tmp_path: Path, capsys: pytes
     assert record["status"] == "finished" and record["step"] == 6
     for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         assert (run / name).is_file(), name
-    assert list((run / "tensorboard").glob("events*"))
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"] == [f"classification/{index}" for index in range(4)]
     printed = capsys.readouterr().out
     assert "RBF-SVM accuracy" in printed and "tensorboard --logdir runs/digits/tensorboard" in printed
 
