@@ -21,6 +21,7 @@ from mambarium.backbones.local_vim import LocalVim
 from mambarium.backbones.local_vmamba import LocalVMamba
 from mambarium.backbones.lstm import LSTM
 from mambarium.backbones.mamba import Mamba
+from mambarium.backbones.mamba_yolo import MambaYOLO
 from mambarium.backbones.mambaout import MambaOut
 from mambarium.backbones.mambavision import MambaVision
 from mambarium.backbones.moe_mamba import MoEMamba
@@ -48,6 +49,7 @@ __all__ = [
     "Mamba",
     "MambaOut",
     "MambaVision",
+    "MambaYOLO",
     "MoEMamba",
     "SequenceBackbone",
     "SequenceOnImages",

@@ -27,6 +27,7 @@ class PublishedFigure(NamedTuple):
 IMAGENET = "ImageNet-1K top-1 %"
 PILE = "Pile perplexity"
 C4 = "C4 training log-perplexity"
+COCO = "COCO AP % of the whole detector"
 
 _MAMBA = "Gu & Dao 2023, table 3"
 _MOE_MAMBA = "Pioro et al. 2024, table 2"
@@ -35,6 +36,7 @@ _VMAMBA = "MzeroMiko/VMamba"
 _MAMBA_VISION = "NVlabs/MambaVision"
 _MAMBA_OUT = "yuweihao/MambaOut"
 _LOCAL_MAMBA = "hunto/LocalMamba"
+_MAMBA_YOLO = "HZAI-ZJNU/Mamba-YOLO"
 _DEIT = "Touvron et al. 2021"
 _SWIN = "Liu et al. 2021"
 _CONVNEXT = "Liu et al. 2022"
@@ -81,6 +83,9 @@ PUBLISHED_FIGURES: dict[str, PublishedFigure] = {
     "local_vim_small": PublishedFigure(81.1, IMAGENET, 224, 4.8, _LOCAL_MAMBA),
     "local_vmamba_tiny": PublishedFigure(82.7, IMAGENET, 224, 5.7, _LOCAL_MAMBA),
     "local_vmamba_small": PublishedFigure(83.7, IMAGENET, 224, 11.4, _LOCAL_MAMBA),
+    "mamba_yolo_tiny": PublishedFigure(44.5, COCO, 640, None, _MAMBA_YOLO),
+    "mamba_yolo_base": PublishedFigure(49.1, COCO, 640, None, _MAMBA_YOLO),
+    "mamba_yolo_large": PublishedFigure(52.1, COCO, 640, None, _MAMBA_YOLO),
     "deit_tiny": PublishedFigure(72.2, IMAGENET, 224, None, _DEIT),
     "deit_small": PublishedFigure(79.8, IMAGENET, 224, None, _DEIT),
     "deit_base": PublishedFigure(81.8, IMAGENET, 224, None, _DEIT),

@@ -132,6 +132,9 @@ class SS2D(nn.Module):
         InputError: If there is no state or no channel to scan.
     """
 
+    # Of the convolution's output and of the gate.
+    activation = staticmethod(F.silu)
+
     def __init__(self, width: int, d_state: int, ssm_ratio: float, gate: bool, scan: GridScan) -> None:
         super().__init__()
         check_at_least("d_state", d_state, 1)
@@ -167,7 +170,7 @@ class SS2D(nn.Module):
         """(batch, height, width, channels) to the same."""
         projected = self.in_proj(x)
         x, z = projected.chunk(2, dim=-1) if self.gate else (projected, None)
-        x = F.silu(self.conv2d(x))  # (batch, height, width, d_inner)
+        x = self.activation(self.conv2d(x))  # (batch, height, width, d_inner)
         # Of a pixel's own values alone, so that they need no order yet.
         num_routes = len(self.scan.routes)
         selected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (num_routes, -1))
@@ -178,7 +181,7 @@ class SS2D(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         y = self.scan(x, delta, A, B, C, self.Ds.unflatten(0, (num_routes, -1)), self.dt_projs_bias)
         y = self.out_norm(y.to(self.out_norm.weight.dtype))
-        return self.out_proj(y if z is None else y * F.silu(z))
+        return self.out_proj(y if z is None else y * self.activation(z))
 
 
 class GridScan(nn.Module):

@@ -18,6 +18,7 @@ from mambarium.backbones import (
     Mamba,
     MambaOut,
     MambaVision,
+    MambaYOLO,
     MoEMamba,
     SequenceOnImages,
     Swin,
@@ -137,6 +138,16 @@ FAMILIES = {
         ),
         [(16, 16), (14, 10), (2, 2)],
         (15, 16),
+    ),
+    "mamba_yolo": Family(
+        lambda: MambaYOLO(depths=(1, 2), widths=(9, 12), d_state=2, drop_path=0.2),
+        [(16, 16), (14, 9), (1, 1)],
+        None,
+    ),
+    "mamba_yolo_stem_stride_2": Family(
+        lambda: MambaYOLO(depths=(1, 1), widths=(8, 12), stem_stride=2, d_state=2, ssm_ratio=1.0),
+        [(8, 8), (5, 9)],
+        None,
     ),
     "vit": Family(
         lambda: ViT(image_size=16, patch_size=4, width=16, depth=2, num_heads=2, drop_path=0.2),
@@ -433,6 +444,13 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
         lambda: LocalVMamba(d_state=0),
         lambda: LocalVMamba(ssm_ratio=0.01),
         lambda: LocalVMamba(drop_path=1.0),
+        lambda: MambaYOLO(depths=(1, 1), widths=(8,)),
+        lambda: MambaYOLO(depths=(0, 1), widths=(8, 8)),
+        lambda: MambaYOLO(depths=(1,), widths=(1,)),
+        lambda: MambaYOLO(stem_stride=3),
+        lambda: MambaYOLO(d_state=0),
+        lambda: MambaYOLO(ssm_ratio=0.01),
+        lambda: MambaYOLO(drop_path=1.0),
         lambda: ViT(width=9, num_heads=2),
         lambda: ViT(image_size=30, patch_size=4),
         lambda: ViT(depth=0),
@@ -491,7 +509,18 @@ def test_activations_are_recomputed(backbone: VisionBackbone, family: Family) ->
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-COMPILED = ["vim", "vmamba", "mambavision", "mambaout", "local_vim", "local_vmamba", "vit", "swin", "convnext"]
+COMPILED = [
+    "vim",
+    "vmamba",
+    "mambavision",
+    "mambaout",
+    "local_vim",
+    "local_vmamba",
+    "mamba_yolo",
+    "vit",
+    "swin",
+    "convnext",
+]
 
 
 @torch.no_grad()

@@ -16,12 +16,14 @@ from mambarium.backbones import (
     Mamba,
     MambaOut,
     MambaVision,
+    MambaYOLO,
     SequenceOnImages,
     Swin,
     Vim,
     VisionBackbone,
     ViT,
     VMamba,
+    from_variant,
 )
 from mambarium.errors import InputError
 from mambarium.tasks import FCOS, YOLO, CascadeMaskRCNN, FasterRCNN, MaskRCNN, ObjectDetection, RetinaNet
@@ -53,6 +55,15 @@ DETECTORS = {
         detections_per_image=7,
     ),
     "yolo": partial(YOLO, strides=(4, 8), channels=(16, 32), score_threshold=0.0, detections_per_image=7),
+    "mamba_yolo": partial(
+        YOLO,
+        strides=(4, 8),
+        channels=(16, 32),
+        depth=2,
+        state_space_neck=True,
+        score_threshold=0.0,
+        detections_per_image=7,
+    ),
     "faster_rcnn": partial(FasterRCNN, strides=STRIDES, channels=32, proposals=SMALL_PROPOSALS, boxes=SMALL_BOXES),
     "mask_rcnn": partial(
         MaskRCNN, strides=STRIDES, channels=32, proposals=SMALL_PROPOSALS, boxes=SMALL_BOXES, masks=SMALL_MASKS
@@ -72,6 +83,7 @@ BACKBONES: dict[str, Callable[[], VisionBackbone]] = {
     "mambaout_with_ssm": lambda: MambaOut(depths=(1, 1), widths=(8, 16), ssm=True, d_state=2),
     "local_vim": lambda: LocalVim(32, 8, 16, (("rows", "window_2"),), d_state=2),
     "local_vmamba": lambda: LocalVMamba((1, 1), (8, 16), (("rows", "window_2"), ("columns", "window_2")), 2, 2),
+    "mamba_yolo": lambda: MambaYOLO(depths=(1, 1), widths=(8, 16), d_state=2),
     "vit": lambda: ViT(image_size=32, patch_size=8, width=16, depth=1, num_heads=2),
     "swin": lambda: Swin(depths=(2, 1), width=8, num_heads=(2, 4), window_size=3),
     "convnext": lambda: ConvNeXt(depths=(1, 1), widths=(8, 16), layer_scale=0.5),
@@ -160,6 +172,16 @@ def test_every_backbone_trains_and_evaluates(name: str) -> None:
     batch = scenes()
     one_step(model, batch)
     check_evaluation(model, batch)
+
+
+def test_mamba_yolo_has_the_official_size() -> None:
+    """6,131,704 parameters, 16 of which are constants in ours, and the scales and shifts of a norm per map of ours."""
+    with torch.device("meta"):
+        backbone = from_variant("mamba_yolo_tiny")
+        assert isinstance(backbone, VisionBackbone)
+        model = ObjectDetection(backbone, 80, detector=partial(YOLO, state_space_neck=True))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == 6_131_704 - 16 + 2 * (64 + 128 + 256)
 
 
 def test_bfloat16_autocast_keeps_boxes_exact() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
+from mambarium.backbones.mamba_yolo import ODSSBlock
 from mambarium.errors import InputError
 from mambarium.tasks.heads.maps import FeatureMaps
 
@@ -60,13 +61,15 @@ class CrossStageBlock(nn.Module):
 
 
 class PathAggregation(nn.Module):
-    """Path aggregation network (Liu et al. 2018, arXiv 1803.01534) with concatenation, as in YOLOv8.
+    """Path aggregation network (Liu et al. 2018, arXiv 1803.01534) with concatenation, as in YOLOv8 or Mamba-YOLO.
 
     Args:
-        feature_info: Channels and stride of each map of the backbone.
+        feature_info: Channels and stride of each map of the backbone; a map of other channels than its level gets a 1x1
+            convolution.
         strides: Strides of the levels, from fine to coarse, each the double of the one before.
         channels: Channels of each level, even.
-        depth: Bottlenecks of each block.
+        depth: Bottlenecks of each block, or its scans.
+        state_space: Whether the blocks are Mamba-YOLO's, with scans, instead of YOLOv8's, with bottlenecks.
 
     Attributes:
         divisor: Images whose sizes are multiples of this have levels that lie exactly on each other.
@@ -76,21 +79,37 @@ class PathAggregation(nn.Module):
     """
 
     def __init__(
-        self, feature_info: Sequence[FeatureInfo], strides: Sequence[int], channels: Sequence[int], depth: int
+        self,
+        feature_info: Sequence[FeatureInfo],
+        strides: Sequence[int],
+        channels: Sequence[int],
+        depth: int,
+        state_space: bool = False,
     ) -> None:
         super().__init__()
+        if depth < 1:
+            raise InputError(f"the depth of the neck's blocks must be at least 1, got {depth}")
         if any(stride != strides[0] * 2**level for level, stride in enumerate(strides)):
             raise InputError(f"each stride of a pyramid must be the double of the one before, got {list(strides)}")
         if len(channels) != len(strides) or any(count < 2 or count % 2 for count in channels):
             raise InputError(f"channels is {list(channels)}: give an even number for each of strides {list(strides)}")
         self.divisor = math.lcm(*strides)
         self.maps = FeatureMaps(feature_info, strides)
+
+        def block(before: int, after: int) -> nn.Module:
+            if state_space:
+                return ODSSBlock(before, after, num_scans=depth, in_neck=True)
+            return CrossStageBlock(before, after, depth)
+
         lateral = [info.channels for info in self.maps.info]
-        self.lateral = nn.ModuleList(ConvNormAct(*pair) for pair in zip(lateral, channels, strict=True))
+        self.lateral = nn.ModuleList(
+            nn.Identity() if before == after else ConvNormAct(before, after)
+            for before, after in zip(lateral, channels, strict=True)
+        )
         pairs = list(pairwise(channels))  # fine and coarse
-        self.down = nn.ModuleList(CrossStageBlock(fine + coarse, fine, depth) for fine, coarse in pairs)
+        self.down = nn.ModuleList(block(fine + coarse, fine) for fine, coarse in pairs)
         self.reduce = nn.ModuleList(ConvNormAct(fine, fine, 3, stride=2) for fine, _ in pairs)
-        self.up = nn.ModuleList(CrossStageBlock(fine + coarse, coarse, depth) for fine, coarse in pairs)
+        self.up = nn.ModuleList(block(fine + coarse, coarse) for fine, coarse in pairs)
 
     def forward(
         self, features: VisionFeatures, image_size: tuple[int, int], valid_size: Tensor | None = None

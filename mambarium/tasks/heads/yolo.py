@@ -33,7 +33,8 @@ class YOLO(Detector):
         num_classes: Number of classes; the task gives it.
         strides: Strides of the levels in pixels, the coarsest map of the backbone the last.
         channels: Channels of each level, even.
-        depth: Bottlenecks of each block of the neck.
+        depth: Bottlenecks of each block of the neck, or its scans.
+        state_space_neck: Whether the neck's blocks are Mamba-YOLO's, with scans, instead of YOLOv8's, with bottlenecks.
         bins: Number of bins of a distance, one stride each.
         cells_per_object: Most cells that learn an object.
         weights: Weights of the losses of classes, boxes and distributions.
@@ -42,7 +43,7 @@ class YOLO(Detector):
         detections_per_image: Most detections of an image.
 
     Raises:
-        InputError: If strides or channels don't fit each other or the backbone.
+        InputError: If strides, channels or depth don't fit each other or the backbone.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class YOLO(Detector):
         strides: tuple[int, ...] = (8, 16, 32),
         channels: tuple[int, ...] = (64, 128, 256),
         depth: int = 1,
+        state_space_neck: bool = False,
         bins: int = 16,
         cells_per_object: int = 10,
         weights: tuple[float, float, float] = (0.5, 7.5, 1.5),
@@ -60,7 +62,7 @@ class YOLO(Detector):
         detections_per_image: int = 300,
     ) -> None:
         super().__init__()
-        self.neck = PathAggregation(feature_info, strides, channels, depth)
+        self.neck = PathAggregation(feature_info, strides, channels, depth, state_space_neck)
         self.divisor = self.neck.divisor
         self.strides = tuple(strides)
         self.bins = bins
