@@ -85,6 +85,10 @@ class ClassificationObjective(VisionObjective):
         """Logits (batch, num_classes)."""
         return self(backbone(batch["image"]))
 
+    def answers(self, predictions: Tensor) -> Tensor:
+        """Class probabilities (batch, num_classes) of logits."""
+        return predictions.float().softmax(dim=1)
+
     def new_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(self.num_classes)
 
@@ -153,4 +157,4 @@ class ImageClassification(Task):
 
     def predict_step(self, batch: ImageBatch) -> Tensor:
         """Class probabilities (batch, num_classes)."""
-        return self(batch["image"]).float().softmax(dim=1)
+        return self.objective.answers(self(batch["image"]))

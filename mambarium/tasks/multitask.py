@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -135,6 +136,24 @@ class ObjectiveSet(Objective):
         return torch.exp(-self.log_variances[name]) * loss + self.log_variances[name]
 
 
+class TaskPrediction(LightningModule):
+    """One of several tasks, for prediction alone.
+
+    Args:
+        backbone: The backbone of all tasks.
+        objective: The task's objective.
+    """
+
+    def __init__(self, backbone: VisionBackbone, objective: VisionObjective) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.objective = objective
+
+    def predict_step(self, batch: Any) -> Any:
+        """As of the task alone: class probabilities, detections or class maps."""
+        return self.objective.answers(self.objective.predictions(self.backbone, batch))
+
+
 class MultiTask(Task):
     """Trains one vision backbone under several objectives at once.
 
@@ -219,6 +238,10 @@ class MultiTask(Task):
 
     def predictions(self, batch: MultiTaskBatch) -> dict[str, Any]:
         return self.objective.predictions(self.backbone, batch)
+
+    def of_task(self, name: str) -> TaskPrediction:
+        """What predicts one of the tasks, with the same backbone and head."""
+        return TaskPrediction(self.backbone, self.objective.objective(name))
 
     def training_step(self, batch: MultiTaskBatch, batch_idx: int) -> Tensor:
         losses = self.training_losses(batch)

@@ -62,6 +62,10 @@ class VisionObjective(Objective):
     def predictions(self, backbone: VisionBackbone, batch: Any) -> Any:
         """What the metrics compare with the batch; an objective may look at an image in parts or more than once."""
 
+    def answers(self, predictions: Any) -> Any:
+        """What a user is given of predictions: here the same."""
+        return predictions
+
 
 class TaskMetrics(Metric, ABC):
     """All metrics of one evaluation, summed over every sample and process, each sample counted once."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mambarium.errors import InputError
@@ -16,11 +16,13 @@ from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.image_files import find_images
 from mambarium.platform.data.images import ClassificationImages
 from mambarium.platform.data.module import ExactDataModule
+from mambarium.platform.data.multitask import MultiTaskData
 from mambarium.platform.data.text import Text
 from mambarium.platform.pictures.files import DetectionFiles, MaskFiles
 from mambarium.tasks.classification import ImageClassification
 from mambarium.tasks.detection import ObjectDetection
 from mambarium.tasks.language_modeling import LanguageModeling
+from mambarium.tasks.multitask import MultiTask
 from mambarium.tasks.segmentation import SemanticSegmentation
 
 CLASSES_PER_IMAGE = 5
@@ -46,7 +48,8 @@ def add_predict_arguments(parser: LightningArgumentParser) -> None:
         "--output",
         type=Path | None,
         default=None,
-        help="CSV file or, for objects and masks, folder to write; predictions(.csv) in the run's folder if not given.",
+        help="CSV file or, for objects, masks and several tasks, folder to write; predictions(.csv) in the run's "
+        "folder if not given.",
     )
 
 
@@ -79,6 +82,10 @@ def predict(model: LightningModule, datamodule: ExactDataModule, trainer: Traine
         if options.images is None:
             raise InputError("predict finds the classes of pixels: give --images FOLDER")
         write_masks(model, datamodule, trainer, options.images, options.output or output)
+    elif isinstance(model, MultiTask) and isinstance(datamodule, MultiTaskData):
+        if options.images is None:
+            raise InputError("predict does every task on images: give --images FOLDER")
+        write_tasks(model, datamodule, trainer, options.images, options.output or output)
     else:
         raise InputError(f"predict knows no input for {type(model).__name__} with {type(datamodule).__name__}")
 
@@ -96,8 +103,28 @@ def print_continuations(model: LanguageModeling, datamodule: Text, options: Any)
         print(datamodule.decode(tokens[0].tolist()))
 
 
+def write_tasks(model: MultiTask, datamodule: MultiTaskData, trainer: Trainer, images: Path, output: Path) -> None:
+    """Write what each task predicts into a folder with its name.
+
+    Raises:
+        InputError: If the output folder exists, or a task's data is none to predict with.
+    """
+    if output.exists():
+        raise InputError(f"{output} exists: give another folder with --output, or remove it")
+    for name, data in datamodule.tasks.items():
+        of_task = model.of_task(name)
+        if isinstance(data, ClassificationImages):
+            write_classes(of_task, data, trainer, images, output / name / "classes.csv")
+        elif isinstance(data, DetectionImages):
+            write_detections(of_task, data, trainer, images, output / name)
+        elif isinstance(data, DenseImages):
+            write_masks(of_task, data, trainer, images, output / name)
+        else:
+            raise InputError(f"predict knows no input for the task {name} with {type(data).__name__}")
+
+
 def write_classes(
-    model: ImageClassification, datamodule: ClassificationImages, trainer: Trainer, images: Path, output: Path
+    model: LightningModule, datamodule: ClassificationImages, trainer: Trainer, images: Path, output: Path
 ) -> None:
     """Write one row per image: its path, its likeliest class and up to five of the likeliest with their probabilities.
 
@@ -125,9 +152,7 @@ def write_classes(
     print(f"classes of {len(paths)} images: {output}")
 
 
-def write_masks(
-    model: SemanticSegmentation, datamodule: DenseImages, trainer: Trainer, images: Path, output: Path
-) -> None:
+def write_masks(model: LightningModule, datamodule: DenseImages, trainer: Trainer, images: Path, output: Path) -> None:
     """Write a palette PNG with class numbers and a picture to look at for each image.
 
     Raises:
@@ -135,13 +160,12 @@ def write_masks(
     """
     datamodule.predict_path = str(images)
     files = find_images(images)
-    trainer.callbacks.append(MaskFiles(images.expanduser(), files, output))  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
-    trainer.predict(model, datamodule=datamodule, return_predictions=False)
+    write_files(model, datamodule, trainer, MaskFiles(images.expanduser(), files, output))
     print(f"masks and overlays of {len(files)} images: {output}")
 
 
 def write_detections(
-    model: ObjectDetection, datamodule: DetectionImages, trainer: Trainer, images: Path, output: Path
+    model: LightningModule, datamodule: DetectionImages, trainer: Trainer, images: Path, output: Path
 ) -> None:
     """Write all detections in COCO's format and a picture of the surer ones for each image.
 
@@ -152,6 +176,13 @@ def write_detections(
     files = find_images(images)
     names = datamodule.class_names
     writer = DetectionFiles(images.expanduser(), files, output, names, datamodule.category_ids or range(len(names)))
-    trainer.callbacks.append(writer)  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
-    trainer.predict(model, datamodule=datamodule, return_predictions=False)
+    write_files(model, datamodule, trainer, writer)
     print(f"objects and overlays of {len(files)} images: {output}")
+
+
+def write_files(model: LightningModule, datamodule: ExactDataModule, trainer: Trainer, writer: Callback) -> None:
+    """Predict, and let a callback write what is predicted."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
+    callbacks.append(writer)
+    trainer.predict(model, datamodule=datamodule, return_predictions=False)
+    callbacks.remove(writer)

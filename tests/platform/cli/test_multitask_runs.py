@@ -145,3 +145,39 @@ def test_frequencies_of_lvis_come_from_the_annotations(tiny: Callable[..., int],
     assert tiny("fit", "--config", "run.yaml") == 0
     metrics = json.loads((tmp_path / "runs" / "run" / "run.json").read_text())["metrics"]
     assert {"val/boxes/APr", "val/boxes/APf", "val/pixels/mIoU"} <= set(metrics)
+
+
+def test_predict_writes_a_folder_per_task(
+    tiny: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load(CONFIG)
+    config["model"]["init_args"]["objectives"]["whole"] = {"class_path": "ClassificationObjective"}
+    detector = config["model"]["init_args"]["objectives"]["boxes"]["init_args"]["detector"]["init_args"]
+    detector |= {"score_threshold": 0.0, "detections_per_image": 3}
+    config["data"]["init_args"]["tasks"]["whole"] = {"class_path": "Digits", "init_args": {"batch_size": 32}}
+    config["trainer"] |= {"max_steps": 1, "limit_val_batches": 0, "val_check_interval": 1}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    assert tiny("fit", "--config", "run.yaml") == 0
+
+    sizes = {"0": (40, 30), "1": (24, 50)}
+    (tmp_path / "images" / "more").mkdir(parents=True)
+    for name, size in sizes.items():
+        Image.new("RGB", size, (80 * int(name),) * 3).save(tmp_path / "images" / "more" / f"{name}.png")
+    assert tiny("predict", "--config", "run.yaml") == 2
+    assert "give --images FOLDER" in capsys.readouterr().err
+    assert tiny("predict", "--config", "run.yaml", "--images", tmp_path / "images") == 0
+    predictions = tmp_path / "runs" / "run" / "predictions"
+    assert sorted(path.name for path in predictions.iterdir()) == ["boxes", "pixels", "whole"]
+    content = json.loads((predictions / "boxes" / "detections.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["more/0.png", "more/1.png"]
+    assert 0 < len(content["annotations"]) <= 6
+    for name, size in sizes.items():
+        for folder in ("boxes/overlays", "pixels/overlays", "pixels/masks"):
+            assert Image.open(predictions / folder / "more" / f"{name}.png").size == size
+    with (predictions / "whole" / "classes.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [Path(row["path"]).name for row in found] == ["0.png", "1.png"]
+    for row in found:
+        assert 0.1 <= float(row["probability_1"]) <= 1
+    assert tiny("predict", "--config", "run.yaml", "--images", tmp_path / "images") == 2
+    assert "predictions exists" in capsys.readouterr().err
