@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -70,6 +71,15 @@ DETECTORS = {
     ),
     "cascade_mask_rcnn": partial(
         CascadeMaskRCNN, strides=STRIDES, channels=32, proposals=SMALL_PROPOSALS, boxes=SMALL_BOXES, masks=SMALL_MASKS
+    ),
+    "cascade_mask_rcnn_as_mambavision": partial(
+        CascadeMaskRCNN,
+        strides=STRIDES,
+        channels=32,
+        box_loss="giou",
+        proposals=SMALL_PROPOSALS,
+        boxes=replace(SMALL_BOXES, num_convs=1, norm="batch"),
+        masks=SMALL_MASKS,
     ),
 }
 
@@ -192,6 +202,17 @@ def test_bfloat16_autocast_keeps_boxes_exact() -> None:
         assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
         found = model.eval().predictions(scenes())
     assert all(each.boxes.dtype == each.scores.dtype == torch.float32 for each in found)
+
+
+def test_boxes_learn_by_overlap() -> None:
+    """Ten times 1 minus the generalised overlap, over all sampled boxes."""
+    detector = DETECTORS["cascade_mask_rcnn_as_mambavision"](small_backbone().feature_info, 3)
+    targets = [{"boxes": torch.tensor([[0.0, 0.0, 4.0, 4.0]]), "labels": torch.tensor([1])}]
+    boxes = [torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 8.0], [20.0, 20.0, 24.0, 24.0]])]
+    matched = [(torch.zeros(3, dtype=torch.int64), torch.tensor([1, 1, 0]))]
+    logits, corrections = torch.zeros(3, 4), torch.zeros(3, 4)
+    _, loss = detector._stage_losses(0, logits, corrections, boxes, matched, targets)
+    torch.testing.assert_close(loss, torch.tensor(10 * (0 + 0.5) / 3), rtol=1e-4, atol=1e-4)
 
 
 def test_fcos_learns_one_image_by_heart() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
-from torchvision.ops import box_iou, clip_boxes_to_image
+from torchvision.ops import box_iou, clip_boxes_to_image, generalized_box_iou_loss
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
 from mambarium.errors import InputError
@@ -34,6 +35,9 @@ from mambarium.tasks.heads.regions import (
 CORRECTION_SCALES = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
 """What the three stages' corrections of centre and size are multiplied by, so that finer ones keep their scale."""
 
+OVERLAP_WEIGHT = 10.0
+"""Weight of the overlap's loss beside the classes', as in the recipes that use it (Swin's, MambaVision's)."""
+
 
 class CascadeMaskRCNN(Detector):
     """Mask R-CNN whose box head has three stages (Cai and Vasconcelos 2019, arXiv 1906.09756).
@@ -50,6 +54,8 @@ class CascadeMaskRCNN(Detector):
         channels: Channels of the pyramid.
         positive_ious: For each stage, the overlap with an object from which a box learns its class and box.
         stage_weights: Weight of each stage's losses.
+        box_loss: What boxes learn from: `smooth_l1` of the corrections, or `giou`, ten times the generalised overlap
+            (Rezatofighi et al. 2019, arXiv 1902.09630) of the corrected boxes.
         proposals: The region proposal network.
         boxes: The box head of each stage.
         masks: The mask head.
@@ -68,6 +74,7 @@ class CascadeMaskRCNN(Detector):
         channels: int = 256,
         positive_ious: tuple[float, float, float] = (0.5, 0.6, 0.7),
         stage_weights: tuple[float, float, float] = (1.0, 0.5, 0.25),
+        box_loss: Literal["smooth_l1", "giou"] = "smooth_l1",
         proposals: ProposalSettings = DEFAULT_PROPOSALS,
         boxes: BoxSettings = DEFAULT_BOXES,
         masks: MaskSettings = DEFAULT_MASKS,
@@ -89,6 +96,7 @@ class CascadeMaskRCNN(Detector):
         self.coders = [BoxCoder(scales) for scales in CORRECTION_SCALES]
         self.sampler = BalancedPositiveNegativeSampler(boxes.samples_per_image, boxes.positive_fraction)
         self.stage_weights = tuple(stage_weights)
+        self.box_loss = box_loss
         self.limits = Limits(
             boxes.score_threshold, boxes.nms_threshold, proposals.kept[1] * num_classes, boxes.detections_per_image
         )
@@ -164,9 +172,14 @@ class CascadeMaskRCNN(Detector):
                 for target, (who, _), each in zip(targets, matched, boxes, strict=True)
             ]
         )
-        goal = self.coders[stage].encode_single(wanted[found], torch.cat(boxes)[found])
-        box_loss = F.smooth_l1_loss(corrections[found], goal, beta=1 / 9, reduction="sum") / max(1, len(labels))
-        return F.cross_entropy(logits, labels), box_loss
+        coder, before, wanted = self.coders[stage], torch.cat(boxes)[found], wanted[found]
+        if self.box_loss == "giou":
+            corrected = coder.decode_single(corrections[found], before)
+            box_loss = OVERLAP_WEIGHT * generalized_box_iou_loss(corrected, wanted, reduction="sum")
+        else:
+            goal = coder.encode_single(wanted, before)
+            box_loss = F.smooth_l1_loss(corrections[found], goal, beta=1 / 9, reduction="sum")
+        return F.cross_entropy(logits, labels), box_loss / max(1, len(labels))
 
     def _refined(self, stage: int, corrections: Tensor, boxes: list[Tensor], sizes: ImageSizes) -> list[Tensor]:
         """The corrected boxes of each image, clipped to it."""

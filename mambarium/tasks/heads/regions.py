@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,8 @@ class BoxSettings:
         canonical_size: Side in pixels of regions that are pooled from the level of stride 16; half of it from the
             level of stride 8, and so on.
         num_convs: 3x3 convolutions with norm before the linear layers; 0 for two linear layers instead.
+        norm: The convolutions' norm: `layer` works at any batch size, `batch` with `trainer.sync_batchnorm` is what
+            mmdetection's recipes use.
         width: Size of the vector of a region.
         score_threshold: Less sure detections are dropped.
         nms_threshold: Overlap (IoU) with a surer detection of the same class from which one is dropped.
@@ -74,6 +77,7 @@ class BoxSettings:
     pooled_size: int = 7
     canonical_size: int = 224
     num_convs: int = 0
+    norm: Literal["layer", "batch"] = "layer"
     width: int = 1024
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
@@ -169,7 +173,8 @@ def box_head(channels: int, settings: BoxSettings) -> nn.Module:
     """From pooled regions to vectors (regions, width)."""
     if settings.num_convs:
         size = (channels, settings.pooled_size, settings.pooled_size)
-        return FastRCNNConvFCHead(size, [channels] * settings.num_convs, [settings.width], norm_layer=ChannelNorm)
+        norm = nn.BatchNorm2d if settings.norm == "batch" else ChannelNorm
+        return FastRCNNConvFCHead(size, [channels] * settings.num_convs, [settings.width], norm_layer=norm)
     return TwoMLPHead(channels * settings.pooled_size**2, settings.width)
 
 
