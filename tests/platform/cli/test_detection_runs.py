@@ -1,11 +1,16 @@
 """Detection from a YAML file: fit, test, and what predict writes."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+import mambarium
 
 Run = Callable[..., int]
 
@@ -62,6 +67,27 @@ def test_fit_test_and_predict(tiny: Run, tmp_path: Path, capsys: pytest.CaptureF
         assert Image.open(predictions / "overlays" / "more" / f"{index}.png").size == size
     assert tiny("predict", "--config", "scenes.yaml", "--images", tmp_path / "images") == 2
     assert "predictions exists" in capsys.readouterr().err
+
+
+def test_two_processes_measure_as_one(tiny: Run, tmp_path: Path) -> None:
+    text = TINY_SCENES.replace("batch_size: 4", "batch_size: 2").replace("limit_val_batches: 2", "limit_val_batches: 4")
+    (tmp_path / "scenes.yaml").write_text(text)
+    options = ["--config", "scenes.yaml", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "mambarium", "fit", *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(mambarium.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr
+    run = tmp_path / "runs" / "scenes"
+    together = json.loads((run / "run.json").read_text())["metrics"]
+    assert tiny("validate", "--config", "scenes.yaml") == 0
+    alone = json.loads((run / "validate.json").read_text())["metrics"]
+    assert {"AP", "mask_AP"} <= set(alone)
+    for name, value in alone.items():
+        assert together[f"val/{name}"] == pytest.approx(value, abs=1e-6), name
 
 
 def test_a_detector_that_does_not_fit_is_refused_in_one_line(
