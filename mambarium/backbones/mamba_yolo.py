@@ -182,10 +182,8 @@ class ChannelsFirstSS2D(SS2D):
         ssm_ratio: Channels that are scanned per channel.
     """
 
-    activation = staticmethod(F.gelu)
-
     def __init__(self, width: int, d_state: int, ssm_ratio: float) -> None:
-        super().__init__(width, d_state, ssm_ratio, gate=True, scan=GridScan(CROSS))
+        super().__init__(width, d_state, ssm_ratio, gate=True, scan=GridScan(CROSS), activation=F.gelu)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

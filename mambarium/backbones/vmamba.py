@@ -127,15 +127,21 @@ class SS2D(nn.Module):
         ssm_ratio: Channels that are scanned per channel.
         gate: Whether there is a gate and the convolution has a bias.
         scan: The scans along the routes.
+        activation: Of the convolution's output and of the gate.
 
     Raises:
         InputError: If there is no state or no channel to scan.
     """
 
-    # Of the convolution's output and of the gate.
-    activation = staticmethod(F.silu)
-
-    def __init__(self, width: int, d_state: int, ssm_ratio: float, gate: bool, scan: GridScan) -> None:
+    def __init__(
+        self,
+        width: int,
+        d_state: int,
+        ssm_ratio: float,
+        gate: bool,
+        scan: GridScan,
+        activation: Callable[[Tensor], Tensor] = F.silu,
+    ) -> None:
         super().__init__()
         check_at_least("d_state", d_state, 1)
         d_inner = int(ssm_ratio * width)
@@ -143,6 +149,7 @@ class SS2D(nn.Module):
             raise InputError(f"ssm_ratio must leave a channel of a stage's {width}, got {ssm_ratio}")
         self.d_state, self.gate, self.dt_rank = d_state, gate, math.ceil(width / 16)
         self.scan = scan
+        self.activation = activation
         num_routes = len(scan.routes)
         self.in_proj = Linear(width, 2 * d_inner if gate else d_inner, bias=False)
         self.conv2d = ConvNHWC(d_inner, d_inner, 3, padding=1, groups=d_inner, bias=gate)
