@@ -19,6 +19,8 @@ TILE_SIDES = (240, 480)
 LINE_HEIGHT = 14
 """Pixels of a line of text below an image."""
 
+SHEET_GREY = 80
+
 MASK_OPACITY = 0.5
 
 BACKGROUND = "background"
@@ -135,7 +137,7 @@ def draw_sample(sample: object, class_names: Sequence[str]) -> Tensor:
 
 
 def arrange(pictures: Sequence[Tensor], columns: int) -> Tensor:
-    """Pictures of different sizes in rows, on black.
+    """Pictures of different sizes in rows, on grey, so that dark ones have visible edges.
 
     Args:
         pictures: uint8 (3, height, width) each.
@@ -148,8 +150,8 @@ def arrange(pictures: Sequence[Tensor], columns: int) -> Tensor:
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     widths = [max(row[i].shape[2] for row in rows if i < len(row)) for i in range(min(columns, len(pictures)))]
     heights = [max(picture.shape[1] for picture in row) for row in rows]
-    sheet = torch.zeros(3, sum(heights) + margin * (len(rows) + 1), sum(widths) + margin * (len(widths) + 1))
-    sheet = sheet.to(torch.uint8)
+    size = sum(heights) + margin * (len(rows) + 1), sum(widths) + margin * (len(widths) + 1)
+    sheet = torch.full((3, *size), SHEET_GREY, dtype=torch.uint8)
     top = margin
     for row, height in zip(rows, heights, strict=True):
         left = margin

@@ -45,7 +45,7 @@ def class_below_truth(sample: LabelledImage, logits: Tensor, class_names: Sequen
         uint8 (3, height, width).
     """
     probability, number = logits.float().softmax(dim=0).max(dim=0)
-    found = f"{class_names[int(number)]} {float(probability):.2f}"
+    found = f"found {class_names[int(number)]} {float(probability):.2f}"
     line = CaptionLine(found, RIGHT if int(number) == sample.label else WRONG)
     return with_caption(draw_sample(sample, class_names), [line])
 
