@@ -25,9 +25,9 @@ def small_case(length=9, d_state=2):
     return Case("selective_scan", 1, 16, length, d_state, torch.float32)
 
 
-def benchmark(tmp_path, peers):
+def benchmark(tmp_path, peers, seconds=10.0):
     limits = Limits(CPU, exponentials=1e9, operations=1e10)
-    return command.Benchmark(CPU, peers, limits, Table(tmp_path / "t.csv", False), rounds=2)
+    return command.Benchmark(CPU, peers, limits, Table(tmp_path / "t.csv", False), 2, seconds)
 
 
 def our_peer():
@@ -52,7 +52,9 @@ def test_a_quick_run_writes_a_row_per_measurement_and_names_who_is_absent(tmp_pa
     found = {(row["operation"], row["d_state"], row["implementation"], row["direction"]) for row in rows}
     for direction in ("forward", "forward+backward"):
         for d_state in ("1", "16"):
-            assert {("selective_scan", d_state, name, direction) for name in (OURS, "PyTorch loop")} <= found
+            assert {
+                ("selective_scan", d_state, name, direction) for name in (OURS, "PyTorch loop", "PyTorch steps")
+            } <= found
         assert ("causal_conv1d", "0", "PyTorch conv1d", direction) in found
         assert {("grid_scan", "1", name, direction) for name in (OURS, "flips, copies")} <= found
     updates = {row["direction"] for row in rows if row["operation"] == "selective_state_update"}
@@ -103,13 +105,32 @@ def test_a_missing_gpu_is_said(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seconds", "0"], "--seconds: expected more than 0; found 0"),
+        (["--quick", "--length", "5"], "--length: expected one of 1, 16, 17, 64; found 5"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        command.run(command.parse(["--device", "cpu", "--out", str(tmp_path), *arguments]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_of_one_length_alone():
+    cases = command._chosen_cases(command.parse(["--quick", "--length", "16"]), CPU)
+    assert {(case.operation, case.length) for case in cases} == {("grid_scan", 16)}
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
 @pytest.mark.parametrize(("length", "d_state"), [(1, 1), (70, 3), (9, 16)])
-def test_the_plain_loop_is_the_selective_scan(length, d_state):
+def test_the_plain_loop_is_the_selective_scan(length, d_state, chunk):
     inputs = make_inputs(Case("selective_scan", 2, 5, length, d_state, torch.float32), CPU)
     leaves = {name: x.requires_grad_() for name, x in inputs.items()}
     doubles = {name: x.detach().double().requires_grad_() for name, x in inputs.items()}
     views = {name: x.transpose(1, 2) if x.dim() == 3 else x for name, x in doubles.items()}
-    out = torch_selective_scan(**leaves)
+    out = torch_selective_scan(**leaves, chunk=chunk)
     expected = selective_scan(**views, delta_softplus=True, backend="reference").transpose(1, 2)
     weight = torch.linspace(0, 9, out.numel()).sin().view(out.shape)
     grads = torch.autograd.grad(out, list(leaves.values()), weight)
@@ -189,10 +210,9 @@ def test_a_peer_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys):
     assert (tmp_path / "t.csv").read_text().count(OURS) == 2
 
 
-def test_a_peer_that_would_be_too_slow_is_left_out(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "SLOWEST_SECONDS", 1e-9)
+def test_a_peer_that_would_be_too_slow_is_left_out(tmp_path, capsys):
     ours = our_peer()
-    runs = benchmark(tmp_path, [ours, ours._replace(name="slow")])
+    runs = benchmark(tmp_path, [ours, ours._replace(name="slow")], seconds=1e-9)
     runs.run(small_case(8))
     assert "left out" not in capsys.readouterr().out
     runs.run(small_case(16))

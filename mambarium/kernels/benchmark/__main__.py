@@ -19,15 +19,22 @@ from mambarium.kernels.benchmark.table import HEADER, Row, Table, line, machine_
 ROUNDS = 15
 SECONDS = {"cpu": 10.0, "cuda": 3.0}
 QUICK_ROUNDS = 2
-# A peer that would take longer for one call is left out.
-SLOWEST_SECONDS = 10.0
 
 
 class Benchmark:
     """A run over cases; keeps what it must know from one to the next."""
 
-    def __init__(self, device: torch.device, peers: list[Peer], limits: Limits, table: Table, rounds: int) -> None:
-        self._device, self._peers, self._limits, self._table, self._rounds = device, peers, limits, table, rounds
+    def __init__(
+        self,
+        device: torch.device,
+        peers: list[Peer],
+        limits: Limits,
+        table: Table,
+        rounds: int,
+        seconds: float,
+    ) -> None:
+        self._device, self._peers, self._limits, self._table = device, peers, limits, table
+        self._rounds, self._seconds = rounds, seconds
         self._last: dict[tuple[object, ...], tuple[int, float]] = {}
         self._given_up: set[tuple[object, ...]] = set()
         self._date = datetime.date.today().isoformat()
@@ -64,7 +71,7 @@ class Benchmark:
                     print(f"  {direction:17} {peer.name:15} fails: {type(error).__name__}: {reason}")
                 else:
                     calls[peer.name] = call
-            times = measure_times(calls, self._device, self._rounds, SECONDS[self._device.type])
+            times = measure_times(calls, self._device, self._rounds, self._seconds)
             rows = []
             for peer in peers:
                 if peer.name not in times:
@@ -106,7 +113,7 @@ class Benchmark:
             print("\n".join(line(row) for row in rows), flush=True)
 
     def _leaves_out(self, peer: Peer, case: Case, direction: Direction, key: tuple[object, ...]) -> bool:
-        """Whether a peer failed at a shorter length, or would be too slow if its time grew with the square.
+        """Whether a peer failed at a shorter length, or one call would take too long if its time grew with the square.
 
         Ours is never left out: the others are compared with it.
         """
@@ -116,7 +123,7 @@ class Benchmark:
             return True
         length, seconds = self._last.get(key, (case.length, 0.0))
         expected = seconds * (case.length / length) ** 2
-        if expected > SLOWEST_SECONDS:
+        if expected > self._seconds:
             self._given_up.add(key)
             print(f"  {direction:17} {peer.name:15} left out from here on: {seconds:.1f} s at length {length}")
             return True
@@ -148,13 +155,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m mambarium.kernels.benchmark",
-        description="Times the operations beside the other implementations that are installed (a plain PyTorch loop, "
+        description="Times the operations beside the other implementations that are installed (plain PyTorch loops, "
         "mambapy, transformers, mamba-ssm, causal-conv1d), in turns, and beside what this machine can do at most. "
         "Writes a CSV file and, if matplotlib is installed, a plot of the same name. On a CPU as many threads are "
         "used as torch does: OMP_NUM_THREADS=1 for one.",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one, if not given")
     parser.add_argument("--quick", action="store_true", help="a few small sizes, in seconds, to see that it works")
+    parser.add_argument(
+        "--length", type=int, help="only the sizes of this length (of a grid: of so many positions), without a plot"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="for each size and direction, all implementations together: then no further turns start, and who would "
+        "take longer for one call is left out (10 on a CPU, 3 on a GPU, if not given)",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -170,11 +186,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs the benchmark.
 
     Raises:
-        InputError: the device, the file or the package that our kernels need can't be had.
+        InputError: the device, the file or the package that our kernels need can't be had, or an option's value fits
+            no measurement.
     """
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device: torch finds no CUDA device on this machine")
+    if arguments.seconds is not None and not arguments.seconds > 0:
+        raise InputError(f"--seconds: expected more than 0; found {arguments.seconds:g}")
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    cases = _chosen_cases(arguments, device)
     machine = machine_name(device)
     threads = torch.get_num_threads()
     peers, absent = find_peers(device)
@@ -190,18 +210,35 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{missing.operation}: {missing.name} is absent: {missing.reason}")
     limits = measure_limits(device)
     print(f"at most: {limits}")
-    benchmark = Benchmark(device, peers, limits, table, QUICK_ROUNDS if arguments.quick else ROUNDS)
-    for case in (quick_cases if arguments.quick else full_cases)(device):
+    rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
+    benchmark = Benchmark(device, peers, limits, table, rounds, arguments.seconds or SECONDS[device.type])
+    for case in cases:
         benchmark.run(case)
     print(f"\ntable: {path}")
+    if arguments.length is None:
+        _plot(table)
+
+
+def _chosen_cases(arguments: argparse.Namespace, device: torch.device) -> list[Case]:
+    cases = (quick_cases if arguments.quick else full_cases)(device)
+    chosen = [case for case in cases if arguments.length in (None, case.length)]
+    if not chosen:
+        lengths = ", ".join(map(str, sorted({case.length for case in cases})))
+        raise InputError(f"--length: expected one of {lengths}; found {arguments.length}")
+    return chosen
+
+
+def _plot(table: Table) -> None:
+    """Draws all rows against length, beside the table's file."""
+    path = table.path.with_suffix(".png")
     try:
-        plot_rows(table.rows, path.with_suffix(".png"))
+        plot_rows(table.rows, path)
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
         print("no plot: matplotlib is not installed (pip install matplotlib, or this package with [benchmark])")
     else:
-        print(f"plot: {path.with_suffix('.png')}")
+        print(f"plot: {path}")
 
 
 def main() -> int:

@@ -57,7 +57,8 @@ def find_peers(device: torch.device) -> tuple[list[Peer], list[Absent]]:
     plain = torch.__version__
     peers = [
         Peer("selective_scan", OURS, ours, _channel_last_views, _our_scan),
-        Peer("selective_scan", "PyTorch loop", plain, dict, lambda x: torch_selective_scan(**x)),
+        Peer("selective_scan", "PyTorch loop", plain, dict, lambda x: torch_selective_scan(**x, chunk=None)),
+        Peer("selective_scan", "PyTorch steps", plain, dict, lambda x: torch_selective_scan(**x, chunk=1)),
         Peer("grid_scan", OURS, ours, _grid_views, _our_grid_scan),
         Peer("grid_scan", "flips, copies", ours, _routes_in_their_order, _scan_of_copies),
         Peer("selective_state_update", OURS, ours, dict, _our_state_update),

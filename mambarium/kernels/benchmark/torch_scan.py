@@ -1,6 +1,6 @@
 """A selective scan in plain PyTorch as fast as it could be made, for comparison.
 
-Per chunk of CHUNK positions everything but the recurrence is computed in a few large operations whose results stay in
+Per chunk of positions everything but the recurrence is computed in a few large operations whose results stay in
 the cache; the recurrence is one in-place operation per position, on (batch, d_state, dim) with channels adjacent. The
 backward is written out: it recomputes a chunk's states from the state before it.
 """
@@ -13,7 +13,14 @@ from torch import Tensor
 
 
 def torch_selective_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    chunk: int | None,
 ) -> Tensor:
     """The selective scan of `mambarium.kernels.selective_scan` with softplus, for channel-last memory.
 
@@ -25,14 +32,16 @@ def torch_selective_scan(
         C: (batch, length, d_state).
         D: (dim,).
         delta_bias: (dim,).
+        chunk: positions that are computed at once but for the recurrence; 1 is the loop that one usually writes.
+            None: as many as are fastest.
 
     Returns:
         (batch, length, dim), of u's dtype.
     """
     x = u.float()
     step = F.softplus(delta.float() + delta_bias)
-    chunk = 8 if A.shape[1] > 4 else 64
-    y: Any = _Recurrence.apply(step, step * x, A, B.float(), C.float(), chunk)
+    fastest = 8 if A.shape[1] > 4 else 64
+    y: Any = _Recurrence.apply(step, step * x, A, B.float(), C.float(), chunk or fastest)
     return torch.addcmul(y, D, x).to(u.dtype)
 
 
