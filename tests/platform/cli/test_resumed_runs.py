@@ -130,9 +130,10 @@ def test_three_stops_change_nothing(
 def test_a_kill_and_a_stop_change_nothing_in_dense_tasks(
     tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
 ) -> None:
+    no_pictures = "{class_path: mambarium.platform.pictures.callback.PredictionPictures, init_args: {images: 0}}"
     trainer = (
-        "{accelerator: cpu, enable_progress_bar: false, max_steps: 6, val_check_interval: 2, limit_val_batches: 1, "
-        "log_every_n_steps: 1}"
+        "{accelerator: cpu, enable_progress_bar: false, log_every_n_steps: 1, max_steps: 4, val_check_interval: 2, "
+        f"limit_val_batches: 1, callbacks: [{no_pictures}]}}"
     )
     (tmp_path / "run.yaml").write_text(f"{config}trainer: {trainer}\n")
     assert tiny("fit", "--config", "run.yaml", "--name", "straight") == 0
@@ -140,7 +141,7 @@ def test_a_kill_and_a_stop_change_nothing_in_dense_tasks(
         end_at(3, kill, patch)
         tiny("fit", "--config", "run.yaml", "--name", "stopped")
     with monkeypatch.context() as patch:
-        end_at(4, terminate, patch)
+        end_at(2, terminate, patch)
         assert tiny("fit", "--config", "run.yaml", "--name", "stopped") == 143
     assert tiny("fit", "--config", "run.yaml", "--name", "stopped") == 0
     check_equal(tmp_path)
