@@ -142,6 +142,7 @@ def test_moe_mamba_has_the_size_of_the_paper(name: str, millions: float, active_
         "vmamba_tiny_s1l8",
         "mambavision_t",
         "mambaout_femto",
+        "mamba_yolo_tiny",
         "local_vim_tiny",
         "local_vmamba_tiny",
         "deit_tiny",
