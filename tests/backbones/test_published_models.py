@@ -40,8 +40,8 @@ VECTORS = json.loads((Path(__file__).parent / "parity_vectors.json").read_text()
 
 # With a classifier for 1000 classes or an embedding of 50280 words; measured on the official code, but MoE-Mamba's,
 # which the paper gives rounded and without embedding, and Transformer++'s, which follow from its sizes there.
-# Mamba-YOLO's are layers 0 to 8 of its detector with a linear head on them, measured for the tiny one, counted by ours for
-# the other two.
+# Mamba-YOLO's are layers 0 to 8 of its detector with a linear head on them, measured for the tiny one, by ours for the
+# other two.
 PUBLISHED_COUNTS = {
     "mamba_130m": 129_135_360,
     "mamba_370m": 371_516_416,
