@@ -126,7 +126,10 @@ def test_three_stops_change_nothing(
     check_equal(tmp_path)
 
 
-@pytest.mark.parametrize("config", [DETECTION, SEGMENTATION], ids=["detection", "segmentation"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(DETECTION, id="detection", marks=pytest.mark.slow), pytest.param(SEGMENTATION, id="segmentation")],
+)
 def test_a_kill_and_a_stop_change_nothing_in_dense_tasks(
     tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
 ) -> None:
