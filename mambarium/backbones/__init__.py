@@ -16,6 +16,7 @@ from mambarium.backbones.contract import (
     reorder_state,
 )
 from mambarium.backbones.convnext import ConvNeXt
+from mambarium.backbones.induction_mamba import InductionMamba
 from mambarium.backbones.layers.initialization import initialize
 from mambarium.backbones.local_vim import LocalVim
 from mambarium.backbones.local_vmamba import LocalVMamba
@@ -43,6 +44,7 @@ __all__ = [
     "BlockStateTransformer",
     "ConvNeXt",
     "FeatureInfo",
+    "InductionMamba",
     "LoadReport",
     "LocalVMamba",
     "LocalVim",

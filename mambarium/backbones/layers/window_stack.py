@@ -83,7 +83,7 @@ class WindowStack(ResidualStack):
     """
 
     @abstractmethod
-    def __init__(self, width: int, window_size: int, layers: Iterable[WindowLayer]) -> None:
+    def __init__(self, width: int, window_size: int, layers: Iterable[Block]) -> None:
         super().__init__(width, layers)
         self.window_size = window_size
 

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from mambarium.backbones.layers.documents import Boundaries
 
+BLOCK_LENGTH = 256
+"""Most queries of a block: longer ones waste more on keys that their first queries or their last don't see."""
+
 
 class WindowMemory(NamedTuple):
     """Where the last `window_size` positions stand.
@@ -64,7 +67,7 @@ def slide(memory: WindowMemory, length: int, boundaries: Boundaries | None) -> t
     after = WindowMemory(offset[:, -window_size:], segment[:, -window_size:])
     own_offset = offset[:, window_size:]
 
-    block_length = min(window_size, length)
+    block_length = min(window_size, length, BLOCK_LENGTH)
     num_blocks = math.ceil(length / block_length)
     padding = (0, num_blocks * block_length - length)
     offset, segment = F.pad(offset, padding), F.pad(segment, padding)
