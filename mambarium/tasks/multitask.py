@@ -216,7 +216,12 @@ class MultiTask(Task):
             )
         if gradient_norms_every < 0:
             raise InputError(f"gradient_norms_every is {gradient_norms_every}: give 0 for never, or more")
-        names = class_names or {task: [str(number) for number in range(count)] for task, count in num_classes.items()}
+        names = {task: [str(number) for number in range(count)] for task, count in num_classes.items()}
+        for task, given in (class_names or {}).items():
+            if task not in names or len(given) != num_classes[task]:
+                known = ", ".join(f"{task} ({count} classes)" for task, count in num_classes.items())
+                raise InputError(f"class_names has {len(given)} names for {task!r}, but the tasks are {known}")
+            names[task] = given
         made = {task: factory(backbone, names[task]) for task, factory in objectives.items()}
         for task, made_objective in made.items():
             if isinstance(made_objective, DetectionObjective) and class_frequencies:

@@ -58,9 +58,7 @@ def model(**options: Any) -> MultiTask:
             "pixels": SegmentationObjective,
             "whole": ClassificationObjective,
         },
-        num_classes={name: len(classes) for name, classes in NAMES.items()},
-        class_names=NAMES,
-        **options,
+        **{"num_classes": {name: len(classes) for name, classes in NAMES.items()}, "class_names": NAMES, **options},
     )
 
 
@@ -126,12 +124,19 @@ def test_frequencies_of_the_data_reach_the_detector() -> None:
         ({"weights": {"pixel": 1.0}}, "weights has a task 'pixel'"),
         ({"weights": {"pixels": 0.0}}, "weights.pixels is 0.0"),
         ({"gradient_norms_every": -1}, "gradient_norms_every is -1"),
+        ({"class_names": {"box": ["a", "b"]}}, "class_names has 2 names for 'box', but the tasks are boxes"),
+        ({"class_names": {"boxes": ["a"]}}, "class_names has 1 names for 'boxes', but the tasks are boxes"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}") as caught:
         model(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_task_without_names_has_numbers() -> None:
+    task = model(class_names={"boxes": NAMES["boxes"]})
+    assert task.of_task("pixels").objective.class_names == [str(number) for number in range(len(NAMES["pixels"]))]
 
 
 def test_tasks_that_the_data_lacks_are_refused() -> None:
