@@ -126,8 +126,8 @@ def _best_seconds(call: Callable[[], object], device: torch.device) -> float:
         else:
             begin, processor = time.perf_counter(), time.process_time()
             call()
-            # Other programs take from the first; the second has it all, as every thread computes all the time.
-            threads = torch.get_num_threads()
-            seconds = min(time.perf_counter() - begin, (time.process_time() - processor) / threads)
+            seconds = time.perf_counter() - begin
+            if torch.get_num_threads() == 1:  # Linux adds other threads' time only every few milliseconds
+                seconds = min(seconds, time.process_time() - processor)  # other programs take from the first only
         best = min(best, seconds)
     return best
