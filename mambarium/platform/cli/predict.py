@@ -160,7 +160,7 @@ def write_masks(model: LightningModule, datamodule: DenseImages, trainer: Traine
     """
     datamodule.predict_path = str(images)
     files = find_images(images)
-    write_files(model, datamodule, trainer, MaskFiles(images.expanduser(), files, output))
+    write_files(model, datamodule, trainer, MaskFiles(images.expanduser(), files, output, datamodule.class_names))
     print(f"masks and overlays of {len(files)} images: {output}")
 
 

@@ -104,15 +104,23 @@ def draw_classes(image: Tensor, mask: Tensor, class_names: Sequence[str]) -> Ten
     """
     drawn = enlarged(as_bytes(image))
     large = F.resize(mask[None].to(torch.uint8), list(drawn.shape[1:]), F.InterpolationMode.NEAREST)[0]
-    present = [
-        number for number in large.unique().tolist() if number != IGNORED_CLASS and class_names[number] != BACKGROUND
-    ]
-    if present:
-        masks = torch.stack([large == number for number in present])
-        drawn = draw_segmentation_masks(
-            drawn, masks, alpha=MASK_OPACITY, colors=[class_color(number) for number in present]
-        )
-    return with_caption(drawn, [CaptionLine(class_names[number], class_color(number)) for number in present])
+    captions = [CaptionLine(class_names[number], class_color(number)) for number in painted_classes(large, class_names)]
+    return with_caption(paint_classes(drawn, large, class_names), captions)
+
+
+def paint_classes(image: Tensor, mask: Tensor, class_names: Sequence[str]) -> Tensor:
+    """An image uint8 (3, height, width) with the colours of `painted_classes` of a mask (height, width) on it."""
+    classes = painted_classes(mask, class_names)
+    if not classes:
+        return image
+    masks = torch.stack([mask == number for number in classes])
+    return draw_segmentation_masks(image, masks, alpha=MASK_OPACITY, colors=[class_color(n) for n in classes])
+
+
+def painted_classes(mask: Tensor, class_names: Sequence[str]) -> list[int]:
+    """The classes of a mask that have a colour: not pixels that don't count, nor a class that is called background."""
+    numbers = mask.unique().tolist()
+    return [number for number in numbers if number != IGNORED_CLASS and class_names[number] != BACKGROUND]
 
 
 def draw_sample(sample: object, class_names: Sequence[str]) -> Tensor:

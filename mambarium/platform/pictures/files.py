@@ -12,29 +12,32 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mambarium.errors import InputError
 from mambarium.platform.data.decoding import read_image
-from mambarium.platform.pictures.masks import overlay, write_mask, write_picture
+from mambarium.platform.data.pictures import paint_classes
+from mambarium.platform.pictures.masks import write_mask, write_picture
 from mambarium.platform.pictures.predicted import draw_detections
 from mambarium.tasks.heads.detector import Detections
 from mambarium.tasks.mask_encoding import encode_mask, paste_mask
 
 
 class ImagePredictionFiles(Callback):
-    """What writing predictions needs to know of the images: where each one's files go.
+    """What writing predictions needs to know: where each image's files go, and what the classes are called.
 
     Args:
         images: The folder (or file) that the images lie in.
         files: All image files.
         output: The folder to write.
+        class_names: Name of each class.
 
     Raises:
         InputError: If the folder exists, or two images would give the same file.
     """
 
-    def __init__(self, images: Path, files: Sequence[Path], output: Path) -> None:
+    def __init__(self, images: Path, files: Sequence[Path], output: Path, class_names: Sequence[str]) -> None:
         if output.exists():
             raise InputError(f"{output} exists: give another folder with --output, or remove it")
         self.root = images if images.is_dir() else images.parent
         self.output = output
+        self.class_names = list(class_names)
         counts = Counter(self.name(file) for file in files)
         name, count = counts.most_common(1)[0]
         if count > 1:
@@ -64,8 +67,9 @@ class MaskFiles(ImagePredictionFiles):
             mask, picture = self.output / "masks" / name, self.output / "overlays" / name
             for file in (mask, picture):
                 file.parent.mkdir(parents=True, exist_ok=True)
-            write_mask(class_map, mask)
-            write_picture(overlay(read_image(Path(path)), class_map), picture)
+            class_map = class_map.cpu()
+            write_mask(class_map, self.class_names, mask)
+            write_picture(paint_classes(read_image(Path(path)), class_map, self.class_names), picture)
 
 
 class DetectionFiles(ImagePredictionFiles):
@@ -90,8 +94,7 @@ class DetectionFiles(ImagePredictionFiles):
         class_names: Sequence[str],
         category_ids: Sequence[int],
     ) -> None:
-        super().__init__(images, files, output)
-        self.class_names = list(class_names)
+        super().__init__(images, files, output, class_names)
         self.category_ids = list(category_ids)
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mambarium.platform.data.pictures import class_color
+
 CONFIG = """
 model:
   class_path: SemanticSegmentation
@@ -48,6 +50,13 @@ def test_train_test_and_predict(tiny: Callable[..., int], tmp_path: Path, capsys
         mask = Image.open(written / "masks" / name)
         assert mask.mode == "P" and mask.size == size and np.asarray(mask).max() < 11
         assert Image.open(written / "overlays" / name).size == size
+        numbers = np.asarray(mask)
+        tint = np.array([class_color(number) if number > 0 else (0, 0, 0) for number in range(11)])
+        assert np.array_equal(np.asarray(mask.convert("RGB")), tint[numbers])  # 0 is the background
+        if name == "one.png":
+            opacity = np.where(numbers == 0, 0, 0.5)[..., None]
+            painted = colors[0] * (1 - opacity) + tint[numbers] * opacity
+            assert np.abs(np.asarray(Image.open(written / "overlays" / name)) - painted).max() <= 1
 
     capsys.readouterr()
     assert tiny("predict", "--config", "run.yaml", "--images", images) == 2
