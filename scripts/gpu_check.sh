@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the kernels on a CUDA GPU: all their tests, then the benchmark beside the other implementations found.
+# Checks the kernels on a CUDA GPU: their tests, slow ones too, then the benchmark beside the other implementations found.
 #
 # Runs offline from a bare checkout. Needs Python 3.11 or newer with torch, triton, numpy and pytest. Further wheels
 # (pytest, mamba-ssm, causal-conv1d, mambapy, matplotlib, ...) are taken from a folder wheels/ in the checkout, if it
@@ -13,6 +13,8 @@
 # Exit code: 0 if all tests passed and the benchmark ran, 1 if not, 2 if something needed is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Left over in the environment, they would test the interpreter or another backend.
+unset TRITON_INTERPRET MAMBARIUM_BACKEND
 python=${PYTHON:-python3}
 out=${OUT:-results}
 

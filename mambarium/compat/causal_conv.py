@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambarium.kernels import causal_conv1d
-from mambarium.kernels.arguments import check_shape
+from mambarium.kernels.arguments import REAL, check_device, check_dtype, check_shape
 from mambarium.kernels.backend import Backend, choose_backend
 
 __all__ = ["causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "causal_conv1d_update_ref"]
@@ -74,24 +74,35 @@ def causal_conv1d_update(
         cache_seqlens: (batch,) number of inputs seen before; the state is then a ring, in which input t lies at
             t % state_length. None: the state is in order, oldest first. Either way there may be more inputs in one
             call than the state holds.
-        conv_state_indices: (batch,) place of each batch element's state.
+        conv_state_indices: (batch,) place of each batch element's state. Negative: a padding element, whose output is
+            zero and which changes no state.
 
     Returns:
         As x.
 
     Raises:
-        ValueError: a shape does not fit, the activation is unknown, or MAMBARIUM_BACKEND names a backend that
-            does not serve x.
+        ValueError: a shape, dtype or device does not fit, the activation is unknown, or MAMBARIUM_BACKEND names a
+            backend that does not serve x.
     """
     choose_backend(None, x)
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"activation: expected None, 'silu' or 'swish'; found {activation!r}")
     new = x.unsqueeze(-1) if x.dim() == 2 else x
-    state = conv_state if conv_state_indices is None else conv_state[conv_state_indices]
+    active = None
+    if conv_state_indices is not None:
+        check_shape("conv_state_indices", conv_state_indices, x.shape[:1], "(batch,)")
+        active = conv_state_indices >= 0
+    state = conv_state if conv_state_indices is None else conv_state[conv_state_indices.clamp(min=0)]
     batch, dim, length = new.shape
     state_length, past = state.shape[-1], weight.shape[1] - 1
     check_shape("conv_state", state, (batch, dim, state_length), "(batch, dim, state_length)")
     check_shape("weight", weight, (dim, past + 1), "(dim, width)")
+    if bias is not None:
+        check_shape("bias", bias, (dim,), "(dim,)")
+    for name, value in (("x", x), ("conv_state", conv_state), ("weight", weight), ("bias", bias)):
+        if value is not None:
+            check_device(name, value, x.device)
+            check_dtype(name, value, REAL)
     if cache_seqlens is not None:
         check_shape("cache_seqlens", cache_seqlens, (batch,), "(batch,)")
     if state_length < past:
@@ -111,15 +122,17 @@ def causal_conv1d_update(
         # undefined which of them remain.
         kept = min(length, state_length)
         state = state.scatter(2, places[..., past + length - kept :], inputs[..., past + length - kept :])
-    if conv_state_indices is None:
+    if conv_state_indices is None or active is None:
         conv_state.copy_(state)
     else:
-        conv_state[conv_state_indices] = state
+        conv_state[conv_state_indices[active]] = state[active]
 
     out = (inputs.float().unfold(-1, past + 1, 1) * weight.float()[:, None]).sum(-1)  # (batch, dim, length)
     if bias is not None:
         out = out + bias.float()[:, None]
     out = (out if activation is None else F.silu(out)).to(x.dtype)
+    if active is not None:
+        out = torch.where(active[:, None, None], out, torch.zeros_like(out))
     return out.squeeze(-1) if x.dim() == 2 else out
 
 

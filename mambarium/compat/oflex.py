@@ -6,8 +6,10 @@
 import torch
 from torch import Tensor
 
+from mambarium.kernels.arguments import check_shape
 from mambarium.kernels.backend import choose_backend
 from mambarium.kernels.scan.registration import selective_scan_backward, selective_scan_forward
+from mambarium.kernels.scan.selective_scan import check_scan_arguments
 
 __all__ = ["bwd", "fwd"]
 
@@ -46,6 +48,9 @@ def fwd(
         delta_softplus: whether the step is softplus of delta + delta_bias.
         nrows: without effect.
         out_float: whether the output is float32 whatever u's dtype is.
+
+    Raises:
+        ValueError: an argument's shape, dtype or device does not fit.
     """
     u = u.float() if out_float else u
     out, _, checkpoints = selective_scan_forward(
@@ -67,7 +72,12 @@ def bwd(
     delta_softplus: bool,
     nrows: int,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of u, delta, A, B, C, D and delta_bias; arguments as in `fwd`."""
+    """The gradients of u, delta, A, B, C, D and delta_bias; arguments as in `fwd`, and what it returned as `x`.
+
+    Raises:
+        ValueError: an argument's shape, dtype or device does not fit.
+    """
+    check_shape("dout", dout, u.shape, "(batch, dim, length)")
     inputs = _channel_last(u, delta, A, B, C, D, delta_bias)
     grad_last_state = torch.zeros(u.shape[0], *A.shape, dtype=torch.float32, device=u.device)
     grads = selective_scan_backward(
@@ -89,6 +99,9 @@ def _channel_last(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """The operation's first ten arguments."""
+    check_scan_arguments(u, delta, A, B, C, D, None, delta_bias, None, None, _backend(u))
+    check_shape("B", B, (u.shape[0], B.shape[1], A.shape[1], u.shape[2]), "(batch, groups, d_state, length)")
+    check_shape("C", C, B.shape, "(batch, groups, d_state, length)")
     rows = u.transpose(1, 2), delta.transpose(1, 2)
     matrices = B.permute(0, 3, 1, 2), C.permute(0, 3, 1, 2)
     skip, bias = (None if vector is None else vector.float() for vector in (D, delta_bias))

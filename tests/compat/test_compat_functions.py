@@ -191,6 +191,27 @@ def test_wrong_steps_of_the_convolution_are_named(compat):
     ):
         with pytest.raises(ValueError, match=message):
             compat["causal_conv1d_update"](x, state, weight, activation=activation)
+    state = torch.zeros(2, DIM, 3)
+    for changed, message in (
+        ({"bias": torch.zeros(1)}, r"bias: expected shape \(dim,\)"),
+        ({"bias": torch.zeros(DIM, dtype=torch.int64)}, "bias: expected dtype"),
+        ({"weight": torch.zeros(DIM, 4, device="meta")}, "weight: expected device cpu; found meta"),
+        ({"conv_state_indices": torch.zeros(3, dtype=torch.int32)}, r"conv_state_indices: expected shape \(batch,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compat["causal_conv1d_update"](**{"x": x, "conv_state": state, "weight": weight, **changed})
+
+
+def test_padding_steps_of_the_convolution_change_no_state(compat):
+    x, weight, states = torch.randn(3, DIM), torch.randn(DIM, 4), torch.randn(5, DIM, 3)
+    places = torch.tensor([4, -1, 0], dtype=torch.int32)
+    expected = states.clone()
+    alone = states[[4, 0]]
+    out = compat["causal_conv1d_update"](x[[0, 2]], alone, weight)
+    expected[[4, 0]] = alone
+    found = compat["causal_conv1d_update"](x, states, weight, conv_state_indices=places)
+    assert torch.equal(found[[0, 2]], out) and not found[1].any()
+    assert torch.equal(states, expected)
 
 
 @pytest.mark.parametrize("half", [torch.float32, torch.float16])
@@ -209,6 +230,27 @@ def test_the_extension_of_vmamba(compat, half):
     for grad, other in zip(grads, torch.autograd.grad(expected, leaves, 2 * expected), strict=True):
         assert grad.shape == other.shape and grad.dtype == other.dtype
         torch.testing.assert_close(grad, other, rtol=1e-2, atol=1e-2)
+
+
+def test_wrong_arguments_of_the_extension_of_vmamba_are_named(compat):
+    u, A, B = torch.randn(2, 6, 9), -torch.rand(6, 3), torch.randn(2, 2, 3, 9)
+    out, checkpoints = compat["oflex"].fwd(u, u, A, B, B, None, None, True, 1, True)
+    right = {"u": u, "delta": u, "A": A, "B": B, "C": B, "D": None, "delta_bias": None, "delta_softplus": True}
+    for changed, message in (
+        ({"delta": u[..., :5]}, r"delta: expected shape \(batch, dim, length\)"),
+        ({"A": A[:5]}, "A: expected shape"),
+        ({"B": B[:, 0]}, r"B: expected shape \(batch, groups, d_state, length\)"),
+        ({"C": B[:, :1]}, r"C: expected shape \(batch, groups, d_state, length\)"),
+        ({"B": B.repeat(1, 2, 1, 1), "C": B.repeat(1, 2, 1, 1)}, "groups that divide dim = 6; found 4"),
+        ({"D": torch.zeros(1)}, r"D: expected shape \(dim,\)"),
+    ):
+        arguments = {**right, **changed}
+        with pytest.raises(ValueError, match=message):
+            compat["oflex"].fwd(**arguments, nrows=1, out_float=True)
+        with pytest.raises(ValueError, match=message):
+            compat["oflex"].bwd(**arguments, dout=out, x=checkpoints, nrows=1)
+    with pytest.raises(ValueError, match=r"dout: expected shape"):
+        compat["oflex"].bwd(**right, dout=out[..., :4], x=checkpoints, nrows=1)
 
 
 @pytest.mark.parametrize("in_fp32", [False, True])

@@ -304,7 +304,8 @@ def test_opcheck():
     )
 
 
-def test_compiles_without_graph_breaks():
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_without_graph_breaks(compiler):
     case = to_dtype(make_case(2, 9, 6, 4))
 
     def function(x, weight):
@@ -312,7 +313,7 @@ def test_compiles_without_graph_breaks():
         return out.square().sum() + final.sum()
 
     leaves = [case[name].clone().requires_grad_() for name in ("x", "weight")]
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(function, fullgraph=True, backend=compiler)
     expected = torch.autograd.grad(function(*leaves), leaves)
     for found, value in zip(torch.autograd.grad(compiled(*leaves), leaves), expected, strict=True):
         torch.testing.assert_close(found, value)

@@ -267,7 +267,8 @@ def test_opcheck(save, shared):
     torch.library.opcheck(grid_scan_forward, (*rows, encode_routes(BIDIRECTIONAL), True, save, "cpu"))
 
 
-def test_compiles_without_graph_breaks():
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_without_graph_breaks(compiler):
     case = make_case(2, 6, 3, 4, 2)
 
     def function(u, delta):
@@ -275,7 +276,7 @@ def test_compiles_without_graph_breaks():
 
     leaves = [case[name].clone().requires_grad_() for name in ("u", "delta")]
     expected = torch.autograd.grad(function(*leaves), leaves)
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(function, fullgraph=True, backend=compiler)
     for found, value in zip(torch.autograd.grad(compiled(*leaves), leaves), expected, strict=True):
         torch.testing.assert_close(found, value)
 
@@ -364,7 +365,8 @@ def test_float64_is_served_by_the_reference():
         ({"delta_bias": torch.zeros(6)}, r"delta_bias: .*\(4, 6\); found \(6,\)"),
         ({"routes": ()}, r"routes: expected at least one route; found none"),
         ({"routes": ("raster",)}, r"routes: expected Route objects; found 'raster'"),
-        ({"routes": (Route(-1),)}, r"routes: expected window_size of 0 or more; found -1"),
+        ({"routes": (Route(-1),)}, r"routes: expected window_size as an integer of 0 or more; found -1"),
+        ({"routes": (Route(2.5),)}, r"routes: expected window_size as an integer of 0 or more; found 2.5"),
         ({"backend": "cuda"}, r"backend: expected one of triton, cpu, reference; found 'cuda'"),
     ],
 )

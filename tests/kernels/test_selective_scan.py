@@ -125,11 +125,19 @@ def test_parts_of_batch_and_channels_add_up(sizes):
     assert_close(results(single), results(to_double(single), "reference"), 1e-6, 5e-6)
 
 
+@pytest.mark.parametrize("gate", [True, False])
+def test_channels_that_fill_a_large_gpu(gate):
+    """So many that a lane takes two on a GPU of 132 processors, see `scan_configuration`."""
+    optional = [name for name in NAMES[5:] if gate or name != "z"]
+    single = to_dtype(make_case(264, 9, 256, 16, optional=optional))
+    assert_close(results(single), results(to_double(single), "reference"), 1e-6, 5e-6)
+
+
 @pytest.mark.parametrize(("B_groups", "C_groups"), [(1, 3), (2, 3), (6, 1), (None, 2), (1, None), (None, None)])
 def test_constant_and_unlike_groups(B_groups, C_groups):
     """None: constant. Every shape of B is served beside every shape of C."""
     case = make_case(2, 35, 6, 3)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     for name, groups in (("B", B_groups), ("C", C_groups)):
         shape = (6, 3) if groups is None else (2, groups, 3, 35)
         case[name] = torch.randn(*shape, generator=generator, dtype=torch.float64)

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 
 from mambarium.kernels import selective_scan
 
+pytestmark = pytest.mark.usefixtures("device")
 LENGTHS = (1, 2, 3, 31, 32, 33, 196, 197, 1023, 4096, 16_385, 65_537)
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias", "initial_state")
 
 
 def make_inputs(batch, length, dim, d_state, dtype):
     """Steps and decays as a Mamba has them at its start; float32 parameters."""
-    generator = torch.Generator().manual_seed(length)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(length)
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator)
@@ -61,7 +62,7 @@ def exact_scan(inputs):
 
 def results(inputs, out, last_state):
     """Outputs and gradients by name, for incoming gradients that bfloat16 holds exactly."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     weights = [torch.randn(x.shape, generator=generator).bfloat16().to(x.dtype) for x in (out, last_state)]
     grads = torch.autograd.grad((out, last_state), list(inputs.values()), weights)
     return {"out": out, "last state": last_state} | dict(zip(inputs, grads, strict=True))

@@ -122,7 +122,8 @@ def test_opcheck(save):
     torch.library.opcheck(selective_scan_forward, (*rows, True, True, save, "cpu"))
 
 
-def test_compiles_without_graph_breaks():
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_without_graph_breaks(compiler):
     case = to_dtype(make_case(2, 20, 6, 2))
 
     def function(u, z):
@@ -131,7 +132,7 @@ def test_compiles_without_graph_breaks():
 
     leaves = [case[name].clone().requires_grad_() for name in ("u", "z")]
     expected = torch.autograd.grad(function(*leaves), leaves)
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(function, fullgraph=True, backend=compiler)
     for found, value in zip(torch.autograd.grad(compiled(*leaves), leaves), expected, strict=True):
         torch.testing.assert_close(found, value)
     with torch.no_grad():

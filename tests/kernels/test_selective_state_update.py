@@ -156,16 +156,21 @@ def test_nan_stays_in_its_channel_and_batch_element(backend):
     assert torch.equal(case["state"].isnan().any(-1), expected)
 
 
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_without_graph_breaks(compiler):
+    case = make_case(2, 5, 3, heads=2)
+    compiled = torch.compile(selective_state_update, fullgraph=True, backend=compiler)
+    other = {k: v.clone() for k, v in case.items()}
+    torch.testing.assert_close(compiled(**case), selective_state_update(**other))
+    torch.testing.assert_close(case["state"], other["state"])
+
+
 def test_torch_sees_it():
     from mambarium.kernels.step.registration import selective_state_update_step
 
     case = make_case(2, 5, 3, heads=2)
     backend = "cpu" if case["x"].device.type == "cpu" else "triton"
     torch.library.opcheck(selective_state_update_step, (*case.values(), True, None, backend))
-    compiled = torch.compile(selective_state_update, fullgraph=True, backend="aot_eager")
-    other = {k: v.clone() for k, v in case.items()}
-    assert torch.equal(compiled(**case), selective_state_update(**other))
-    assert torch.equal(case["state"], other["state"])
     meta = {k: v.to("meta") for k, v in case.items()}
     assert selective_state_update(**meta).shape == (2, 2, 5)
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
@@ -220,6 +225,7 @@ def test_no_uninitialised_memory_is_used(monkeypatch):
         ({"dt_bias": torch.zeros(5, dtype=torch.int32)}, r"dt_bias: expected dtype .*found torch.int32"),
         ({"state_batch_indices": torch.zeros(2)}, r"state_batch_indices: expected dtype torch.int32, torch.int64"),
         ({"state_batch_indices": torch.zeros(3, dtype=torch.int32)}, r"state_batch_indices: .*= \(2,\); found \(3,\)"),
+        ({"state_batch_indices": torch.tensor([1, 2])}, r"state_batch_indices: expected places below 2; found 2"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):

@@ -24,18 +24,18 @@ def plot_rows(rows: list[Row], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    series: dict[tuple[str, int, str], list[Row]] = defaultdict(list)
+    series: dict[tuple[str, int, int, str], list[Row]] = defaultdict(list)
     for row in rows:
-        series[row.operation, row.d_state, row.dtype].append(row)
+        series[row.operation, row.batch, row.d_state, row.dtype].append(row)
     series = {key: found for key, found in series.items() if len({row.length for row in found}) > 1}
     if not series:
         raise ValueError("rows: expected an operation at several lengths")
     names = list(dict.fromkeys(row.implementation for row in rows))
     figure = Figure(figsize=(13, 3.3 * len(series)), layout="constrained")
     axes = figure.subplots(len(series), len(PANELS), squeeze=False)
-    for line, ((operation, d_state, dtype), found) in zip(axes, series.items(), strict=True):
+    for line, ((operation, batch, d_state, dtype), found) in zip(axes, series.items(), strict=True):
         states = f", d_state {d_state}" if d_state else ""
-        line[0].set_ylabel(f"{operation}\n{dtype}{states}\nbatch {found[0].batch}, dim {found[0].dim}")
+        line[0].set_ylabel(f"{operation}\n{dtype}{states}\nbatch {batch}, dim {found[0].dim}")
         for panel, title, (direction, value) in zip(line, TITLES, PANELS, strict=True):
             chosen = [row for row in found if row.direction == direction]
             for index, name in enumerate(names):

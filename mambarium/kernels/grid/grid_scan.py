@@ -108,8 +108,8 @@ def _check_arguments(
     for route in routes:
         if not isinstance(route, Route):
             raise ValueError(f"routes: expected Route objects; found {route!r}")
-        if route.window_size < 0:
-            raise ValueError(f"routes: expected window_size of 0 or more; found {route.window_size}")
+        if not isinstance(route.window_size, int) or route.window_size < 0:
+            raise ValueError(f"routes: expected window_size as an integer of 0 or more; found {route.window_size!r}")
     count = len(routes)
     if u.dim() not in (4, 5):
         raise ValueError(

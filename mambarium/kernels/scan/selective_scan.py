@@ -104,10 +104,10 @@ def selective_scan(
         y[t] = sum over states of h[t] * C[t] + D * u[t],        out = y * silu(z)
 
     The arguments are those of mamba_ssm's `selective_scan_fn`, and more. Strides are free; memory that is
-    channel-last (stride 1 along dim) is read without copies. Computed in float32 whatever the inputs' dtypes
-    (under autocast too), deterministic run to run. float64 is served by the reference, as is complex A. Under
-    `torch.utils.flop_counter` the forward counts 9 * batch * length * dim * d_state, plus batch * length * dim
-    each for D and z, and the backward twice that.
+    channel-last (stride 1 along dim) is read without copies, but B and C in the backward on a GPU. Computed in
+    float32 whatever the inputs' dtypes (under autocast too), deterministic run to run. float64 is served by the
+    reference, as is complex A. Under `torch.utils.flop_counter` the forward counts 9 * batch * length * dim *
+    d_state, plus batch * length * dim each for D and z, and the backward twice that.
 
     Args:
         u: input, (batch, dim, length).
@@ -126,7 +126,7 @@ def selective_scan(
         reset: (batch, length) bool; the state is set to zero before each position where it is true is
             visited (document boundaries).
         reverse: whether the positions are visited from the last to the first. Then t - 1 reads t + 1 above, and
-            first and last position are those in the order of the visits. No copies are made for it.
+            first and last position are those in the order of the visits. No copies of u, delta and z are made for it.
         backend: "triton", "cpu" or "reference"; None chooses by MAMBARIUM_BACKEND, else by the tensors.
 
     Returns:
@@ -139,7 +139,7 @@ def selective_scan(
         RuntimeError: the backend's package is not installed.
     """
     name = choose_backend(backend, u)
-    _check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, name)
+    check_scan_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, name)
     if name == "reference":
         out, last_state = selective_scan_reference(
             u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reset, reverse
@@ -183,7 +183,7 @@ def _channel_last_groups(B: Tensor, groups: int, u: Tensor) -> Tensor:
     return B.unsqueeze(3).expand(-1, -1, -1, groups // B.shape[2], -1).flatten(2, 3)
 
 
-def _check_arguments(
+def check_scan_arguments(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -196,6 +196,7 @@ def _check_arguments(
     reset: Tensor | None,
     backend: Backend,
 ) -> None:
+    """Raises ValueError, naming argument, expected and found, unless `selective_scan`'s arguments fit each other."""
     if u.dim() != 3:
         raise ValueError(f"u: expected shape (batch, dim, length); found {tuple(u.shape)}")
     batch, dim, length = u.shape

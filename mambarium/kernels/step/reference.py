@@ -35,7 +35,14 @@ def selective_state_update_reference(
 
     Returns:
         (batch, heads, dim) of x's dtype. Computed in float32, in float64 if x is.
+
+    Raises:
+        ValueError: a place is beyond the entries.
     """
+    if state_batch_indices is not None and bool((state_batch_indices >= state.shape[0]).any()):
+        raise ValueError(
+            f"state_batch_indices: expected places below {state.shape[0]}; found {int(state_batch_indices.max())}"
+        )
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     inputs, step = x.to(dtype), dt.to(dtype)
     if dt_bias is not None:

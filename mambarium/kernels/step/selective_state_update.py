@@ -47,7 +47,8 @@ def selective_state_update(
         dt_bias: as D.
         dt_softplus: whether the step is softplus of dt + dt_bias, or the sum itself.
         state_batch_indices: (batch,) of int32 or int64, the place of each batch element's state in `state`, each
-            place at most once. Negative: a padding element, whose output is zero and which changes no state.
+            place at most once. Negative: a padding element, whose output is zero and which changes no state. A place
+            beyond the states is an error on a CPU; on a GPU, where to look would mean to wait, it counts as padding.
         backend: "triton", "cpu" or "reference"; None chooses by MAMBARIUM_BACKEND, else by the state.
 
     Returns:

@@ -76,6 +76,7 @@ def plan(
         "groups": B.shape[1],
         "dim": dim,
         "d_state": d_state,
+        "entries": state.shape[0],
         "DT_SOFTPLUS": dt_softplus,
         "BLOCK_DIM": block_dim,
         "BLOCK_STATE": block_state,

@@ -40,6 +40,7 @@ def state_update_kernel(
     groups,
     dim,
     d_state,
+    entries,
     DT_SOFTPLUS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
     BLOCK_STATE: tl.constexpr,
@@ -61,7 +62,7 @@ def state_update_kernel(
     active = batch >= 0
     if state_batch_indices is not None:
         entry = tl.load(state_batch_indices + batch).to(tl.int64)
-        active = entry >= 0
+        active = (entry >= 0) & (entry < entries)
     tile = (known & active)[:, None] & (states < d_state)[None, :]
 
     x_row = tl.load(x + batch * x_strides[0] + head * x_strides[1] + channels * x_strides[2], mask=known, other=0.0)
