@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from mambarium.kernels.arguments import check_shape
-from mambarium.kernels.backend import choose_backend
+from mambarium.kernels.backend import Backend, choose_backend
 from mambarium.kernels.scan.registration import selective_scan_backward, selective_scan_forward
 from mambarium.kernels.scan.selective_scan import check_scan_arguments
 
 __all__ = ["bwd", "fwd"]
 
 
-def _backend(u: Tensor) -> str:
+def _backend(u: Tensor) -> Backend:
     backend = choose_backend(None, u)
     if backend == "reference":
         raise ValueError(

@@ -1,12 +1,13 @@
 """YAML files that name other YAML files, each relative to the file that names it."""
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mambarium.errors import InputError
+
+YAML_ENDINGS = (".yaml", ".yml")
 
 
 def load_yaml(path: Path) -> Any:
@@ -16,15 +17,48 @@ def load_yaml(path: Path) -> Any:
         path: The file to read.
 
     Raises:
-        InputError: The file is not valid YAML, or a mapping says a key twice.
+        InputError: The file can't be read or is not valid YAML, or a mapping says a key twice.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return parse_yaml(content, str(path))
+
+
+def parse_yaml(content: str | bytes, place: str) -> Any:
+    """Parse YAML, strictly.
+
+    Args:
+        content: The YAML.
+        place: Where it stands, for messages.
+
+    Raises:
+        InputError: It is not valid YAML, or a mapping says a key twice.
+    """
+    try:
+        return yaml.load(content.decode() if isinstance(content, bytes) else content, _StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{place}{line}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-02-30 is a plain ValueError
+        raise InputError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def mentions_class(path: Path) -> bool:
+    """Whether a file's text says `class_path`; without it, it describes no class and may be data in any format.
+
+    Args:
+        path: The file to look through.
+
+    Raises:
+        InputError: The file can't be read.
+    """
+    try:
+        with path.open("rb") as lines:
+            return any(b"class_path" in line for line in lines)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def resolve_yaml(path: Path) -> Any:
@@ -34,27 +68,37 @@ def resolve_yaml(path: Path) -> Any:
         path: The file to read.
 
     Returns:
-        The content, with mapping keys as strings. A string that names no existing file stays a string.
+        The content, with mapping keys as strings. Only a description of a class stands in its name's place: the name of
+        another file, such as data that is YAML too, stays a string.
 
     Raises:
-        InputError: A file is not valid YAML, or files name each other in a circle.
+        InputError: A file can't be read or is not valid YAML, or files name each other in a circle.
     """
     return _resolve_file(path, ())
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a mapping that says a key twice is an error instead of the last one winning."""
+    """YAML in which a mapping that says a key twice is an error instead of the last one winning.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} stands there twice; rename or remove one", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    Keys are compared as they are written, before `<<` puts those of another mapping among them.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "found {...} or [...] where a key belongs; fill in the {{ ... }} of a template, or quote it"
+                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+            if (key.tag, key.value) in seen:
+                problem = f"{key.value!r} stands there twice; rename or remove one"
+                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: can't be read ({error.strerror}); name a YAML file that this user may read")
 
 
 def _resolve_file(path: Path, inside: tuple[Path, ...]) -> Any:
@@ -70,8 +114,9 @@ def _resolve_value(value: Any, folder: Path, inside: tuple[Path, ...]) -> Any:
         return {str(key): _resolve_value(item, folder, inside) for key, item in value.items()}
     if isinstance(value, list):
         return [_resolve_value(item, folder, inside) for item in value]
-    if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (folder / value).is_file():
-        content = _resolve_file(folder / value, inside)
-        # A data file may be YAML too; only a description of a class stands for its content.
-        return content if isinstance(content, dict) and "class_path" in content else value
+    if isinstance(value, str) and value.endswith(YAML_ENDINGS):
+        file = folder / value
+        if file.is_file() and mentions_class(file):
+            content = _resolve_file(file, inside)
+            return content if isinstance(content, dict) and "class_path" in content else value
     return value

@@ -1,4 +1,4 @@
-"""Which checkpoint validate, test and predict use, and whether it fits the configured model."""
+"""Which checkpoint a command uses, and whether it fits the configuration and the model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If the file is damaged or no checkpoint.
     """
-    return AtomicCheckpointIO().load_checkpoint(path)
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path)
+    if not isinstance(checkpoint, dict):
+        raise InputError(
+            f"{path} is no checkpoint: it holds a {type(checkpoint).__name__} where a checkpoint has named entries; "
+            "give a file that fit wrote"
+        )
+    return checkpoint
 
 
 def check_fit(checkpoint: dict[str, Any], model: nn.Module, path: Path) -> None:
@@ -53,7 +59,7 @@ def check_fit(checkpoint: dict[str, Any], model: nn.Module, path: Path) -> None:
         InputError: With the first parameter that differs.
     """
     stored, expected = checkpoint.get("state_dict"), model.state_dict()
-    if stored is None:
+    if not isinstance(stored, dict):
         raise InputError(f"{path} has no 'state_dict': it is not a Lightning checkpoint")
     for key, tensor in expected.items():
         if key not in stored:
@@ -68,6 +74,21 @@ def check_fit(checkpoint: dict[str, Any], model: nn.Module, path: Path) -> None:
             raise InputError(
                 f"{path} is of another model: it also has '{key}'; use the configuration it was trained with"
             )
+
+
+def check_same_run(checkpoint: dict[str, Any], config: dict[str, Any], path: Path) -> None:
+    """Refuse to go on with the training of a checkpoint of which it isn't known that it was trained as configured.
+
+    Raises:
+        InputError: If it has no configuration, or another one.
+    """
+    if "run_config" not in checkpoint:
+        raise InputError(
+            f"{path} is no checkpoint that fit wrote, so no run can go on from it: to start a run from its weights "
+            f"alone, give --model.pretrained {path} and no --ckpt_path"
+        )
+    if differences := checkpoint_differences(checkpoint, config):
+        raise InputError(f"{path} was trained with another configuration ({'; '.join(differences)})")
 
 
 def checkpoint_differences(checkpoint: dict[str, Any], config: dict[str, Any], section: str | None = None) -> list[str]:

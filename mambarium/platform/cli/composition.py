@@ -7,6 +7,7 @@ one whole; only arguments of the same class are merged.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import yaml
 
 from mambarium.errors import InputError
 from mambarium.platform.cli.shipped import find_config
-from mambarium.platform.yaml_files import resolve_yaml
+from mambarium.platform.yaml_files import YAML_ENDINGS, mentions_class, parse_yaml, resolve_yaml
 
 CONFIG_OPTIONS = ("--config", "-c")
 SECTIONS = ("model", "data", "trainer")
@@ -39,7 +40,7 @@ def compose(arguments: list[str]) -> Composition:
         arguments: Options as typed.
 
     Raises:
-        InputError: If a file is missing or not a YAML mapping.
+        InputError: If a file is missing or not a YAML mapping, or an option's value is no YAML or has no place there.
     """
     options = paired(arguments)
     files = [find_config(value) for option, value in options if option in CONFIG_OPTIONS and value is not None]
@@ -52,7 +53,7 @@ def compose(arguments: list[str]) -> Composition:
         if value is None:
             remaining.append(option)
         elif option not in CONFIG_OPTIONS:
-            new = class_value(value, get(config, keys)) if keys[0] in SECTIONS else None
+            new = class_value(option, value, get(config, keys)) if keys[0] in SECTIONS else None
             if new is None:
                 remaining.append(f"{option}={value}")
             else:
@@ -119,22 +120,31 @@ def class_name(config: dict[str, Any]) -> str:
     return str(config["class_path"]).rsplit(".", 1)[-1]
 
 
-def class_value(value: str, old: Any) -> dict[str, Any] | None:
+def is_pattern(value: str) -> bool:
+    """Whether a value is a pattern of file names, as data can be given."""
+    return any(sign in value for sign in "*?[")
+
+
+def class_value(option: str, value: str, old: Any) -> dict[str, Any] | None:
     """The class that an option's value gives, merged into what was there; None if the value gives no class.
 
-    A YAML file replaces what was there. A mapping with `class_path`, or a class's name where the configuration has a
-    class, is merged if the class stays the same.
+    A YAML file replaces what was there; where there was no class, only a file that describes one counts, any other is
+    data. A mapping with `class_path`, or a class's name where the configuration has a class, is merged if the class
+    stays the same.
 
     Raises:
-        InputError: If a YAML file is missing or no mapping.
+        InputError: If a YAML file is missing, or the file or mapping of a class is no YAML mapping.
     """
-    if value.endswith((".yaml", ".yml")):
-        content = read_mapping(find_config(value))
-        return content if "class_path" in content else None
-    parsed = yaml.safe_load(value) if value.lstrip().startswith("{") else value
+    replaces_class = isinstance(old, dict) and "class_path" in old
+    if value.endswith(YAML_ENDINGS):
+        if not replaces_class and (is_pattern(value) or not mentions_class(find_config(value))):
+            return None
+        content = (read_mapping if replaces_class else resolve_yaml)(find_config(value))
+        return content if isinstance(content, dict) and "class_path" in content else None
+    parsed = parse_yaml(value, option) if value.lstrip().startswith("{") else value
     if isinstance(parsed, dict) and "class_path" in parsed:
         return merged(old, parsed)
-    if isinstance(parsed, str) and isinstance(old, dict) and "class_path" in old and value not in ("null", "~", ""):
+    if isinstance(parsed, str) and replaces_class and value not in ("null", "~", ""):
         return merged(old, {"class_path": parsed})
     return None
 
@@ -149,9 +159,30 @@ def get(config: Any, keys: list[str]) -> Any:
 
 
 def put(config: dict[str, Any], keys: list[str], value: dict[str, Any]) -> None:
-    """Set the value under dotted keys, `init_args` left out as on the command line."""
-    for key in keys[:-1]:
-        config = config.setdefault(key, {})
-        if "class_path" in config:
-            config = config.setdefault("init_args", {})
+    """Set the value under dotted keys, `init_args` left out or not, as on the command line.
+
+    Raises:
+        InputError: If one of the keys but the last holds something that has no keys.
+    """
+    for number, (key, following) in enumerate(pairwise(keys), start=1):
+        config = section(config, key, keys[:number])
+        if "class_path" in config and following not in ("class_path", "init_args"):
+            config = section(config, "init_args", [*keys[:number], "init_args"])
     config[keys[-1]] = value
+
+
+def section(config: dict[str, Any], key: str, place: list[str]) -> dict[str, Any]:
+    """The mapping under a key, made of nothing or of a class's name if it isn't one yet.
+
+    Raises:
+        InputError: If something else is there.
+    """
+    found = config.get(key)
+    if found is None:
+        found = {}
+    elif isinstance(found, str) and key != "init_args":
+        found = {"class_path": found}
+    if not isinstance(found, dict):
+        raise InputError(f"{'.'.join(place)}: expected a class or 'key: value' lines, found {found!r}")
+    config[key] = found
+    return found

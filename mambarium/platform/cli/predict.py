@@ -18,7 +18,7 @@ from mambarium.platform.data.images import ClassificationImages
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.data.multitask import MultiTaskData
 from mambarium.platform.data.text import Text
-from mambarium.platform.pictures.files import DetectionFiles, MaskFiles
+from mambarium.platform.pictures.files import DetectionFiles, MaskFiles, new_folder
 from mambarium.tasks.classification import ImageClassification
 from mambarium.tasks.detection import ObjectDetection
 from mambarium.tasks.language_modeling import LanguageModeling
@@ -73,15 +73,18 @@ def predict(model: LightningModule, datamodule: ExactDataModule, trainer: Traine
     elif isinstance(model, ImageClassification) and isinstance(datamodule, ClassificationImages):
         if options.images is None:
             raise InputError("predict names the classes of images: give --images FOLDER")
-        write_classes(model, datamodule, trainer, options.images, options.output or output.with_suffix(".csv"))
+        table = options.output or output.with_suffix(".csv")
+        print(f"{write_classes(model, datamodule, trainer, options.images, table)}: {table}")
     elif isinstance(model, ObjectDetection) and isinstance(datamodule, DetectionImages):
         if options.images is None:
             raise InputError("predict finds the objects in images: give --images FOLDER")
-        write_detections(model, datamodule, trainer, options.images, options.output or output)
+        folder = options.output or output
+        print(f"{write_detections(model, datamodule, trainer, options.images, folder)}: {folder}")
     elif isinstance(model, SemanticSegmentation) and isinstance(datamodule, DenseImages):
         if options.images is None:
             raise InputError("predict finds the classes of pixels: give --images FOLDER")
-        write_masks(model, datamodule, trainer, options.images, options.output or output)
+        folder = options.output or output
+        print(f"{write_masks(model, datamodule, trainer, options.images, folder)}: {folder}")
     elif isinstance(model, MultiTask) and isinstance(datamodule, MultiTaskData):
         if options.images is None:
             raise InputError("predict does every task on images: give --images FOLDER")
@@ -109,24 +112,30 @@ def write_tasks(model: MultiTask, datamodule: MultiTaskData, trainer: Trainer, i
     Raises:
         InputError: If the output folder exists, or a task's data is none to predict with.
     """
-    if output.exists():
-        raise InputError(f"{output} exists: give another folder with --output, or remove it")
-    for name, data in datamodule.tasks.items():
-        of_task = model.of_task(name)
-        if isinstance(data, ClassificationImages):
-            write_classes(of_task, data, trainer, images, output / name / "classes.csv")
-        elif isinstance(data, DetectionImages):
-            write_detections(of_task, data, trainer, images, output / name)
-        elif isinstance(data, DenseImages):
-            write_masks(of_task, data, trainer, images, output / name)
-        else:
-            raise InputError(f"predict knows no input for the task {name} with {type(data).__name__}")
+    written: dict[str, str] = {}
+    with new_folder(output) as folder:
+        for name, data in datamodule.tasks.items():
+            of_task = model.of_task(name)
+            if isinstance(data, ClassificationImages):
+                file = Path(name) / "classes.csv"
+                written[str(file)] = write_classes(of_task, data, trainer, images, folder / file)
+            elif isinstance(data, DetectionImages):
+                written[name] = write_detections(of_task, data, trainer, images, folder / name)
+            elif isinstance(data, DenseImages):
+                written[name] = write_masks(of_task, data, trainer, images, folder / name)
+            else:
+                raise InputError(f"predict knows no input for the task {name} with {type(data).__name__}")
+    for place, content in written.items():
+        print(f"{content}: {output / place}")
 
 
 def write_classes(
     model: LightningModule, datamodule: ClassificationImages, trainer: Trainer, images: Path, output: Path
-) -> None:
+) -> str:
     """Write one row per image: its path, its likeliest class and up to five of the likeliest with their probabilities.
+
+    Returns:
+        What was written.
 
     Raises:
         InputError: If the output file exists.
@@ -149,25 +158,32 @@ def write_classes(
             pairs = zip(classes, values, strict=True)
             ranked = [cell for number, value in pairs for cell in (names[number], f"{value:.6f}")]
             writer.writerow([path, names[classes[0]], *ranked])
-    print(f"classes of {len(paths)} images: {output}")
+    return f"classes of {len(paths)} images"
 
 
-def write_masks(model: LightningModule, datamodule: DenseImages, trainer: Trainer, images: Path, output: Path) -> None:
+def write_masks(model: LightningModule, datamodule: DenseImages, trainer: Trainer, images: Path, output: Path) -> str:
     """Write a palette PNG with class numbers and a picture to look at for each image.
+
+    Returns:
+        What was written.
 
     Raises:
         InputError: If the output folder exists.
     """
     datamodule.predict_path = str(images)
     files = find_images(images)
-    write_files(model, datamodule, trainer, MaskFiles(images.expanduser(), files, output, datamodule.class_names))
-    print(f"masks and overlays of {len(files)} images: {output}")
+    with new_folder(output) as folder:
+        write_files(model, datamodule, trainer, MaskFiles(images.expanduser(), files, folder, datamodule.class_names))
+    return f"masks and overlays of {len(files)} images"
 
 
 def write_detections(
     model: LightningModule, datamodule: DetectionImages, trainer: Trainer, images: Path, output: Path
-) -> None:
+) -> str:
     """Write all detections in COCO's format and a picture of the surer ones for each image.
+
+    Returns:
+        What was written.
 
     Raises:
         InputError: If the output folder exists.
@@ -175,9 +191,11 @@ def write_detections(
     datamodule.predict_path = str(images)
     files = find_images(images)
     names = datamodule.class_names
-    writer = DetectionFiles(images.expanduser(), files, output, names, datamodule.category_ids or range(len(names)))
-    write_files(model, datamodule, trainer, writer)
-    print(f"objects and overlays of {len(files)} images: {output}")
+    numbers = datamodule.category_ids or range(len(names))
+    with new_folder(output) as folder:
+        writer = DetectionFiles(images.expanduser(), files, folder, names, numbers)
+        write_files(model, datamodule, trainer, writer)
+    return f"objects and overlays of {len(files)} images"
 
 
 def write_files(model: LightningModule, datamodule: ExactDataModule, trainer: Trainer, writer: Callback) -> None:

@@ -113,16 +113,21 @@ def make_trainer(settings: dict[str, Any]) -> Trainer:
 
 
 def check_length(options: dict[str, Any], data: ExactDataModule) -> None:
-    """Refuse a run whose length is given twice or not at all.
+    """Refuse a run whose length is given twice, not at all, or as 0 steps.
 
     Raises:
         InputError: In those cases.
     """
+    if options["max_steps"] == 0:
+        raise InputError("trainer.max_steps is 0: give 1 or more, or leave it away and set data.passes")
     steps = options["max_steps"] is not None and options["max_steps"] > 0
     if data.passes is None and not steps:
         raise InputError("the length of the run is not given: set data.passes or trainer.max_steps")
     if data.passes is not None and steps:
-        raise InputError("the length of the run is given twice, by data.passes and trainer.max_steps: set one to null")
+        raise InputError(
+            "the length of the run is given twice, by data.passes and trainer.max_steps: set data.passes to null or "
+            "trainer.max_steps to -1"
+        )
 
 
 def user_loggers(option: Any) -> list[Logger]:

@@ -21,6 +21,7 @@ from mambarium.kernels import warm_up
 from mambarium.platform.atomic_files import write_atomically
 from mambarium.platform.cli.checkpoint_choice import (
     check_fit,
+    check_same_run,
     checkpoint_differences,
     choose_checkpoint,
     load_checkpoint,
@@ -135,6 +136,7 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
+        check_seed(self.config[self.config.subcommand].seed_everything)
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint never changes the configuration; where the two differ, it is said or refused."""
@@ -196,8 +198,7 @@ class TrainingCLI(LightningCLI):
         if decision.step is not Step.START:
             raise InputError(f"{self.folder.path} goes on from its own checkpoint: leave --ckpt_path away")
         path = choose_checkpoint(str(given), self.folder)
-        if differences := checkpoint_differences(load_checkpoint(path), self.run_config):
-            raise InputError(f"{path} was trained with another configuration ({'; '.join(differences)})")
+        check_same_run(load_checkpoint(path), self.run_config, path)
         return Decision(Step.START, path)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -217,9 +218,12 @@ class TrainingCLI(LightningCLI):
                 print(f"{self.folder.path}: finished already; use another --name to train again")
                 print(describe_end(self.folder))
             return
+        # Before the folder is begun, so that a wrong file leaves none, and before callbacks copy the model.
         if self.decision.checkpoint is None:
-            # Before the folder is begun, so that a wrong file leaves none, and before callbacks copy the model.
             self.model.start_from_pretrained()
+        else:
+            # The same configuration makes another model where the data has other classes by now.
+            check_fit(load_checkpoint(self.decision.checkpoint), self.model, self.decision.checkpoint)
         if not self.is_first_process:
             self._train()
             return
@@ -302,6 +306,16 @@ class TrainingCLI(LightningCLI):
                 print(f"note: {path} was trained with another {difference}; the second value is used")
         self.model.load_state_dict(checkpoint["state_dict"])
         return path
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that the generators of random numbers don't take.
+
+    Raises:
+        InputError: If it is out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed_everything is {seed}: give a whole number from 0 to {2**32 - 1}")
 
 
 def write_result(path: Path, content: dict[str, Any]) -> None:

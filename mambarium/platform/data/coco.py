@@ -19,6 +19,10 @@ from mambarium.platform.data.object_files import AnnotatedImage, ObjectFiles, de
 from mambarium.platform.data.objects import ObjectRecord
 
 
+LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
+"""What LVIS says of each image: categories known not to be there, and those of which not every object is marked."""
+
+
 class CocoDetection(DetectionImages):
     """Boxes and instance masks in COCO's JSON format (Lin et al. 2014); LVIS, Objects365 and own files likewise.
 
@@ -33,7 +37,7 @@ class CocoDetection(DetectionImages):
         train_annotations: JSON file of the training images.
         val_images: Folder of the validation images.
         val_annotations: JSON file of the validation images.
-        test_images: Folder of the test images; None: the folder of the validation images.
+        test_images: Folder of the images of `test_annotations`; None: the folder of the validation images.
         test_annotations: JSON file of the test images; None: the validation images are the test images.
         masks: Whether instance masks are read, for Mask R-CNN and for copy-paste.
         short_side: Length that the shorter side of images is scaled to.
@@ -54,7 +58,7 @@ class CocoDetection(DetectionImages):
         category_ids: The file's category id of each class.
 
     Raises:
-        InputError: If a file is missing or lacks what is needed.
+        InputError: If a file is missing or lacks what is needed, or test images are given without annotations.
     """
 
     def __init__(
@@ -85,6 +89,8 @@ class CocoDetection(DetectionImages):
             "train": (root / train_annotations, root / train_images),
             "val": (root / val_annotations, root / val_images),
         }
+        if test_annotations is None and test_images is not None:
+            raise InputError(f"data.test_images is {test_images!r} without annotations: set data.test_annotations too")
         if test_annotations is not None:
             self._parts["test"] = (root / test_annotations, root / (test_images or val_images))
         self._training_content: dict[str, Any] | None = read_annotations(self._parts["train"][0])
@@ -229,8 +235,8 @@ def read_images(
         The images in the file's order.
 
     Raises:
-        InputError: If a record lacks a key or has a wrong kind of value, an id occurs twice, or a category is none of
-            the classes.
+        InputError: If a record lacks a key or has a wrong kind of value, an id occurs twice, a category is none of the
+            classes, or only some images have LVIS's lists.
     """
     images: dict[int, AnnotatedImage] = {}
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
@@ -252,12 +258,13 @@ def read_images(
         if "neg_category_ids" in record:
             negative, partial = (
                 [labels[number] for number in id_list(record, key, file, what) if number in labels]
-                for key in ("neg_category_ids", "not_exhaustive_category_ids")
+                for key in LVIS_LISTS
             )
             checked = (negative, partial)
         images[record["id"]] = AnnotatedImage(
             folder / name, record["id"], record["height"], record["width"], [], checked
         )
+    require_lists_of_all(content["images"], file)
     required = ("image_id", "category_id", "bbox", "segmentation") if masks else ("image_id", "category_id", "bbox")
     strangers = 0
     for position, record in enumerate(content["annotations"]):
@@ -270,8 +277,8 @@ def read_images(
         if not is_box(record["bbox"]):
             raise InputError(f"{file}: {what} has bbox {record['bbox']!r}, not four numbers")
         area = record.get("area")
-        if area is not None and not isinstance(area, int | float):
-            raise InputError(f"{file}: {what} has area {area!r}, not a number")
+        if area is not None and not is_area(area):
+            raise InputError(f"{file}: {what} has area {area!r}, not a number from 0 on")
         if record["image_id"] not in images:
             strangers += 1
             continue
@@ -321,6 +328,22 @@ def require_number(record: dict[str, Any], key: str, file: Path, what: str, leas
         raise InputError(f"{file}: {what} has {key} {value!r}, not {wanted}")
 
 
+def require_lists_of_all(records: list[dict[str, Any]], file: Path) -> None:
+    """Checks that LVIS's lists are those of all images or of none, as evaluation follows one rule or the other.
+
+    Raises:
+        InputError: If an image lacks a list that another has, or has only the list of incompletely marked categories.
+    """
+    given = [key for key in LVIS_LISTS if any(key in record for record in records)]
+    for key in LVIS_LISTS[: 1 if given == [LVIS_LISTS[0]] else len(given) and 2]:
+        for record in records:
+            if key not in record:
+                raise InputError(
+                    f"{file}: image {record['id']} has no {key!r}, but the file has {' and '.join(given)}: "
+                    "give the lists to all images or to none"
+                )
+
+
 def id_list(record: dict[str, Any], key: str, file: Path, what: str) -> list[int]:
     """A record's list of ids, empty if it has none.
 
@@ -336,3 +359,8 @@ def id_list(record: dict[str, Any], key: str, file: Path, what: str) -> list[int
 def is_box(value: Any) -> bool:
     """Whether a value is four numbers."""
     return isinstance(value, list | tuple) and len(value) == 4 and all(isinstance(side, int | float) for side in value)
+
+
+def is_area(value: Any) -> bool:
+    """Whether a value is a number from 0 on that single precision can hold."""
+    return isinstance(value, int | float) and 0 <= value < 2.0**127

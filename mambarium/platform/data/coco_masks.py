@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import Tensor
 
 UPSAMPLING = 5
 """The official tools draw a polygon's outline on a grid finer by this factor."""
+
+FARTHEST = 100
+"""How many times the image's longer side a corner may be away, as the outline is drawn point by point."""
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
@@ -27,7 +31,8 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
         Boolean (height, width).
 
     Raises:
-        ValueError: If it is neither, holds something else than numbers, or run lengths don't fit the image.
+        ValueError: If it is neither, holds something else than numbers, a polygon's corner is too far away, or run
+            lengths don't fit the image.
     """
     if isinstance(segmentation, list):
         mask = np.zeros(height * width, dtype=bool)
@@ -55,19 +60,47 @@ def encode_segmentation(segmentation: Any) -> bytes:
 NO_POLYGONS = encode_segmentation([])
 
 
+def shows_nothing(segmentation: Any, height: int, width: int) -> bool:
+    """Whether a mask is empty, as far as that is seen without turning it into pixels.
+
+    Args:
+        segmentation: As in `decode_segmentation`; one that it refuses counts as showing something.
+        height: Height of the image.
+        width: Width of the image.
+
+    Returns:
+        Whether all polygons lie outside the image, or no run is inside the object.
+    """
+    if isinstance(segmentation, list):
+        return all(_is_outside(polygon, height, width) for polygon in segmentation)
+    counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
+    if not isinstance(counts, str | list):
+        return False
+    return not any(islice(_numbers_of_text(counts) if isinstance(counts, str) else counts, 1, None, 2))
+
+
+def _is_outside(polygon: Any, height: int, width: int) -> bool:
+    if not isinstance(polygon, list) or not all(isinstance(number, int | float) for number in polygon):
+        return False
+    x, y = polygon[0::2], polygon[1::2]
+    return max(x) <= 0 or max(y) <= 0 or min(x) >= width or min(y) >= height
+
+
 def _run_pixels(counts: Sequence[int] | str, num_pixels: int) -> NDArray[np.bool_]:
     """Pixels of run lengths, which alternate between outside and inside and begin outside."""
     if not isinstance(counts, str) and not (
         isinstance(counts, list | tuple) and all(isinstance(count, int) for count in counts)
     ):
         raise ValueError("run lengths that are no list of whole numbers and no text")
-    lengths = np.array(_numbers_of_text(counts) if isinstance(counts, str) else counts, dtype=np.int64)
-    if lengths.sum() != num_pixels or (lengths < 0).any():
-        raise ValueError(f"run lengths of {lengths.sum()} pixels for an image of {num_pixels}")
+    lengths = list(_numbers_of_text(counts) if isinstance(counts, str) else counts)
+    if not all(0 <= length <= num_pixels for length in lengths):
+        raise ValueError(f"a run length below 0 or above the {num_pixels} pixels of the image")
+    if sum(lengths) != num_pixels:
+        raise ValueError(f"run lengths of {sum(lengths)} pixels for an image of {num_pixels}")
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
 
 
-def _numbers_of_text(text: str) -> list[int]:
+def _numbers_of_text(text: str) -> Iterator[int]:
     """Run lengths in COCO's text form: five bits per character, low ones first, from the third on as differences."""
     numbers: list[int] = []
     value, shift = 0, 0
@@ -79,8 +112,8 @@ def _numbers_of_text(text: str) -> list[int]:
             if bits & 0x10:  # its sign
                 value -= 1 << shift
             numbers.append(value + numbers[-2] if len(numbers) > 2 else value)
+            yield numbers[-1]
             value, shift = 0, 0
-    return numbers
 
 
 def _polygon_pixels(polygon: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:
@@ -90,10 +123,12 @@ def _polygon_pixels(polygon: Sequence[float], height: int, width: int) -> NDArra
     """
     if not isinstance(polygon, list | tuple):
         raise ValueError(f"a polygon {polygon!r}, not a list of x, y, x, y, ...: give a list of such lists")
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in polygon):
+    if not all(isinstance(number, int | float) and abs(number) < math.inf for number in polygon):
         raise ValueError("a polygon with something else than finite numbers")
     if len(polygon) < 6 or len(polygon) % 2:
         raise ValueError(f"a polygon of {len(polygon)} numbers")
+    if max(map(abs, polygon)) > FARTHEST * max(height, width):
+        raise ValueError(f"a polygon with a corner more than {FARTHEST} times the image's longer side away")
     corners = np.trunc(UPSAMPLING * np.asarray(polygon, dtype=np.float64).reshape(-1, 2) + 0.5).astype(np.int64)
     following = np.roll(corners, -1, axis=0)
     outline = np.concatenate([_line(start, end) for start, end in zip(corners, following, strict=True)])

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
-from mambarium.platform.data.coco import is_box
+from mambarium.platform.data.coco import is_area, is_box
 from mambarium.platform.data.coco_masks import encode_segmentation
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
@@ -165,6 +165,9 @@ class HubDetection(DetectionImages):
             raise InputError(f"{where}: an object's {label_key!r} {label!r} is none of the {self.num_classes} classes")
         if not is_box(box):
             raise InputError(f"{where}: an object's {box_key!r} {box!r} is not four numbers")
+        area = item.get("area")
+        if area is not None and not is_area(area):
+            raise InputError(f"{where}: an object's 'area' {area!r} is not a number from 0 on")
         x, y, third, fourth = (float(value) for value in box)
         corners = (x, y, x + third, y + fourth) if self._box_format == "xywh" else (x, y, third, fourth)
         if self._masks and item.get("segmentation") is None:
@@ -173,7 +176,7 @@ class HubDetection(DetectionImages):
             corners,
             label,
             crowd=bool(item.get("iscrowd") or 0),
-            area=item.get("area"),
+            area=area,
             segmentation=encode_segmentation(item["segmentation"]) if self._masks else None,
         )
 
@@ -198,14 +201,24 @@ def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> li
     """The objects of each row as mappings, whether they are stored as lists of mappings or as a mapping of lists."""
     found = []
     for row, stored in enumerate(rows[column][:]):
+        items: Any = [] if stored is None else stored
         if isinstance(stored, dict):
-            lengths = {len(values) for values in stored.values() if values is not None}
+            filled = {name: values for name, values in stored.items() if values is not None}
+            for name, values in filled.items():
+                if not isinstance(values, list):
+                    raise InputError(
+                        f"{where}, row {row}: column {column!r} has {name!r} {values!r}, not a list with an entry for "
+                        "each object: move it to a column of its own"
+                    )
+            lengths = {len(values) for values in filled.values()}
             if len(lengths) > 1:
                 raise InputError(f"{where}, row {row}: the lists in column {column!r} have different lengths")
-            filled = {name: values for name, values in stored.items() if values is not None}
             items = [{name: values[i] for name, values in filled.items()} for i in range(max(lengths, default=0))]
-        else:
-            items = stored or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise InputError(
+                f"{where}, row {row}: column {column!r} holds no objects, which are mappings of {keys[0]!r}, "
+                f"{keys[1]!r} and so on: set data.objects_column"
+            )
         for item in items:
             for key, option in zip(keys, ("box_key", "label_key"), strict=True):
                 if key not in item:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import Transform
 
+from mambarium.errors import InputError
 from mambarium.platform.data.augmentation import SampleSource
 from mambarium.platform.data.decoding import read_image
 from mambarium.platform.data.image_sources import ImageSource
@@ -77,14 +78,24 @@ class AugmentedImages:
         image, label, name = self._source.read(key)
         if self._transforms:
             with sample_randomness(self._seed, *key):
-                image = _transformed(image, self._transforms)
+                image = _transformed(image, self._transforms, name)
         _require_size(image, self._image_size, name)
         return LabelledImage(image, label)
 
 
-def _transformed(image: Tensor, transforms: Sequence[Transform]) -> Tensor:
+def _transformed(image: Tensor, transforms: Sequence[Transform], name: str) -> Tensor:
+    height, width = image.shape[-2:]
     for transform in transforms:
-        image = transform(image)
+        try:
+            image = transform(image)
+        except InputError:
+            raise
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise SampleError(
+                f"{name}: {type(transform).__name__} can't be applied to this image of {width} x {height} pixels "
+                f"({reason}): resize images before it, or leave the transform or the image away"
+            ) from error
     return image
 
 
@@ -128,7 +139,7 @@ class UnlabelledImages:
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
         name = str(self._files[index])
-        image = _transformed(read_image(self._files[index]), self._transforms)
+        image = _transformed(read_image(self._files[index]), self._transforms, name)
         _require_size(image, self._image_size, name)
         return image, name
 

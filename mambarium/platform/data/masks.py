@@ -18,6 +18,9 @@ UNKNOWN = -1
 NUMBERS = 2**16
 """How many different numbers a mask can hold."""
 
+GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies the numbers of grey images of 2 and 4 bits by, by its name of their layout."""
+
 
 class MaskDecoder:
     """Reads masks and turns the numbers in them into classes.
@@ -49,7 +52,7 @@ class MaskDecoder:
     def decode(self, stored: bytes | Path, image: Tensor, name: str) -> Tensor:
         """Decodes a mask.
 
-        Palette images give their index, not their colour; grey ones of 8 and 16 bits and black-and-white ones their
+        Palette images give their index, not their colour; grey ones of up to 16 bits and black-and-white ones their
         number; colour ones only if the three channels agree.
 
         Args:
@@ -85,6 +88,8 @@ def _stored_numbers(stored: bytes | Path, name: str) -> np.ndarray:
     try:
         content = stored if isinstance(stored, bytes) else stored.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
+            layout = image.tile[0][3] if image.tile else ""  # of TIFF files a tuple that begins with it
+            step = GREY_STEPS.get(layout if isinstance(layout, str) else layout[0], 1)
             numbers = np.asarray(image)
             mode = image.mode
     except FileNotFoundError as error:
@@ -100,4 +105,4 @@ def _stored_numbers(stored: bytes | Path, name: str) -> np.ndarray:
         if mode != "RGB" or (numbers != numbers[:, :, :1]).any():
             raise SampleError(f"{name}: a mask in colours (mode {mode}); store class numbers, grey or with a palette")
         numbers = numbers[:, :, 0]
-    return numbers.astype(np.int64)
+    return numbers.astype(np.int64) // step

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mambarium.platform.data.coco_masks import NO_POLYGONS, decode_segmentation
+from mambarium.platform.data.coco_masks import NO_POLYGONS, decode_segmentation, shows_nothing
 from mambarium.platform.data.detection_samples import DetectionSample, detection_sample
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.sample_error import SampleError
@@ -41,7 +41,8 @@ def clean_objects(
 ) -> list[ObjectRecord]:
     """Leaves out boxes of zero area or outside the image and objects without a polygon, and clips boxes.
 
-    Boxes that reach over the border by more than the tolerance are clipped to the image.
+    Boxes that reach over the border by more than the tolerance are clipped to the image. Objects with an empty mask
+    are counted and stay: evaluation has to find them, `visible_objects` leaves them out of training.
 
     Args:
         objects: The objects of an image.
@@ -61,10 +62,12 @@ def clean_objects(
             changes["boxes outside their image left out"] += 1
         elif item.segmentation == NO_POLYGONS:
             changes["objects without a polygon left out"] += 1
-        elif max(-x1, -y1, x2 - width, y2 - height) > BORDER_TOLERANCE:
-            changes["boxes clipped to their image"] += 1
-            kept.append(item._replace(box=(max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))))
         else:
+            if item.segmentation is not None and shows_nothing(json.loads(item.segmentation), height, width):
+                changes["objects with an empty mask left out of training"] += 1
+            if max(-x1, -y1, x2 - width, y2 - height) > BORDER_TOLERANCE:
+                changes["boxes clipped to their image"] += 1
+                item = item._replace(box=(max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2)))
             kept.append(item)
     return kept
 

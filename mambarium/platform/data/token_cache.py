@@ -47,12 +47,12 @@ def cached_stream(pieces: Pieces, content_key: str, tokenization: Tokenization, 
             folder.parent.mkdir(parents=True, exist_ok=True)
             under_way = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=folder.parent))
         except OSError as error:
-            raise InputError(
-                f"{folder.parent}: cannot keep tokenised text there ({error.strerror}): set data.cache_dir"
-            ) from error
+            raise _unwritable(folder.parent, error) from error
         try:
             _write(under_way, pieces(), tokenization)
             _move(under_way, folder)
+        except OSError as error:
+            raise _unwritable(folder.parent, error) from error
         finally:
             shutil.rmtree(under_way, ignore_errors=True)
     return _open(folder)
@@ -61,6 +61,13 @@ def cached_stream(pieces: Pieces, content_key: str, tokenization: Tokenization, 
 def default_cache_dir() -> Path:
     """Returns `mambarium/tokens` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mambarium" / "tokens"
+
+
+def _unwritable(cache: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{cache}: cannot keep tokenised text there ({error.strerror or error}): make room, or set data.cache_dir to "
+        "another folder"
+    )
 
 
 def _open(folder: Path) -> TokenStream:

@@ -139,7 +139,8 @@ class VocAnnotation:
     def __init__(self, file: Path, image_folder: Path, image_id: int) -> None:
         try:
             root = ElementTree.parse(file).getroot()
-        except (OSError, ElementTree.ParseError) as error:
+        # The parser raises ValueError and LookupError for encodings that it does not know.
+        except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
             raise SampleError(f"{file}: not a readable XML file ({error}); mend or remove it") from error
         self._file = file
         self._image_id = image_id
@@ -213,11 +214,15 @@ def read_list(file: Path) -> list[str]:
         The names.
 
     Raises:
-        InputError: If there is no such list, or it is empty.
+        InputError: If there is no such list, or it is empty or not in UTF-8.
     """
     if not file.is_file():
         raise InputError(f"{file}: no such list of images: check data.path and the names of the lists")
-    names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not text in UTF-8 ({error}): store it as such") from error
+    names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise InputError(f"{file}: names no image")
     return names

@@ -1,11 +1,13 @@
-"""Predictions for a folder of images, written file by file as they are made."""
+"""Predictions for a folder of images, written file by file into a folder that appears when all are there."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -19,22 +21,53 @@ from mambarium.tasks.heads.detector import Detections
 from mambarium.tasks.mask_encoding import encode_mask, paste_mask
 
 
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder under another name beside the output, which becomes the output when the block ends well.
+
+    A block that fails leaves nothing, so that the same command can be given again.
+
+    Args:
+        output: The folder to make; its parent folder is made.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        InputError: If the output exists, or its place can't be written to.
+    """
+    taken = InputError(f"{output} exists: give another folder with --output, or remove it")
+    if output.exists():
+        raise taken
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        holder = TemporaryDirectory(prefix=f"{output.name}.", dir=output.parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InputError(f"{output} can't be made ({error.strerror}): give another folder with --output") from error
+    with holder as path:
+        # A folder of its own inside, because temporary ones are closed to other users.
+        folder = Path(path) / output.name
+        folder.mkdir()
+        yield folder
+        if output.exists():
+            raise taken
+        folder.rename(output)
+
+
 class ImagePredictionFiles(Callback):
     """What writing predictions needs to know: where each image's files go, and what the classes are called.
 
     Args:
         images: The folder (or file) that the images lie in.
         files: All image files.
-        output: The folder to write.
+        output: The folder to write into.
         class_names: Name of each class.
 
     Raises:
-        InputError: If the folder exists, or two images would give the same file.
+        InputError: If two images would give the same file.
     """
 
     def __init__(self, images: Path, files: Sequence[Path], output: Path, class_names: Sequence[str]) -> None:
-        if output.exists():
-            raise InputError(f"{output} exists: give another folder with --output, or remove it")
         self.root = images if images.is_dir() else images.parent
         self.output = output
         self.class_names = list(class_names)
@@ -78,12 +111,12 @@ class DetectionFiles(ImagePredictionFiles):
     Args:
         images: The folder (or file) that the images lie in.
         files: All image files.
-        output: The folder to write.
+        output: The folder to write into.
         class_names: Name of each class.
         category_ids: Number of each class in the annotation file it was learnt from.
 
     Raises:
-        InputError: If the folder exists, or two images would give the same file.
+        InputError: If two images would give the same file.
     """
 
     def __init__(
@@ -141,5 +174,4 @@ class DetectionFiles(ImagePredictionFiles):
             {"id": number, "name": name} for number, name in zip(self.category_ids, self.class_names, strict=True)
         ]
         content = {"images": self.images, "annotations": self.annotations, "categories": categories}
-        self.output.mkdir(parents=True, exist_ok=True)
         (self.output / "detections.json").write_text(json.dumps(content), encoding="utf-8")

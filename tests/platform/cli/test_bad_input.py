@@ -1,10 +1,12 @@
 """One line, exit code 2, nothing left behind that blocks the next try."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -23,6 +25,9 @@ Run = Callable[..., int]
         (["--config", "digits.yaml", "--trainer.max_epochs", "3"], ["trainer.max_epochs", "data.passes"]),
         (["--config", "digits.yaml", "--trainer.max_steps", "3"], ["given twice", "data.passes"]),
         (["--config", "digits.yaml", "--data.passes", "null"], ["length of the run is not given"]),
+        (["--config", "digits.yaml", "--trainer.max_steps", "0"], ["trainer.max_steps is 0", "1 or more"]),
+        (["--config", "digits.yaml", "--seed_everything", "-1"], ["seed_everything is -1", "0 to 4294967295"]),
+        (["--config", "digits.yaml", "--seed_everything", "4294967296"], ["seed_everything is 4294967296"]),
         (
             ["--config", "digits.yaml", "--model.backbone.widht", "3"],
             ["model.backbone: ", "'widht'", "did you mean 'width'"],
@@ -88,6 +93,23 @@ def test_checkpoints_that_are_missing_truncated_or_foreign(
     error = capsys.readouterr().err
     assert "of another model" in error and "Traceback" not in error
 
+    content = torch.load(whole, weights_only=True)
+    torch.save(torch.zeros(3), "tensor.ckpt")
+    torch.save(content["state_dict"], "weights.ckpt")
+    del content["run_config"]
+    torch.save(content | {"state_dict": {"weight": torch.zeros(3)}}, "foreign.ckpt")
+    for verb, name, words in (
+        ("test", "tensor", "tensor.ckpt is no checkpoint: it holds a Tensor"),
+        ("fit", "tensor", "tensor.ckpt is no checkpoint: it holds a Tensor"),
+        ("fit", "weights", "--model.pretrained weights.ckpt"),
+        ("fit", "foreign", "--model.pretrained foreign.ckpt"),
+    ):
+        assert tiny(verb, "--config", "digits.yaml", "--name", "next", "--ckpt_path", f"{name}.ckpt") == 2
+        error = capsys.readouterr().err.strip()
+        assert words in error and "\n" not in error, error
+    assert not (tmp_path / "runs" / "next").exists()
+    assert tiny("fit", "--config", "digits.yaml", "--name", "next", "--ckpt_path", whole) == 0
+
 
 def test_a_folder_that_is_no_run_is_left_alone(tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "runs" / "digits").mkdir(parents=True)
@@ -117,6 +139,15 @@ def test_a_run_that_died_before_its_first_checkpoint_does_not_block(
     assert json.loads((tmp_path / "runs" / "folder" / "run.json").read_text())["status"] == "failed"
     Image.new("RGB", (8, 8)).save(broken)
     assert tiny("fit", "--config", "folder.yaml") == 0
+
+    # The same configuration, but a third class by now.
+    for part in ("train", "test"):
+        shutil.copytree(image_folder / part / "a", image_folder / part / "c")
+    whole = tmp_path / "runs" / "folder" / "checkpoints" / "last.ckpt"
+    capsys.readouterr()
+    assert tiny("fit", "--config", "folder.yaml", "--name", "grown", "--ckpt_path", whole) == 2
+    assert "last.ckpt is of another model: 'objective." in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "grown").exists()
 
 
 def test_an_evaluation_before_the_first_fit_does_not_block_it(tiny: Run, tmp_path: Path) -> None:

@@ -165,8 +165,21 @@ def test_predict_writes_a_folder_per_task(
         Image.new("RGB", size, (80 * int(name),) * 3).save(tmp_path / "images" / "more" / f"{name}.png")
     assert tiny("predict", "--config", "run.yaml") == 2
     assert "give --images FOLDER" in capsys.readouterr().err
+
+    # An image that can't be read, in the second batch: the same command works once it is mended.
+    run, broken = tmp_path / "runs" / "run", tmp_path / "images" / "more" / "1.png"
+    whole, before = broken.read_bytes(), sorted(run.iterdir())
+    broken.write_bytes(whole[:40])
+    config["data"]["init_args"]["tasks"]["boxes"]["init_args"]["batch_size"] = 1
+    (tmp_path / "singly.yaml").write_text(yaml.safe_dump(config))
+    assert tiny("predict", "--config", "singly.yaml", "--name", "run", "--images", tmp_path / "images") == 2
+    assert "1.png" in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
+    broken.write_bytes(whole)
+
     assert tiny("predict", "--config", "run.yaml", "--images", tmp_path / "images") == 0
-    predictions = tmp_path / "runs" / "run" / "predictions"
+    predictions = run / "predictions"
+    assert f": {Path('runs', 'run', 'predictions', 'whole', 'classes.csv')}\n" in capsys.readouterr().out
     assert sorted(path.name for path in predictions.iterdir()) == ["boxes", "pixels", "whole"]
     content = json.loads((predictions / "boxes" / "detections.json").read_text())
     assert [image["file_name"] for image in content["images"]] == ["more/0.png", "more/1.png"]

@@ -80,4 +80,7 @@ def test_export_writes_the_official_format_once(
     torch.save({"state_dict": {}}, tmp_path / "bare.ckpt")
     message = refusal(tiny, capsys, "export", "--checkpoint", "bare.ckpt", "--output", "x.safetensors")
     assert "has no configuration of its model" in message
+    torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
+    message = refusal(tiny, capsys, "export", "--checkpoint", "tensor.ckpt", "--output", "x.safetensors")
+    assert "tensor.ckpt is no checkpoint: it holds a Tensor" in message
     assert "checkpoint: no value given" in refusal(tiny, capsys, "export", "--output", "x.safetensors")

@@ -58,7 +58,22 @@ def test_train_test_and_predict(tiny: Callable[..., int], tmp_path: Path, capsys
             painted = colors[0] * (1 - opacity) + tint[numbers] * opacity
             assert np.abs(np.asarray(Image.open(written / "overlays" / name)) - painted).max() <= 1
 
+    # An image that can't be read, in the second batch: the same command works once it is mended.
+    whole = (images / "street" / "two.jpg").read_bytes()
+    (images / "street" / "two.jpg").write_bytes(whole[:100])
+    before = sorted(tmp_path.iterdir())
+    again = ("predict", "--config", "run.yaml", "--data.batch_size", 1, "--images", images, "--output", "again")
     capsys.readouterr()
+    assert tiny(*again) == 2
+    assert "two.jpg" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+    (images / "street" / "two.jpg").write_bytes(whole)
+    assert tiny(*again) == 0
+    assert capsys.readouterr().out.endswith("masks and overlays of 2 images: again\n")
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "again"])
+    assert (tmp_path / "again").stat().st_mode == (tmp_path / "images").stat().st_mode
+    assert len(list((tmp_path / "again").rglob("*.png"))) == 4
+
     assert tiny("predict", "--config", "run.yaml", "--images", images) == 2
     assert "predictions exists: give another folder with --output" in capsys.readouterr().err
     Image.fromarray(colors[0]).save(images / "one.jpg")

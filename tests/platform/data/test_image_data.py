@@ -114,6 +114,16 @@ def test_a_corrupt_image_is_named(folder: Path, num_workers: int) -> None:
     assert str(caught.value).startswith(str(broken))
 
 
+def test_an_image_too_small_for_a_transform_is_named(folder: Path) -> None:
+    small_one = folder / "train" / "cat" / "000.png"
+    Image.new("RGB", (5, 6)).save(small_one)
+    samples = small(folder, val_fraction=0, train_transforms=[v2.RandomCrop(12, padding=2)]).training_samples()
+    with pytest.raises(InputError) as caught:
+        samples[(0, 0)]
+    one_line(caught, str(small_one), "RandomCrop", "5 x 6 pixels", "Required crop size (12, 12) is larger", "resize")
+    assert samples[(0, 1)].image.shape == (3, 12, 12)
+
+
 def test_what_is_no_image_is_named(folder: Path) -> None:
     (folder / "test" / "cat" / "000.png").write_text("hello")
     with pytest.raises(InputError) as caught:

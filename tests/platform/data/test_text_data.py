@@ -1,6 +1,7 @@
 """Text files: windows, exact byte counts, tokenizers, the cache, and what bad ones get."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,23 @@ def test_a_failed_tokenisation_leaves_nothing(tmp_path: Path, byte_level: str) -
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "tokens").iterdir())
     assert len(opened(tmp_path / "latin.txt").splits.train.tokens) == 540
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, text_file: Path, byte_level: str) -> None:
+    import resource
+
+    data = opened(text_file, tokenizer=byte_level, cache_dir=str(tmp_path / "tokens"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"tokens: cannot keep tokenised text there .*data\.cache_dir") as caught:
+            _ = data.splits
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "tokens").iterdir())
+    assert len(data.splits.train.tokens) > 1000
 
 
 def test_files_patterns_and_folders(tmp_path: Path) -> None:
