@@ -98,7 +98,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: can't be read ({error.strerror}); name a YAML file that this user may read")
+    return InputError(f"{path}: can't be read ({error.strerror}); name a file that you may read")
 
 
 def _resolve_file(path: Path, inside: tuple[Path, ...]) -> Any:

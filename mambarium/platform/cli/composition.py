@@ -128,23 +128,22 @@ def is_pattern(value: str) -> bool:
 def class_value(option: str, value: str, old: Any) -> dict[str, Any] | None:
     """The class that an option's value gives, merged into what was there; None if the value gives no class.
 
-    A YAML file replaces what was there; where there was no class, only a file that describes one counts, any other is
-    data. A mapping with `class_path`, or a class's name where the configuration has a class, is merged if the class
-    stays the same.
+    A YAML file replaces what was there. A mapping with `class_path`, or a class's name where a class is expected, is
+    merged if the class stays the same. Where none is expected, a file that describes no class is data.
 
     Raises:
         InputError: If a YAML file is missing, or the file or mapping of a class is no YAML mapping.
     """
-    replaces_class = isinstance(old, dict) and "class_path" in old
+    expected = option in ("--model", "--data") or (isinstance(old, dict) and "class_path" in old)
     if value.endswith(YAML_ENDINGS):
-        if not replaces_class and (is_pattern(value) or not mentions_class(find_config(value))):
+        if not expected and (is_pattern(value) or not mentions_class(find_config(value))):
             return None
-        content = (read_mapping if replaces_class else resolve_yaml)(find_config(value))
+        content = (read_mapping if expected else resolve_yaml)(find_config(value))
         return content if isinstance(content, dict) and "class_path" in content else None
     parsed = parse_yaml(value, option) if value.lstrip().startswith("{") else value
     if isinstance(parsed, dict) and "class_path" in parsed:
         return merged(old, parsed)
-    if isinstance(parsed, str) and replaces_class and value not in ("null", "~", ""):
+    if isinstance(parsed, str) and expected and value not in ("null", "~", ""):
         return merged(old, {"class_path": parsed})
     return None
 

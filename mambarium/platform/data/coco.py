@@ -12,7 +12,7 @@ from mambarium.platform.data.broken_samples import BrokenPolicy
 from mambarium.platform.data.coco_masks import encode_segmentation
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
-from mambarium.platform.data.detection_samples import DetectionSample
+from mambarium.platform.data.detection_samples import DetectionSample, removing_whole_objects
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.object_files import AnnotatedImage, ObjectFiles, detection_transforms
@@ -102,7 +102,7 @@ class CocoDetection(DetectionImages):
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
             class_names=[category["name"] for category in categories],
-            train_transforms=for_training,
+            train_transforms=removing_whole_objects(for_training),
             eval_transforms=for_evaluation,
             mean=mean,
             std=std,
@@ -335,9 +335,9 @@ def require_lists_of_all(records: list[dict[str, Any]], file: Path) -> None:
         InputError: If an image lacks a list that another has, or has only the list of incompletely marked categories.
     """
     given = [key for key in LVIS_LISTS if any(key in record for record in records)]
-    for key in LVIS_LISTS[: 1 if given == [LVIS_LISTS[0]] else len(given) and 2]:
+    for key in LVIS_LISTS:
         for record in records:
-            if key not in record:
+            if key not in record and (key in given or (given and key == "neg_category_ids")):
                 raise InputError(
                     f"{file}: image {record['id']} has no {key!r}, but the file has {' and '.join(given)}: "
                     "give the lists to all images or to none"

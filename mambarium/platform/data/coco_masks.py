@@ -64,7 +64,7 @@ def shows_nothing(segmentation: Any, height: int, width: int) -> bool:
     """Whether a mask is empty, as far as that is seen without turning it into pixels.
 
     Args:
-        segmentation: As in `decode_segmentation`; one that it refuses counts as showing something.
+        segmentation: As in `decode_segmentation`, which alone checks it.
         height: Height of the image.
         width: Width of the image.
 
@@ -80,7 +80,7 @@ def shows_nothing(segmentation: Any, height: int, width: int) -> bool:
 
 
 def _is_outside(polygon: Any, height: int, width: int) -> bool:
-    if not isinstance(polygon, list) or not all(isinstance(number, int | float) for number in polygon):
+    if not isinstance(polygon, list) or len(polygon) < 6 or not all(isinstance(item, int | float) for item in polygon):
         return False
     x, y = polygon[0::2], polygon[1::2]
     return max(x) <= 0 or max(y) <= 0 or min(x) >= width or min(y) >= height

@@ -1,18 +1,26 @@
 """Images with objects as samples: what a source gives, how they are augmented, how they become a batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms.v2 import Transform
 
+from mambarium.errors import InputError
+from mambarium.platform.data.augmentation import CombiningTransform
 from mambarium.platform.data.image_samples import Normalization
 from mambarium.platform.data.padded_images import pad, pad_images
 from mambarium.tasks.batches import DetectionBatch, RunLengths
 
 OBJECT_ENTRIES = ("boxes", "labels", "crowd", "area", "masks")
 """The entries of a sample that have one row per object; not every sample has masks."""
+
+
+ROWS = "Labels"
+"""An entry that `SanitizeBoundingBoxes` takes for the labels: it takes the first of this name in upper or lower case."""
 
 
 class DetectionSample(TypedDict):
@@ -131,6 +139,7 @@ def visible_objects(sample: DetectionSample) -> DetectionSample:
     Returns:
         A new sample.
     """
+    _require_whole_objects(sample)
     height, width = sample["image"].shape[-2:]
     clipped = sample.copy()
     boxes = sample["boxes"].as_subclass(Tensor).clone()  # (objects, 4)
@@ -141,6 +150,62 @@ def visible_objects(sample: DetectionSample) -> DetectionSample:
     if "masks" in sample:
         keep &= sample["masks"].as_subclass(Tensor).flatten(1).any(dim=1)
     return keep_objects(clipped, keep)
+
+
+def _require_whole_objects(sample: DetectionSample) -> None:
+    entries: dict[str, Any] = dict(sample)
+    rows = {name: len(entries[name]) for name in OBJECT_ENTRIES if name in entries}
+    if len(set(rows.values())) > 1:
+        raise InputError(
+            f"data.train_transforms remove an object from some entries of a sample only, which leaves "
+            f"{', '.join(f'{count} {name}' for name, count in rows.items())}: take the transform out (objects outside "
+            "the image are left out in any case), or its labels_getter, so that the default one applies"
+        )
+
+
+class RemovingWholeObjects(Transform):
+    """A transform, after which objects that it removed are removed from every entry of the sample.
+
+    torchvision's `SanitizeBoundingBoxes` removes them from boxes, masks and what it finds as the labels: it is given
+    the numbers of the rows as these.
+
+    Args:
+        transform: Changes an image and its objects.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self._transform = transform
+
+    def forward(self, sample: DetectionSample) -> DetectionSample:
+        """Changes a sample.
+
+        Raises:
+            InputError: If an object was removed from some entries only.
+        """
+        num_objects = len(sample["labels"])
+        changed: dict[str, Any] = self._transform({ROWS: torch.arange(num_objects), **sample})
+        rows = changed.pop(ROWS)
+        if len(rows) < num_objects:
+            changed |= {name: changed[name][rows] for name in ("labels", "crowd", "area")}
+        whole: DetectionSample = changed  # type: ignore[assignment]  # the entries that it was given
+        _require_whole_objects(whole)
+        return whole
+
+
+def removing_whole_objects(transforms: Sequence[Transform]) -> list[Transform]:
+    """Makes each transform of one sample a `RemovingWholeObjects`; those that combine samples see to it themselves.
+
+    Args:
+        transforms: Transforms of samples.
+
+    Returns:
+        Transforms, in the same order.
+    """
+    return [
+        transform if isinstance(transform, CombiningTransform) else RemovingWholeObjects(transform)
+        for transform in transforms
+    ]
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,91 @@ def test_a_data_file_that_is_yaml_stays_a_path(composed: Any) -> None:
     assert config["data"]["init_args"]["train"] == "corpus.yaml" and rest == ["--data.train=corpus.yaml"]
 
 
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: b: c\n\t{[", "class_path\n", b"\xff\xfe\x00"])
+def test_data_named_yaml_may_hold_anything(composed: Any, tmp_path: Path, text: str | bytes) -> None:
+    (tmp_path / "corpus.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    config, rest = composed("--data.train", "corpus.yaml", "--data.val", "texts/*.yml")
+    assert config["data"]["init_args"]["train"] == "corpus.yaml"
+    assert rest == ["--data.train=corpus.yaml", "--data.val=texts/*.yml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- a\n", r"bad\.yaml: expected 'key: value' lines, found list"),
+        ("a: b: c", r"bad\.yaml, line 1: not valid YAML"),
+    ],
+)
+def test_a_file_in_a_class_s_place_must_be_a_mapping(composed: Any, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    for option in ("--model.backbone", "--data"):
+        with pytest.raises(InputError, match=words):
+            composed(option, "bad.yaml")
+
+
+def test_a_broken_description_of_a_class_is_named(composed: Any, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("class_path: Vim\ninit_args: {depth: 1\n")
+    for option in ("--model.backbone", "--model.head"):
+        with pytest.raises(InputError, match=r"bad\.yaml, line 3: not valid YAML"):
+            composed(option, "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    "option", ["--model.backbone={class_path: Mamba", "--trainer.callbacks={a: b: c}", "--data.x={y: {{ Z }}}"]
+)
+def test_an_inline_value_that_is_no_yaml_is_named(composed: Any, option: str) -> None:
+    with pytest.raises(InputError, match=rf"^{option.split('=')[0]}, line 1: not valid YAML: [^\n]+$"):
+        composed(option)
+
+
+def test_the_long_spelling_works_like_the_short_one(composed: Any) -> None:
+    for value in ("vim.yaml", "{class_path: Mamba, init_args: {depth: 9}}", "Vim"):
+        assert composed("--model.init_args.backbone", value) == composed("--model.backbone", value)
+    long = composed("--model.init_args.backbone.init_args.norm", "{class_path: Norm}")
+    assert long == composed("--model.backbone.norm", "{class_path: Norm}")
+    assert backbone(long[0])["init_args"]["norm"] == {"class_path": "Norm"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model:", {"backbone": {"class_path": "Vim"}}),
+        ("model: {init_args: }", {"init_args": None, "backbone": {"class_path": "Vim"}}),
+        ("model: Task", {"class_path": "Task", "init_args": {"backbone": {"class_path": "Vim"}}}),
+        ("model: {class_path: Task}", {"class_path": "Task", "init_args": {"backbone": {"class_path": "Vim"}}}),
+        (
+            "model: {class_path: Task, init_args: }",
+            {"class_path": "Task", "init_args": {"backbone": {"class_path": "Vim"}}},
+        ),
+    ],
+)
+def test_an_option_below_an_empty_section_or_a_class_s_name(
+    composed: Any, tmp_path: Path, text: str, expected: dict[str, Any]
+) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    assert composed("--model.backbone", "{class_path: Vim}")[0] == {"model": expected}
+
+
+@pytest.mark.parametrize(
+    ("text", "place"), [("model: 5", "model"), ("model: {class_path: Task, init_args: a}", r"model\.init_args")]
+)
+def test_an_option_below_a_plain_value_is_refused(composed: Any, tmp_path: Path, text: str, place: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"^{place}: expected a class or 'key: value' lines, found (5|'a')$"):
+        composed("--model.backbone", "vim.yaml")
+
+
+def test_options_alone_make_a_configuration(composed: Any) -> None:
+    arguments = compose(["--model", "Task", "--model.backbone", "vim.yaml", "--name", "x"]).arguments
+    assert yaml.safe_load(arguments[1]) == {
+        "model": {
+            "class_path": "Task",
+            "init_args": {"backbone": {"class_path": "Vim", "init_args": {"depth": 7}}},
+        }
+    }
+    assert arguments[2:] == ["--name=x"]
+
+
 def test_a_missing_file_is_named(composed: Any) -> None:
     with pytest.raises(InputError, match=r"nix\.yaml: no such file"):
         composed("--model.backbone", "nix.yaml")
