@@ -84,8 +84,8 @@ def check_same_run(checkpoint: dict[str, Any], config: dict[str, Any], path: Pat
     """
     if "run_config" not in checkpoint:
         raise InputError(
-            f"{path} is no checkpoint that fit wrote, so no run can go on from it: to start a run from its weights "
-            f"alone, give --model.pretrained {path} and no --ckpt_path"
+            f"{path} is no checkpoint that fit wrote, so no run can go on from it; where it holds published weights or "
+            f"those of a task, a run starts from them with --model.pretrained {path} in place of --ckpt_path"
         )
     if differences := checkpoint_differences(checkpoint, config):
         raise InputError(f"{path} was trained with another configuration ({'; '.join(differences)})")

@@ -12,12 +12,11 @@ from mambarium.platform.data.broken_samples import BrokenPolicy
 from mambarium.platform.data.coco_masks import encode_segmentation
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
-from mambarium.platform.data.detection_samples import DetectionSample, removing_whole_objects
+from mambarium.platform.data.detection_samples import DetectionSample
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.object_files import AnnotatedImage, ObjectFiles, detection_transforms
 from mambarium.platform.data.objects import ObjectRecord
-
 
 LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 """What LVIS says of each image: categories known not to be there, and those of which not every object is marked."""
@@ -102,7 +101,7 @@ class CocoDetection(DetectionImages):
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
             class_names=[category["name"] for category in categories],
-            train_transforms=removing_whole_objects(for_training),
+            train_transforms=for_training,
             eval_transforms=for_evaluation,
             mean=mean,
             std=std,

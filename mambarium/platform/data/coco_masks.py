@@ -80,7 +80,7 @@ def shows_nothing(segmentation: Any, height: int, width: int) -> bool:
 
 
 def _is_outside(polygon: Any, height: int, width: int) -> bool:
-    if not isinstance(polygon, list) or len(polygon) < 6 or not all(isinstance(item, int | float) for item in polygon):
+    if not isinstance(polygon, list) or len(polygon) < 6 or not set(map(type, polygon)) <= {int, float}:
         return False
     x, y = polygon[0::2], polygon[1::2]
     return max(x) <= 0 or max(y) <= 0 or min(x) >= width or min(y) >= height

@@ -7,7 +7,12 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.platform.data.augmentation import AugmentedSamples, SampleSource
 from mambarium.platform.data.dense_images import DenseImages
-from mambarium.platform.data.detection_samples import CollateDetection, DetectionSample, visible_objects
+from mambarium.platform.data.detection_samples import (
+    CollateDetection,
+    DetectionSample,
+    removing_whole_objects,
+    visible_objects,
+)
 from mambarium.platform.data.order import SampleKey
 from mambarium.tasks.mask_encoding import encode_mask
 
@@ -52,7 +57,7 @@ class DetectionImages(DenseImages[DetectionSample]):
     ) -> AugmentedSamples[DetectionSample]:
         """Returns the data set of a source and its transforms."""
         if training:
-            return AugmentedSamples(source, transforms, self.seed, finish=visible_objects)
+            return AugmentedSamples(source, removing_whole_objects(transforms), self.seed, finish=visible_objects)
         return AugmentedSamples(WithOriginalMasks(source) if transforms else source, transforms, self.seed)
 
     @property

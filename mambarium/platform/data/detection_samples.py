@@ -9,10 +9,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Transform
 
-from mambarium.errors import InputError
 from mambarium.platform.data.augmentation import CombiningTransform
 from mambarium.platform.data.image_samples import Normalization
 from mambarium.platform.data.padded_images import pad, pad_images
+from mambarium.platform.data.sample_error import SampleError
 from mambarium.tasks.batches import DetectionBatch, RunLengths
 
 OBJECT_ENTRIES = ("boxes", "labels", "crowd", "area", "masks")
@@ -20,7 +20,7 @@ OBJECT_ENTRIES = ("boxes", "labels", "crowd", "area", "masks")
 
 
 ROWS = "Labels"
-"""An entry that `SanitizeBoundingBoxes` takes for the labels: it takes the first of this name in upper or lower case."""
+"""What `SanitizeBoundingBoxes` takes for the labels: the first entry of this name, in upper or lower case."""
 
 
 class DetectionSample(TypedDict):
@@ -138,6 +138,9 @@ def visible_objects(sample: DetectionSample) -> DetectionSample:
 
     Returns:
         A new sample.
+
+    Raises:
+        SampleError: If a transform removed an object from some entries only.
     """
     _require_whole_objects(sample)
     height, width = sample["image"].shape[-2:]
@@ -156,7 +159,7 @@ def _require_whole_objects(sample: DetectionSample) -> None:
     entries: dict[str, Any] = dict(sample)
     rows = {name: len(entries[name]) for name in OBJECT_ENTRIES if name in entries}
     if len(set(rows.values())) > 1:
-        raise InputError(
+        raise SampleError(
             f"data.train_transforms remove an object from some entries of a sample only, which leaves "
             f"{', '.join(f'{count} {name}' for name, count in rows.items())}: take the transform out (objects outside "
             "the image are left out in any case), or its labels_getter, so that the default one applies"
@@ -181,12 +184,12 @@ class RemovingWholeObjects(Transform):
         """Changes a sample.
 
         Raises:
-            InputError: If an object was removed from some entries only.
+            SampleError: If an object was removed from some entries only.
         """
         num_objects = len(sample["labels"])
         changed: dict[str, Any] = self._transform({ROWS: torch.arange(num_objects), **sample})
-        rows = changed.pop(ROWS)
-        if len(rows) < num_objects:
+        rows = changed.pop(ROWS, None)  # a transform may give back the entries that it knows alone
+        if rows is not None and len(rows) < num_objects:
             changed |= {name: changed[name][rows] for name in ("labels", "crowd", "area")}
         whole: DetectionSample = changed  # type: ignore[assignment]  # the entries that it was given
         _require_whole_objects(whole)

@@ -15,7 +15,7 @@ from mambarium.platform.data.coco import is_area, is_box
 from mambarium.platform.data.coco_masks import encode_segmentation
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
-from mambarium.platform.data.detection_samples import DetectionSample, removing_whole_objects
+from mambarium.platform.data.detection_samples import DetectionSample
 from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, divided_rows
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.notes import note
@@ -114,7 +114,7 @@ class HubDetection(DetectionImages):
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
             class_names=class_names,
-            train_transforms=removing_whole_objects(for_training),
+            train_transforms=for_training,
             eval_transforms=for_evaluation,
             mean=mean,
             std=std,

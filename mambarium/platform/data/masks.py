@@ -88,8 +88,10 @@ def _stored_numbers(stored: bytes | Path, name: str) -> np.ndarray:
     try:
         content = stored if isinstance(stored, bytes) else stored.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            layout = image.tile[0][3] if image.tile else ""  # of TIFF files a tuple that begins with it
-            step = GREY_STEPS.get(layout if isinstance(layout, str) else layout[0], 1)
+            layout = image.tile[0][3] if image.tile else None
+            if isinstance(layout, tuple):  # of TIFF files it begins with the name
+                layout = layout[0] if layout else None
+            step = GREY_STEPS.get(str(layout), 1)
             numbers = np.asarray(image)
             mode = image.mode
     except FileNotFoundError as error:

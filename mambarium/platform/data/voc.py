@@ -12,7 +12,7 @@ from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy, with_files
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
-from mambarium.platform.data.detection_samples import DetectionSample, removing_whole_objects
+from mambarium.platform.data.detection_samples import DetectionSample
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.object_files import AnnotatedImage, ObjectFiles, detection_transforms
@@ -80,7 +80,7 @@ class VocDetection(DetectionImages):
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
             class_names=sorted(found) if class_names is None else class_names,
-            train_transforms=removing_whole_objects(for_training),
+            train_transforms=for_training,
             eval_transforms=for_evaluation,
             mean=mean,
             std=std,

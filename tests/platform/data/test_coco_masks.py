@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mambarium.platform.data.coco_masks import decode_segmentation
+from mambarium.platform.data.coco_masks import decode_segmentation, shows_nothing
 
 
 def test_run_lengths_run_down_the_columns() -> None:
@@ -61,6 +61,24 @@ def test_polygons_are_their_inside() -> None:
 
 
 @pytest.mark.parametrize(
+    ("segmentation", "empty"),
+    [
+        ([[-9, 1, 0, 1, 0, 5], [9, 0, 12, 0, 12, 6]], True),
+        ([[1, -9, 1, 0, 5, 0], [0, 6, 9, 6, 9, 12]], True),
+        ([[-9, 1, 0, 1, 0, 5], [2, 1, 7, 1, 7, 4, 2, 4]], False),
+        ([[-3, -2, 20, -2, 20, 30, -3, 30]], False),
+        ({"size": [6, 9], "counts": [54]}, True),
+        ({"size": [6, 9], "counts": [20, 0, 34]}, True),
+        ({"size": [6, 9], "counts": text_of([20, 0, 34])}, True),
+        ({"size": [6, 9], "counts": text_of([20, 4, 30])}, False),
+        ({"size": [6, 9], "counts": [0, 54]}, False),
+    ],
+)
+def test_empty_masks_are_seen_without_pixels(segmentation: object, empty: bool) -> None:
+    assert shows_nothing(segmentation, 6, 9) == (not decode_segmentation(segmentation, 6, 9).any()) == empty
+
+
+@pytest.mark.parametrize(
     ("segmentation", "reason"),
     [
         ([[1, 2, 3, 4]], "polygon of 4 numbers"),
@@ -72,6 +90,13 @@ def test_polygons_are_their_inside() -> None:
         ([[1, 2, 3, 4, 5, float("nan")]], "something else than finite numbers"),
         ({"size": 3, "counts": [12]}, "size is 3"),
         ({"size": [3, 4], "counts": [None]}, "no list of whole numbers"),
+        ({"size": [3, 4], "counts": [10**30]}, "a run length below 0 or above the 12 pixels"),
+        ({"size": [3, 4], "counts": "oooooooooooooooooooo0"}, "a run length below 0 or above the 12 pixels"),
+        ({"size": [3, 4], "counts": [6, -1, 7]}, "a run length below 0"),
+        ([[0, 0, 401, 0, 4, 3]], "a corner more than 100 times the image's longer side away"),
+        ([[0, 0, 1e13, 0, 1e13, 1e13]], "a corner more than 100 times"),
+        ([[0, 0, 1e300, 0, 1e300, 1e300]], "a corner more than 100 times"),
+        ([[0, 0, 10**400, 0, 4, 3]], "a corner more than 100 times"),
     ],
 )
 def test_what_does_not_fit(segmentation: object, reason: str) -> None:

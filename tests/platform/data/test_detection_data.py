@@ -13,7 +13,9 @@ from torchvision.transforms import v2
 
 from mambarium.errors import InputError
 from mambarium.platform.data import CocoDetection, HubDetection, VocDetection
+from mambarium.platform.data.dense_transforms import Mosaic
 from mambarium.platform.data.detection_samples import DetectionSample
+from mambarium.platform.data.sample_error import SampleError
 from mambarium.tasks.average_precision import DetectionMetrics
 from mambarium.tasks.heads.detector import Detections
 
@@ -145,6 +147,19 @@ def test_lvis_frequencies_and_addresses(make_coco: MakeCoco) -> None:
         make_coco(content)
 
 
+def test_lists_of_checked_categories_are_those_of_all_images(make_coco: MakeCoco) -> None:
+    content = coco_content()
+    for image in content["images"]:
+        image["neg_category_ids"] = [17]
+    samples = make_coco(content).validation_samples()
+    assert [samples[(0, index)]["negative_classes"] for index in range(4)] == [[1]] * 4
+    content["images"][2]["not_exhaustive_category_ids"] = [3]
+    with pytest.raises(
+        InputError, match=r"train\.json: image 0 has no 'not_exhaustive_category_ids', but the file has"
+    ):
+        make_coco(content).training_samples()
+
+
 def without(key: str, *place: Any) -> dict[str, Any]:
     content = coco_content()
     record = content
@@ -179,6 +194,11 @@ def changed(value: Any, *place: Any) -> dict[str, Any]:
         (changed(0, "images", 1, "height"), r"image 100 has height 0, not a whole number from 1 on"),
         (changed([0], "annotations", 1, "image_id"), r"annotation 2 has image_id \[0\], not a whole number"),
         (changed("99", "annotations", 0, "area"), r"annotation 1 has area '99', not a number"),
+        (changed(-1, "annotations", 0, "area"), r"annotation 1 has area -1, not a number from 0 on"),
+        (changed(float("nan"), "annotations", 0, "area"), r"annotation 1 has area nan, not a number from 0 on"),
+        (changed(10**400, "annotations", 0, "area"), r"annotation 1 has area 10+, not a number from 0 on"),
+        (changed([3], "images", 3, "neg_category_ids"), r"image 0 has no 'neg_category_ids'.*to all images or to none"),
+        (changed([3], "images", 0, "not_exhaustive_category_ids"), r"image 0 has no 'neg_category_ids'"),
         (changed("17", "categories", 2, "id"), r"category 3 has id '17', not a whole number"),
         (changed(3, "categories", 2, "id"), r"category id 3 is listed twice"),
         (changed("gone.png", "images", 1, "file_name"), r"1 of 4 files are missing .*gone\.png"),
@@ -206,6 +226,73 @@ def test_polygons_of_two_corners_are_no_masks(make_coco: MakeCoco, capsys: pytes
     assert samples[(0, 0)]["crowd"].tolist() == [True] and samples[(0, 1)]["masks"].any()
     assert "1 objects without a polygon left out" in capsys.readouterr().err
     assert len(make_coco(content).validation_samples()[(0, 0)]["labels"]) == 2
+
+
+def test_empty_masks_are_counted(make_coco: MakeCoco, capsys: pytest.CaptureFixture[str]) -> None:
+    content = changed([[41, 1, 60, 1, 60, 20, 41, 20]], "annotations", 0, "segmentation")
+    content["annotations"][2]["segmentation"] = {"size": [30, 40], "counts": [1200]}
+    content["annotations"].append(
+        {"id": 8, "image_id": 0, "category_id": 17, "bbox": [5, 5, 9, 9], "segmentation": [[5, 5, 14, 5, 14, 14]]}
+    )
+    data = make_coco(content, masks=True, train_transforms=[])
+    assert data.training_samples()[(0, 0)]["labels"].tolist() == [0, 1]
+    assert data.training_samples()[(0, 1)]["labels"].tolist() == []
+    assert len(data.validation_samples()[(0, 0)]["labels"]) == 3
+    told = capsys.readouterr().err.splitlines()
+    assert sum("2 objects with an empty mask left out of training" in line for line in told) == 2  # of both files
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [30, 40], "counts": "oooooooooooooooooooo0"},
+        {"size": [30, 40], "counts": [10**30]},
+        [[0, 0, 1e13, 0, 1e13, 1e13]],
+        [[0, 0, 1e300, 0, 1e300, 1e300]],
+    ],
+)
+def test_masks_of_absurd_numbers_are_passed_over(
+    make_coco: MakeCoco, segmentation: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = changed(segmentation, "annotations", 0, "segmentation")
+    with pytest.raises(SampleError, match=r"0\.png: object 1 has a .*; mend or remove it") as caught:
+        make_coco(content, masks=True).validation_samples()[(0, 0)]
+    assert "\n" not in str(caught.value)
+    assert len(make_coco(content, masks=True, broken="skip").validation_samples()) == 3
+    assert "skipped broken sample" in capsys.readouterr().err
+
+
+def test_test_images_without_annotations_are_refused(make_coco: MakeCoco) -> None:
+    with pytest.raises(InputError, match=r"data\.test_images is 'images' without .*: set data\.test_annotations too"):
+        make_coco(test_images="images")
+    data = make_coco(test_images="images", test_annotations="train.json")
+    assert len(data.test_samples()) == 4 and data.test_samples() is not data.validation_samples()
+
+
+@pytest.mark.parametrize(
+    "others", [(), (v2.Compose([v2.SanitizeBoundingBoxes(), v2.RandomHorizontalFlip(0.0)]),), (Mosaic(10),)]
+)
+@pytest.mark.parametrize("masks", [False, True])
+def test_objects_are_removed_with_all_that_belongs_to_them(
+    make_coco: MakeCoco, others: tuple[v2.Transform, ...], masks: bool
+) -> None:
+    content = coco_content()
+    content["annotations"][:2] = reversed(content["annotations"][:2])  # the crowd, which is cropped away, comes first
+    content["annotations"] = content["annotations"][:2]
+    transforms = [v2.CenterCrop(10), v2.SanitizeBoundingBoxes(), *others]
+    sample = make_coco(content, train_transforms=transforms, masks=masks, batch_size=1).training_samples()[(0, 0)]
+    count = len(sample["boxes"])
+    assert count >= 1 if others and isinstance(others[0], Mosaic) else count == 1
+    assert sample["labels"].tolist() == [2] * count and sample["crowd"].tolist() == [False] * count
+    assert sample["area"].tolist() == [99.5] * count
+    assert not masks or sample["masks"].flatten(1).any(dim=1).sum() == count
+    assert set(sample) <= set(DetectionSample.__annotations__)
+
+
+def test_objects_removed_in_part_are_refused(make_coco: MakeCoco) -> None:
+    transforms = [v2.CenterCrop(10), v2.SanitizeBoundingBoxes(labels_getter=None)]
+    with pytest.raises(SampleError, match=r"which leaves 1 boxes, 2 labels, 2 crowd, 2 area: take the transform out"):
+        make_coco(train_transforms=transforms).training_samples()[(0, 0)]
 
 
 def test_a_wrong_size_and_a_wrong_mask_are_named(make_coco: MakeCoco) -> None:
@@ -271,6 +358,9 @@ def test_voc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("xml", "message"),
     [
         ("<annotation>", r"a\.xml: not a readable XML file"),
+        ("<?xml version='1.0' encoding='gb2312'?><annotation/>", r"a\.xml: not a readable XML file \(multi-byte"),
+        ("<?xml version='1.0' encoding='gbk'?><annotation/>", r"a\.xml: not a readable XML file \(multi-byte"),
+        ("<?xml version='1.0' encoding='klingon'?><annotation/>", r"a\.xml: not a readable XML file \(unknown"),
         (voc_xml("a", [], width=""), r"a\.xml: the image has '' as size/width"),
         (voc_xml("a", [], width="0"), r"a\.xml: says that the image has 0 x 30 pixels"),
         ("<annotation><size><width>4</width><height>3</height></size><object/></annotation>", r"object 1 has no name"),
@@ -283,6 +373,14 @@ def test_voc_files_that_lack_something(tmp_path: Path, xml: str, message: str) -
         VocDetection(str(tmp_path), class_names=["cat", "dog"]).training_samples()
     with pytest.raises(InputError, match=r"other\.txt: no such list"):
         VocDetection(str(tmp_path), train_list="other")
+
+
+def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
+    make_voc(tmp_path, a=voc_xml("a", [("cat", (3, 3, 9, 9), 0)]))
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes("grün\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"train\.txt: not text in UTF-8 .*: store it as such") as caught:
+        VocDetection(str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_unreadable_annotations_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,6 +440,29 @@ def test_rows_that_lack_something(
     hub_folder(tmp_path / "set", first)
     with pytest.raises(InputError, match=message):
         _ = HubDetection(name="imagefolder", data_dir=str(tmp_path / "set"), val_split="train", **arguments).splits
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([0, 0, 0, 0], r"row 0: column 'objects' holds no objects"),
+        ([None, 5, 0, 0], r"row 1: column 'objects' holds no objects"),
+        ([[[1, 2, 3, 4]]] * 4, r"row 0: column 'objects' holds no objects"),
+        (
+            [{"bbox": [[1, 2, 3, 4]], "category": [0], "count": 1}] * 4,
+            r"row 0: column 'objects' has 'count' 1, not a list with an entry for each object",
+        ),
+        ([{"bbox": [[1, 2, 3, 4]], "category": [0], "area": ["big"]}] * 4, r"row \d: an object's 'area' 'big' is not"),
+        ([{"bbox": [[1, 2, 3, 4]], "category": [0], "area": [-2.0]}] * 4, r"row \d: an object's 'area' -2.0 is not"),
+    ],
+)
+def test_columns_that_hold_something_else(tmp_path: Path, rows: list[Any], message: str) -> None:
+    hub_folder(tmp_path / "set")
+    lines = [json.dumps({"file_name": f"{i}.png", "objects": row}) for i, row in enumerate(rows)]
+    (tmp_path / "set" / "train" / "metadata.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=message) as caught:
+        _ = HubDetection(name="imagefolder", data_dir=str(tmp_path / "set"), val_split="train").splits
+    assert "\n" not in str(caught.value)
 
 
 def test_sizes_that_rows_leave_out_are_read_from_the_images(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Masks from folders, published layouts and `datasets`, the bad ones among them."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,20 @@ def test_masks_are_numbers_whatever_their_format(tmp_path: Path, kind: str) -> N
     else:
         save(np.stack([NUMBERS] * 3, axis=2), file)
     assert data.validation_samples()[(0, 0)]["original_mask"].tolist() == NUMBERS.tolist()
+
+
+@pytest.mark.parametrize(("bits", "stored"), [(1, 1), (2, 3), (4, 15), (4, 9)])
+def test_grey_masks_of_few_bits_give_the_stored_numbers(tmp_path: Path, bits: int, stored: int) -> None:
+    numbers = np.array([[0, 1, 1, stored], [0, 0, stored, 0], [1, 1, 0, 0]], dtype=np.uint8)
+    data = own_folder(tmp_path, class_names=[str(number) for number in range(2**bits)])
+    unpacked = (numbers[..., None] >> np.arange(bits)[::-1] & 1).reshape(3, -1)
+    lines = b"".join(b"\0" + line.tobytes() for line in np.packbits(unpacked, axis=1))
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", 4, 3, bits, 0, 0, 0, 0)  # grey
+    for kind, part in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
+        content += struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+    (tmp_path / "val" / "masks" / "a.png").write_bytes(content)
+    assert data.validation_samples()[(0, 0)]["original_mask"].tolist() == numbers.tolist()
 
 
 @pytest.mark.parametrize(
