@@ -121,7 +121,7 @@ class InductionLayer(nn.Module):
     """Pre-norm residual layer of attention from each position's context to equal contexts within the window.
 
     With c[t] the direction of a linear map of position t, for each head: position t attends to s <= t with the scores
-    scale * c[t] . c[s - 1], and reads a linear map of s. A document's first position has no context before it, its key
+    |scale| c[t] . c[s - 1], and reads a linear map of s. A document's first position has no context before it, its key
     is zero.
 
     Its state is key and value (batch, window_size, num_heads, head_dim) of the last positions, and the last one's
