@@ -6,6 +6,8 @@ import difflib
 import inspect
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
 
 from mambarium.backbones import (
     convnext,
@@ -61,6 +63,25 @@ def from_variant(name: str, drop_path: float | None = None) -> Backbone:
     if "drop_path" not in inspect.signature(VARIANTS[name]).parameters:
         raise InputError(f"{name} has no drop path: leave drop_path away")
     return VARIANTS[name](drop_path=drop_path)
+
+
+def variant_config(name: str) -> dict[str, Any]:
+    """Describe a published variant as a configuration does: `class_path`, and every published argument in `init_args`.
+
+    Raises:
+        KeyError: If there is no such variant.
+    """
+    variant = VARIANTS[name]
+    assert isinstance(variant, partial) and isinstance(variant.func, type)
+    arguments = inspect.signature(variant.func).bind_partial(*variant.args, **variant.keywords).arguments
+    return {"class_path": f"mambarium.backbones.{variant.func.__name__}", "init_args": plain(arguments)}
+
+
+def plain(value: Any) -> Any:
+    """Nested arguments as YAML has them: lists in place of tuples."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def list_variants(pattern: str = "*") -> list[str]:

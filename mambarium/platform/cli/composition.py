@@ -13,12 +13,16 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from mambarium.backbones.variants import VARIANTS, variant_config
 from mambarium.errors import InputError
 from mambarium.platform.cli.shipped import find_config
 from mambarium.platform.yaml_files import YAML_ENDINGS, mentions_class, parse_yaml, resolve_yaml
 
 CONFIG_OPTIONS = ("--config", "-c")
 SECTIONS = ("model", "data", "trainer")
+
+FROM_VARIANT = "mambarium.backbones.from_variant"
+"""What configurations of earlier versions call a published backbone, with its name in `init_args`."""
 
 
 class Composition(NamedTuple):
@@ -59,7 +63,7 @@ def compose(arguments: list[str]) -> Composition:
             else:
                 put(config, keys, new)
     if config:
-        remaining = ["--config", yaml.safe_dump(config, sort_keys=False), *remaining]
+        remaining = ["--config", yaml.safe_dump(with_variants(config), sort_keys=False), *remaining]
     return Composition(remaining, files)
 
 
@@ -115,6 +119,32 @@ def merged(old: Any, new: Any) -> Any:
     return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
 
 
+def with_variants(value: Any) -> Any:
+    """A configuration with each published backbone's name replaced by its class and arguments.
+
+    A name stands for a backbone, or as `class_path` with `init_args` that differ from the published ones. It is
+    replaced after composition, so that another name given later replaces the earlier one whole.
+    """
+    if isinstance(value, list):
+        return [with_variants(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    named = {
+        key: {"class_path": item} if key == "backbone" and isinstance(item, str) and item in VARIANTS else item
+        for key, item in value.items()
+    }
+    config = {key: with_variants(item) for key, item in named.items()}
+    arguments = config.get("init_args") or {}
+    name = config.get("class_path")
+    if name == FROM_VARIANT and isinstance(arguments, dict):
+        name = arguments.get("name")
+        arguments = {key: item for key, item in arguments.items() if key != "name" and item is not None}
+    if not isinstance(name, str) or name not in VARIANTS or not isinstance(arguments, dict):
+        return config
+    published = variant_config(name)
+    return {**config, **published, "init_args": {**published["init_args"], **arguments}}
+
+
 def class_name(config: dict[str, Any]) -> str:
     """The short name of a configured class."""
     return str(config["class_path"]).rsplit(".", 1)[-1]
@@ -134,7 +164,11 @@ def class_value(option: str, value: str, old: Any) -> dict[str, Any] | None:
     Raises:
         InputError: If a YAML file is missing, or the file or mapping of a class is no YAML mapping.
     """
-    expected = option in ("--model", "--data") or (isinstance(old, dict) and "class_path" in old)
+    expected = (
+        option in ("--model", "--data")
+        or option.endswith(".backbone")
+        or (isinstance(old, dict) and "class_path" in old)
+    )
     if value.endswith(YAML_ENDINGS):
         if not expected and (is_pattern(value) or not mentions_class(find_config(value))):
             return None

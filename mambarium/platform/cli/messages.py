@@ -76,9 +76,10 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def class_names() -> list[str]:
-    """Short names of the classes that a configuration can name."""
+    """Short names of the classes that a configuration can name, and the published backbones."""
     from lightning.pytorch import LightningDataModule
 
+    from mambarium.backbones import list_variants
     from mambarium.backbones.contract import Backbone
     from mambarium.tasks.optimization import Schedule
     from mambarium.tasks.task import Task
@@ -89,4 +90,4 @@ def class_names() -> list[str]:
         children: list[type] = pending.pop().__subclasses__()
         pending += children
         found += children
-    return sorted({found_class.__name__ for found_class in found})
+    return sorted({*(found_class.__name__ for found_class in found), *list_variants()})

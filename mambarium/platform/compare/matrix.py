@@ -3,12 +3,14 @@
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mambarium.backbones.variants import VARIANTS, variant_config
 from mambarium.errors import InputError
 from mambarium.platform.cli.messages import suggestion
 from mambarium.platform.compare.definition import Definition, digest
@@ -29,7 +31,8 @@ class Cell:
         backbone: The backbone's name within the task.
         seed: Passed to `fit` as `--seed_everything`.
         task_config: An ordinary `fit` configuration.
-        backbone_config: An ordinary backbone file, with `class_path` and perhaps `init_args`.
+        backbone_config: An ordinary backbone file, with `class_path` and perhaps `init_args`, or a published backbone's
+            name.
         overrides: Further options and values, as given on a command line.
     """
 
@@ -37,7 +40,7 @@ class Cell:
     backbone: str
     seed: int
     task_config: Path
-    backbone_config: Path
+    backbone_config: Path | str
     overrides: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -53,7 +56,11 @@ class Cell:
         """
         return {
             "config": resolve_yaml(self.task_config),
-            "backbone": resolve_yaml(self.backbone_config),
+            "backbone": (
+                variant_config(self.backbone_config)
+                if isinstance(self.backbone_config, str)
+                else resolve_yaml(self.backbone_config)
+            ),
             "overrides": dict(self.overrides),
             "seed": self.seed,
         }
@@ -106,10 +113,10 @@ def read_matrix(path: Path) -> Matrix:
     """Read and check a comparison's YAML file.
 
     Its keys: `name`, `seeds` (whole numbers), and `tasks`: for each task a `config` (an ordinary `fit`
-    configuration), `backbones` (name -> backbone file) and optionally `overrides` (option -> value, as on the
-    command line, for every cell of the task). The paths of `config` and `backbones` are relative to the YAML file;
-    a path within an override is handed to `fit` as it stands, so it is relative to the folder in which `compare` is
-    called.
+    configuration), `backbones` (name -> backbone file, or a published backbone's name) and optionally `overrides`
+    (option -> value, as on the command line, for every cell of the task). The paths of `config` and `backbones` are
+    relative to the YAML file; a path within an override is handed to `fit` as it stands, so it is relative to the
+    folder in which `compare` is called.
 
     Args:
         path: The YAML file.
@@ -154,7 +161,10 @@ def _task_cells(task: str, entry: object, seeds: list[int], path: Path) -> list[
     for backbone, value in backbones.items():
         backbone_place = f"{place}.backbones.{backbone}"
         _checked_name(backbone, f"{place}.backbones")
-        file = _checked_file(value, path, backbone_place)
+        if isinstance(value, str) and value in VARIANTS:
+            cells += [Cell(task, backbone, seed, config, value, overrides) for seed in seeds]
+            continue
+        file = _checked_file(value, path, backbone_place, VARIANTS)
         content = resolve_yaml(file)
         if not isinstance(content, dict) or "class_path" not in content:
             raise InputError(f"{backbone_place}: {file} is no backbone file: it has no 'class_path' at its top")
@@ -199,14 +209,18 @@ def _checked_seeds(value: object, place: str) -> list[int]:
     return value
 
 
-def _checked_file(value: object, matrix_path: Path, place: str) -> Path:
+def _checked_file(value: object, matrix_path: Path, place: str, names: Iterable[str] = ()) -> Path:
+    """The file that a value names; `names` are what it may name instead."""
     if not isinstance(value, str):
         raise InputError(f"{place}: expected the path of a YAML file, found {_shown(value)}")
     file = (matrix_path.parent / value).resolve()
     if file.is_relative_to(Path.cwd()):
         file = file.relative_to(Path.cwd())
     if not file.is_file():
-        raise InputError(f"{place}: no file {file} (paths are relative to {matrix_path.name}){_suggest_file(file)}")
+        raise InputError(
+            f"{place}: no file {file} (paths are relative to {matrix_path.name})"
+            f"{suggestion(value, names) or _suggest_file(file)}"
+        )
     return file
 
 

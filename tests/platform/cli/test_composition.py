@@ -158,3 +158,36 @@ def test_options_alone_make_a_configuration(composed: Any) -> None:
 def test_a_missing_file_is_named(composed: Any) -> None:
     with pytest.raises(InputError, match=r"nix\.yaml: no such file"):
         composed("--model.backbone", "nix.yaml")
+
+
+def test_a_published_name_stands_for_its_class_and_arguments(composed: Any) -> None:
+    config, rest = composed("--model.backbone", "vim_tiny", "--model.backbone.drop_path", "0.3")
+    assert backbone(config)["class_path"] == "mambarium.backbones.Vim"
+    assert backbone(config)["init_args"] == {"image_size": 224, "patch_size": 16, "width": 192, "depth": 24}
+    assert rest == ["--model.backbone.drop_path=0.3"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "{class_path: vim_small, init_args: {drop_path: 0.3}}",
+        "{class_path: mambarium.backbones.from_variant, init_args: {name: vim_small, drop_path: 0.3}}",
+    ],
+)
+def test_arguments_beside_a_published_name_win_over_the_published_ones(composed: Any, given: str) -> None:
+    arguments = backbone(composed("--model.backbone", given)[0])["init_args"]
+    assert (arguments["width"], arguments["drop_path"]) == (384, 0.3)
+
+
+def test_another_published_name_of_the_same_class_replaces_the_earlier_one_whole(composed: Any, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(
+        "model: {init_args: {backbone: {class_path: vim_tiny, init_args: {dropout: 1}}}}"
+    )
+    arguments = backbone(composed("--config", "tiny.yaml", "--model.backbone", "vim_base")[0])["init_args"]
+    assert arguments == {"image_size": 224, "patch_size": 16, "width": 768, "depth": 24, "drop_path": 0.1}
+
+
+def test_a_published_name_serves_within_an_adapter(composed: Any) -> None:
+    given = "{class_path: SequenceOnImages, init_args: {backbone: mamba_130m, patch_size: 16}}"
+    inner = backbone(composed("--model.backbone", given)[0])["init_args"]["backbone"]
+    assert inner == {"class_path": "mambarium.backbones.Mamba", "init_args": {"width": 768, "depth": 24}}
