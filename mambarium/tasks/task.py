@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -16,6 +17,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from mambarium.backbones.contract import Backbone
+from mambarium.backbones.published.pickles import read_pickle
+from mambarium.errors import InputError
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
 from mambarium.tasks.optimization import (
     RATE_FACTOR,
@@ -28,6 +31,7 @@ from mambarium.tasks.optimization import (
     parameter_groups,
 )
 from mambarium.tasks.pretrained import load_pretrained
+from mambarium.trust import check_named_classes
 
 
 class Task(LightningModule, ABC):
@@ -91,6 +95,38 @@ class Task(LightningModule, ABC):
         constructor = inspect.currentframe()
         assert constructor is not None
         self.save_hyperparameters(ignore=ignore, frame=constructor.f_back)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Build a task with a checkpoint's weights, as Lightning does it; never import code that isn't trusted.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Where tensors go, as in `torch.load`.
+            hparams_file: As Lightning takes it.
+            strict: Whether the weights must be those of the task, one by one.
+            weights_only: None or True: nothing in a file is ever run.
+            kwargs: Constructor arguments, in place of those that the checkpoint has.
+
+        Raises:
+            InputError: If the checkpoint names code other than classes of known packages, or is damaged.
+        """
+        if weights_only is False:
+            raise InputError("weights_only=False would run code from the checkpoint: leave it out")
+        content = read_pickle(Path(checkpoint_path))
+        stored = content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) if isinstance(content, dict) else None
+        if isinstance(stored, dict):
+            arguments = {key: value for key, value in stored.items() if key not in ("_instantiator", "pretrained")}
+            check_named_classes(arguments, str(checkpoint_path), all_texts=True)
+        return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, True, **kwargs)
 
     def on_fit_start(self) -> None:
         self.start_from_pretrained()

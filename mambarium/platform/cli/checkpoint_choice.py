@@ -6,11 +6,53 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from mambarium.errors import InputError
+from mambarium.platform.cli.composition import with_variants
 from mambarium.platform.resume.checkpoint_io import AtomicCheckpointIO
 from mambarium.platform.run_folder import RunFolder, config_differences
+
+CKPT_PATH_HELP = {
+    "fit": "Checkpoint to start from: a file, or last or best of the run; not one of the run itself, which goes on by "
+    "itself.",
+    **dict.fromkeys(
+        ("validate", "test", "predict"),
+        "Checkpoint to use: last (taken if not given) or best of the run, or a file. Without --config, its own "
+        "configuration is used.",
+    ),
+}
+"""What `--ckpt_path` means, by command."""
+
+
+def run_path(name: str | None, runs_dir: Path, config_files: list[Path], ckpt_path: str | None) -> Path:
+    """The folder of the run that a command is about.
+
+    Args:
+        name: The run's name, if given.
+        runs_dir: Where the folders of runs lie.
+        config_files: The configuration files: the first gives the name; a run's own `config.yaml` stands for that run.
+        ckpt_path: The option's value: a file in a run's folder stands for that run, another gives its own name.
+
+    Raises:
+        InputError: If none of them says it.
+    """
+    if name:
+        return runs_dir / name
+    if config_files:
+        file = config_files[0]
+        return (
+            file.parent if file.name == "config.yaml" and (file.parent / "run.json").is_file() else runs_dir / file.stem
+        )
+    if ckpt_path in (None, "last", "best"):
+        raise InputError("which run? give --config FILE, --name RUN, or --ckpt_path FILE with a checkpoint to evaluate")
+    file = Path(str(ckpt_path))
+    run = file.absolute().parent.parent
+    return (
+        file.parent.parent
+        if (run / "run.json").is_file() and file.parent.name == "checkpoints"
+        else runs_dir / file.stem
+    )
 
 
 def choose_checkpoint(choice: str | None, folder: RunFolder) -> Path:
@@ -64,6 +106,8 @@ def check_fit(checkpoint: dict[str, Any], model: nn.Module, path: Path) -> None:
     for key, tensor in expected.items():
         if key not in stored:
             raise InputError(f"{path} is of another model: it lacks '{key}'; use the configuration it was trained with")
+        if not isinstance(stored[key], Tensor):
+            raise InputError(f"{path} is damaged: its {key!r} is no tensor but {type(stored[key]).__name__}")
         if stored[key].shape != tensor.shape:
             raise InputError(
                 f"{path} is of another model: '{key}' has shape {tuple(stored[key].shape)}, the configured model's "
@@ -87,21 +131,39 @@ def check_same_run(checkpoint: dict[str, Any], config: dict[str, Any], path: Pat
             f"{path} is no checkpoint that fit wrote, so no run can go on from it; where it holds published weights or "
             f"those of a task, a run starts from them with --model.pretrained {path} in place of --ckpt_path"
         )
-    if differences := checkpoint_differences(checkpoint, config):
+    if differences := checkpoint_differences(checkpoint, config, path):
         raise InputError(f"{path} was trained with another configuration ({'; '.join(differences)})")
 
 
-def checkpoint_differences(checkpoint: dict[str, Any], config: dict[str, Any], section: str | None = None) -> list[str]:
+def checkpoint_differences(
+    checkpoint: dict[str, Any], config: dict[str, Any], path: Path, section: str | None = None
+) -> list[str]:
     """Where a checkpoint's configuration differs from the one in use, as `key: checkpoint's -> in use`.
 
     Args:
         checkpoint: The checkpoint; one without a configuration differs nowhere.
         config: The configuration in use.
+        path: The checkpoint's file, for messages.
         section: Compare this section only.
     """
-    if "run_config" not in checkpoint:
+    stored = stored_config(checkpoint, path)
+    if not stored:
         return []
-    stored = yaml.safe_load(checkpoint["run_config"])
     if section is not None:
         stored, config = {section: stored.get(section)}, {section: config.get(section)}
     return config_differences(stored, config)
+
+
+def stored_config(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration that a checkpoint was trained with, empty if it has none.
+
+    Raises:
+        InputError: If what it has is none.
+    """
+    try:
+        config = yaml.safe_load(checkpoint.get("run_config", "{}"))
+    except (yaml.YAMLError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: its configuration can't be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: its configuration is no mapping of sections but {type(config).__name__}")
+    return with_variants(config)

@@ -15,6 +15,7 @@ import yaml
 
 from mambarium.backbones.variants import VARIANTS, variant_config
 from mambarium.errors import InputError
+from mambarium.platform.cli.imports import packages_named
 from mambarium.platform.cli.shipped import find_config
 from mambarium.platform.yaml_files import YAML_ENDINGS, mentions_class, parse_yaml, resolve_yaml
 
@@ -31,17 +32,20 @@ class Composition(NamedTuple):
     Attributes:
         arguments: The options for the parser, with one `--config` that holds the composed YAML text.
         files: The configuration files that were read.
+        packages: The packages that files and options name classes of.
     """
 
     arguments: list[str]
     files: list[Path]
+    packages: set[str]
 
 
-def compose(arguments: list[str]) -> Composition:
+def compose(arguments: list[str], base: dict[str, Any] | None = None) -> Composition:
     """Read the files of all `--config` options and fold options that give a class into them.
 
     Args:
         arguments: Options as typed.
+        base: The configuration of a checkpoint, which files and options change; none if not given.
 
     Raises:
         InputError: If a file is missing or not a YAML mapping, or an option's value is no YAML or has no place there.
@@ -51,6 +55,8 @@ def compose(arguments: list[str]) -> Composition:
     config: dict[str, Any] = {}
     for file in files:
         config = merged(config, read_mapping(file))
+    packages = packages_named(config, (value for option, value in options if option not in CONFIG_OPTIONS))
+    config = merged(base or {}, config)
     remaining: list[str] = []
     for option, value in options:
         keys = option.removeprefix("--").split(".")
@@ -64,7 +70,7 @@ def compose(arguments: list[str]) -> Composition:
                 put(config, keys, new)
     if config:
         remaining = ["--config", yaml.safe_dump(with_variants(config), sort_keys=False), *remaining]
-    return Composition(remaining, files)
+    return Composition(remaining, files, packages)
 
 
 def paired(arguments: list[str]) -> list[tuple[str, str | None]]:

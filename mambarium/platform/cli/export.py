@@ -5,63 +5,51 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentError
-
 from mambarium.errors import InputError
-from mambarium.platform.cli.checkpoint_choice import load_checkpoint
+from mambarium.platform.cli.building import build_task
+from mambarium.platform.cli.checkpoint_choice import choose_checkpoint, load_checkpoint, run_path
+from mambarium.platform.cli.imports import allow_imports
+from mambarium.platform.cli.shipped import find_config
+from mambarium.platform.cli.trained import TrainedModel
+from mambarium.platform.run_folder import RunFolder
 from mambarium.tasks import export_official, export_transformers
-from mambarium.tasks.task import Task
 
 
-def export(checkpoint: Path, output: Path, format: Literal["official", "transformers"] = "official") -> int:
+def export(
+    output: Path,
+    ckpt_path: str | None = None,
+    format: Literal["official", "transformers"] = "official",
+    config: str | None = None,
+    name: str | None = None,
+    runs_dir: Path = Path("runs"),
+    trust: list[str] | None = None,
+) -> int:
     """Write a checkpoint's weights for the code of others; of a run with averaged weights, these.
 
     Args:
-        checkpoint: A checkpoint that `fit` wrote.
         output: What to write: a safetensors file, or for transformers a folder. Nothing is overwritten.
+        ckpt_path: The checkpoint: a file that `fit` wrote, or last (taken if not given) or best of the run.
         format: Keys and shapes of the family's official code, or a folder for transformers (Mamba language models).
+        config: The run's configuration file, which gives its name.
+        name: The run's name; that of the configuration file if not given.
+        runs_dir: Where the folders of runs lie.
+        trust: Modules of yours that the checkpoint may name (its backbone's, say).
 
     Raises:
         InputError: If the checkpoint can't be read, has no such format, or the output exists.
     """
     if output.exists():
         raise InputError(f"{output} exists: give another --output, or remove it")
-    task = configured_task(checkpoint)
+    folder = RunFolder(run_path(name, runs_dir, [find_config(config)] if config else [], ckpt_path))
+    path = choose_checkpoint(ckpt_path, folder)
+    trained = TrainedModel(path, load_checkpoint(path))
+    description = trained.description(trust or [])
+    allow_imports(trust or [])
+    build_task(trained, description, "meta")  # what it says may be of any size; its weights are not
+    task = build_task(trained, description)
     if format == "official":
         export_official(task, output)
     else:
         export_transformers(task, output)
-    print(f"{format} format of {checkpoint}: {output}")
+    print(f"{format} format of {path}: {output}")
     return 0
-
-
-def configured_task(path: Path) -> Task:
-    """The task of a checkpoint that the command line wrote, with its weights.
-
-    Raises:
-        InputError: If the file is no such checkpoint, or its task can't be built.
-    """
-    checkpoint = load_checkpoint(path)
-    class_path = checkpoint.get("hyper_parameters", {}).get("_class_path")
-    if class_path is None:
-        raise InputError(
-            f"{path} has no configuration of its model: build the task in Python, load the weights with "
-            "mambarium.tasks.load_pretrained and call mambarium.tasks.export_official"
-        )
-    name = class_path.rsplit(".", 1)[-1]
-    task_class = next((known for known in task_classes() if known.__name__ == name), None)
-    if task_class is None:
-        raise InputError(f"{path} is of a {class_path}, which is none of this package's tasks")
-    try:
-        return task_class.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    # What jsonargparse, Lightning and torch raise for classes that aren't there, arguments and weights that don't fit.
-    except (ArgumentError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: its model can't be built ({str(error).splitlines()[0]})") from error
-
-
-def task_classes() -> list[type[Task]]:
-    """All tasks that are imported; classes that a checkpoint names are not, since importing runs code."""
-    found: list[type[Task]] = Task.__subclasses__()
-    for known in found:
-        found.extend(known.__subclasses__())
-    return found

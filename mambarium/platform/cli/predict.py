@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,13 @@ PREDICT_OPTIONS = ("prompt", "max_new_tokens", "temperature", "top_k", "top_p", 
 
 def add_predict_arguments(parser: LightningArgumentParser) -> None:
     """Add the options of `predict`."""
-    parser.add_argument("--prompt", type=str | None, default=None, help="Text to continue (language modelling).")
+    parser.add_argument(
+        "--prompt",
+        type=str,
+        action="append",
+        default=None,
+        help="Text to continue (language modelling); several times for several.",
+    )
     parser.add_argument("--max_new_tokens", type=int, default=256, help="Tokens to add to the prompt.")
     parser.add_argument(
         "--temperature", type=float, default=0.8, help="Divides the logits; 0 takes the likeliest token."
@@ -94,12 +101,14 @@ def predict(model: LightningModule, datamodule: ExactDataModule, trainer: Traine
 
 
 def print_continuations(model: LanguageModeling, datamodule: Text, options: Any) -> None:
-    """Print each continuation of the prompt, the prompt included."""
-    prompt = torch.tensor([datamodule.encode(options.prompt)], device=model.device)  # (1, length)
-    generator = torch.Generator(model.device).manual_seed(options.seed_everything)
-    for index in range(options.samples):
-        if options.samples > 1:
-            print(f"--- {index + 1}")
+    """Print the continuations of each prompt, the prompt included; other prompts don't change them."""
+    several = len(options.prompt) * options.samples > 1
+    for number, (text, index) in enumerate(itertools.product(options.prompt, range(options.samples)), start=1):
+        if index == 0:
+            prompt = torch.tensor([datamodule.encode(text)], device=model.device)  # (1, length)
+            generator = torch.Generator(model.device).manual_seed(options.seed_everything)
+        if several:
+            print(f"--- {number}")
         tokens = model.generate(
             prompt, options.max_new_tokens, options.temperature, options.top_k, options.top_p, generator
         )

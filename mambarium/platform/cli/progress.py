@@ -35,7 +35,7 @@ class Progress(ProgressBar):
         self._task: TaskID | None = None
         self._started = 0.0
         self._last_line = 0.0
-        self._first_batch = 0
+        self._first_step = 0
 
     def disable(self) -> None:
         """Show nothing: Lightning calls this on all processes but the first."""
@@ -49,7 +49,7 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = self._last_line = time.monotonic()
-        self._first_batch = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        self._first_step = trainer.global_step
         if self._enabled and sys.stdout.isatty():
             self._bar = RichBar(
                 TextColumn("step"),
@@ -60,7 +60,7 @@ class Progress(ProgressBar):
                 console=Console(),
             )
             self._task = self._bar.add_task(
-                "train", total=int(trainer.num_training_batches), completed=self._first_batch, metrics=""
+                "train", total=int(trainer.estimated_stepping_batches), completed=self._first_step, metrics=""
             )
             self._bar.start()
 
@@ -70,11 +70,11 @@ class Progress(ProgressBar):
         if not self._enabled:
             return
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=batch_idx + 1, metrics=self._metrics(trainer, "train"))
+            self._bar.update(self._task, completed=trainer.global_step, metrics=self._metrics(trainer, "train"))
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            done, total = batch_idx + 1, int(trainer.num_training_batches)
-            seconds_left = (self._last_line - self._started) / (done - self._first_batch) * (total - done)
+            done, total = trainer.global_step, int(trainer.estimated_stepping_batches)
+            seconds_left = (self._last_line - self._started) / max(1, done - self._first_step) * (total - done)
             print(
                 f"step {done}/{total}  {self._metrics(trainer, 'train')}  {seconds_left:.0f} s left",
                 flush=True,
@@ -83,7 +83,7 @@ class Progress(ProgressBar):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._enabled or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        line = f"step {trainer.fit_loop.epoch_loop.batch_progress.current.ready}  {self._metrics(trainer, 'val')}"
+        line = f"step {trainer.global_step}  {self._metrics(trainer, 'val')}"
         if self._bar is not None:
             self._bar.console.print(line)
         else:

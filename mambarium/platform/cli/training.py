@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-import mambarium.backbones
-import mambarium.platform.data
-import mambarium.tasks  # noqa: F401  (imported so that YAML can name their classes by short names)
 from mambarium.errors import InputError
 from mambarium.kernels import warm_up
-from mambarium.platform.atomic_files import write_atomically
+from mambarium.platform.cli.building import build_task, instantiated, link_data_to_model
 from mambarium.platform.cli.checkpoint_choice import (
+    CKPT_PATH_HELP,
     check_fit,
     check_same_run,
     checkpoint_differences,
     choose_checkpoint,
     load_checkpoint,
+    run_path,
 )
-from mambarium.platform.cli.composition import compose
+from mambarium.platform.cli.composition import Composition, compose, paired
 from mambarium.platform.cli.description import (
     describe_end,
     describe_start,
@@ -34,9 +32,12 @@ from mambarium.platform.cli.description import (
     number_of_parameters,
     train_seconds,
 )
+from mambarium.platform.cli.imports import allow_imports, check_classes
 from mambarium.platform.cli.parser import StrictParser
 from mambarium.platform.cli.predict import PREDICT_OPTIONS, add_predict_arguments, predict
 from mambarium.platform.cli.quiet import quiet_lightning
+from mambarium.platform.cli.results import write_result
+from mambarium.platform.cli.trained import TrainedModel
 from mambarium.platform.cli.trainer import evaluation_trainer, fit_trainer
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.memory import keep_freed_memory
@@ -45,7 +46,7 @@ from mambarium.platform.resume.signals import Interrupted
 from mambarium.platform.run_folder import Decision, ResumePolicy, RunFolder, Status, Step
 from mambarium.tasks.task import Task
 
-COMMAND_KEYS = ("config", "name", "runs_dir", "resume", "ckpt_path", *PREDICT_OPTIONS)
+COMMAND_KEYS = ("config", "name", "runs_dir", "resume", "ckpt_path", "trust", *PREDICT_OPTIONS)
 """Options of a command that are no part of a run's configuration."""
 
 
@@ -60,12 +61,41 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         The exit code.
     """
     quiet_lightning()
-    composition = compose(arguments)
+    composition, trained = compose(arguments), None
+    if verb != "fit" and not composition.files and not asks_for_help(arguments):
+        composition, trained = compose_from_checkpoint(arguments)
+    allow_imports(composition.packages)
     try:
-        cli = TrainingCLI([verb, *composition.arguments], composition.files)
+        cli = TrainingCLI([verb, *composition.arguments], composition.files, trained)
     except MisconfigurationException as error:
         raise InputError(" ".join(str(error).split())) from error
     return cli.exit_code
+
+
+def asks_for_help(arguments: list[str]) -> bool:
+    """Whether a command is to print its options and nothing else."""
+    options = [argument.split("=")[0] for argument in arguments]
+    return any(option == "-h" or option.endswith((".help", "--help", "--print_config")) for option in options)
+
+
+def compose_from_checkpoint(arguments: list[str]) -> tuple[Composition, TrainedModel]:
+    """The configuration that a checkpoint was trained with, for a command without one, with the options on top.
+
+    Raises:
+        InputError: If there is no checkpoint, or it doesn't say what it holds or names code that isn't trusted.
+    """
+    options = paired(arguments)
+    given = {option: value for option, value in options if value is not None}
+    choice = given.get("--ckpt_path")
+    folder = RunFolder(run_path(given.get("--name"), Path(given.get("--runs_dir", "runs")), [], choice))
+    path = choose_checkpoint(choice, folder)
+    trained = TrainedModel(path, load_checkpoint(path))
+    trusted = {value for option, value in options if option == "--trust" and value is not None}
+    description = trained.description(trusted)
+    allow_imports(trusted)
+    build_task(trained, description, "meta")  # what it says may be of any size; its weights are not
+    composition = compose(arguments, description)
+    return composition._replace(packages=composition.packages | trusted), trained
 
 
 class TrainingCLI(LightningCLI):
@@ -74,14 +104,16 @@ class TrainingCLI(LightningCLI):
     Args:
         arguments: Verb and composed options.
         config_files: The configuration files that the options came from, for the run's name.
+        trained: The checkpoint that the options came from, where there is no file.
     """
 
     trainer: Trainer
     model: Task
     datamodule: ExactDataModule
 
-    def __init__(self, arguments: list[str], config_files: list[Path]) -> None:
+    def __init__(self, arguments: list[str], config_files: list[Path], trained: TrainedModel | None = None) -> None:
         self.exit_code = 0
+        self.trained = trained
         self.compilation_seconds = 0.0
         self.config_files = config_files
         super().__init__(
@@ -99,7 +131,7 @@ class TrainingCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The verbs, and which arguments of the Trainer's methods are not options."""
-        given = {"model", "datamodule", "weights_only"}
+        given = {"model", "datamodule", "weights_only", "ckpt_path"}
         return {
             "fit": {*given, "train_dataloaders", "val_dataloaders"},
             "validate": {*given, "dataloaders", "verbose"},
@@ -116,13 +148,19 @@ class TrainingCLI(LightningCLI):
         )
         parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="Where the folders of runs lie.")
         parser.link_arguments("seed_everything", "data.init_args.seed")
-        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
-        parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
-        parser.link_arguments("data.class_frequencies", "model.init_args.class_frequencies", apply_on="instantiate")
-        parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
+        link_data_to_model(parser)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH_HELP[subcommand])
+        if subcommand != "fit":
+            parser.add_argument(
+                "--trust",
+                type=str,
+                action="append",
+                default=None,
+                help="Module of yours that a checkpoint may name (its backbone's, say); several times for several.",
+            )
         if subcommand == "fit":
             parser.add_argument(
                 "--resume",
@@ -137,6 +175,8 @@ class TrainingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
         check_seed(self.config[self.config.subcommand].seed_everything)
+        options = self.config[self.config.subcommand]
+        check_classes({section: options[section] for section in ("model", "data", "trainer")})
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint never changes the configuration; where the two differ, it is said or refused."""
@@ -153,15 +193,9 @@ class TrainingCLI(LightningCLI):
         return {key: value for key, value in config.items() if key not in COMMAND_KEYS}
 
     def run_path(self) -> Path:
-        """The run's folder: by its name, or by the config file's; a run's own `config.yaml` stands for that run."""
-        if self.options.name:
-            return Path(self.options.runs_dir) / self.options.name
-        if not self.config_files:
-            raise InputError("give --config FILE, or --name for a run that is configured by options alone")
-        file = self.config_files[0]
-        if file.name == "config.yaml" and (file.parent / "run.json").is_file():
-            return file.parent
-        return Path(self.options.runs_dir) / file.stem
+        """The folder of the run."""
+        options = self.options
+        return run_path(options.name, Path(options.runs_dir), self.config_files, options.ckpt_path)
 
     @property
     def is_first_process(self) -> bool:
@@ -180,12 +214,13 @@ class TrainingCLI(LightningCLI):
             self.decision = self._decide()
             if self.decision.step is Step.NOTHING:
                 return
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            if cause := input_error_behind(error):
-                raise cause from None
-            raise
+        elif self.trained is None:
+            path = choose_checkpoint(self.options.ckpt_path, self.folder)
+            self.trained = TrainedModel(path, load_checkpoint(path))
+        self.config_init = instantiated(self.parser, self.config, self.trained)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
 
     def _decide(self) -> Decision:
         if self.is_first_process:
@@ -268,7 +303,7 @@ class TrainingCLI(LightningCLI):
             self.exit_code = interruption.exit_code
 
     def _evaluate(self) -> None:
-        path = self._load_weights()
+        trained, changed = self._load_weights()
         started = time.monotonic()
         run = self.trainer.test if self.subcommand == "test" else self.trainer.validate
         run(self.model, datamodule=self.datamodule, verbose=False)
@@ -279,15 +314,16 @@ class TrainingCLI(LightningCLI):
         content = {
             "metrics": metrics,
             "primary_metric": self.model.primary_metric._asdict(),
-            "checkpoint": str(path),
+            "checkpoint": str(trained.path),
+            "step": trained.global_step,
+            "changed": changed,
             "data": self.run_config["data"],
             "parameters": number_of_parameters(self.model),
             "seconds": round(time.monotonic() - started, 3),
         }
-        suffix = "" if path == self.folder.last_checkpoint else f"-{path.stem}"
-        result = self.folder.path / f"{self.subcommand}{suffix}.json"
-        write_result(result, content)
-        print(f"{self.subcommand} of {path}:")
+        suffix = "" if trained.path == self.folder.last_checkpoint else f"-{trained.path.stem}"
+        result = write_result(self.folder.path / f"{self.subcommand}{suffix}.json", content)
+        print(f"{self.subcommand} of {trained.path}:")
         for name, value in metrics.items():
             print(f"  {name:16} {value:.4f}")
         print(f"written to {result}")
@@ -296,16 +332,29 @@ class TrainingCLI(LightningCLI):
         self._load_weights()
         predict(self.model, self.datamodule, self.trainer, self.options, self.folder.path / "predictions")
 
-    def _load_weights(self) -> Path:
-        """Load the chosen checkpoint's weights; the configuration in use stays the user's."""
-        path = choose_checkpoint(self.options.ckpt_path, self.folder)
-        checkpoint = load_checkpoint(path)
-        check_fit(checkpoint, self.model, path)
-        for section in ("model", "data"):
-            for difference in checkpoint_differences(checkpoint, self.run_config, section):
-                print(f"note: {path} was trained with another {difference}; the second value is used")
-        self.model.load_state_dict(checkpoint["state_dict"])
-        return path
+    def _load_weights(self) -> tuple[TrainedModel, list[str]]:
+        """Load the checkpoint's weights; the configuration in use stays the user's.
+
+        Returns:
+            The checkpoint, and where the configuration differs from the one that it was trained with.
+        """
+        trained = self.trained
+        assert trained is not None
+        trained.check_fit(self.model)
+        changed = [
+            difference
+            for section in ("model", "data")
+            for difference in checkpoint_differences(trained.content, self.run_config, trained.path, section)
+        ]
+        for difference in changed:
+            print(f"note: {trained.path} was trained with another {difference}; the second value is used")
+        if trained.data_state(type(self.datamodule)) is None:
+            print(
+                f"note: {trained.path} is of an earlier version and doesn't know its classes or vocabulary: they are "
+                "read from the data as configured"
+            )
+        self.model.load_state_dict(trained.content["state_dict"])
+        return trained, changed
 
 
 def check_seed(seed: int) -> None:
@@ -316,25 +365,3 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed_everything is {seed}: give a whole number from 0 to {2**32 - 1}")
-
-
-def write_result(path: Path, content: dict[str, Any]) -> None:
-    """Write the result of an evaluation; a newer one of the same checkpoint and data takes its place.
-
-    Raises:
-        InputError: If the file holds the result of another checkpoint or of other data.
-    """
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("checkpoint", "data"):
-            if old.get(key) != content[key]:
-                raise InputError(f"{path} holds a result with another {key}: move it away first")
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
-
-
-def input_error_behind(error: BaseException) -> InputError | None:
-    """The `InputError` of a constructor, which jsonargparse wraps in a message about types; None if it was another."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, InputError):
-        seen = seen.__cause__ or seen.__context__
-    return seen

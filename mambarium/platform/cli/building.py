@@ -1,0 +1,92 @@
+"""A task and its data module built from a configuration; what the one must know of the other is passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+import mambarium.backbones
+import mambarium.platform.data
+import mambarium.tasks  # noqa: F401  (imported so that YAML can name their classes by short names)
+from mambarium.errors import InputError
+from mambarium.platform.cli.imports import check_classes
+from mambarium.platform.cli.parser import StrictParser
+from mambarium.platform.cli.trained import TrainedModel
+from mambarium.platform.data.module import ExactDataModule
+from mambarium.tasks.task import Task
+
+LINKED_FACTS = ("num_classes", "class_names", "class_frequencies", "vocab_size")
+"""What a task's constructor takes from the data module's attributes."""
+
+
+def link_data_to_model(parser: LightningArgumentParser) -> None:
+    """Have a parser pass on what a task must know of its data."""
+    for fact in LINKED_FACTS:
+        parser.link_arguments(f"data.{fact}", f"model.init_args.{fact}", apply_on="instantiate")
+
+
+def data_makers(trained: TrainedModel | None) -> list[tuple[Callable[..., ExactDataModule], type, bool]]:
+    """Instantiators, for a parser, that give a data module what a checkpoint knows of the data it was trained on.
+
+    Args:
+        trained: The checkpoint; data modules are made as always if None.
+    """
+
+    def make(data_class: type[ExactDataModule], *args: Any, **kwargs: Any) -> ExactDataModule:
+        data = data_class(*args, **kwargs)
+        if trained is not None and (state := trained.data_state(data_class)) is not None:
+            data.load_state_dict(state)
+        return data
+
+    return [(make, ExactDataModule, True)]
+
+
+def build_task(trained: TrainedModel, description: dict[str, Any], device: str = "cpu") -> Task:
+    """The task that a checkpoint holds, with its weights; on the meta device, to see whether the weights fit.
+
+    Args:
+        trained: The checkpoint.
+        description: As `TrainedModel.description` gives it.
+        device: Where to build it: cpu or meta.
+
+    Raises:
+        InputError: If the description doesn't build a task, or the weights aren't that task's.
+    """
+    parser = StrictParser()
+    parser.add_subclass_arguments(Task, "model", required=True)
+    parser.add_subclass_arguments(ExactDataModule, "data", required=True)
+    link_data_to_model(parser)
+    parsed = parser.parse_object({key: description[key] for key in ("model", "data")})
+    check_classes(parsed.as_dict())
+    with torch.device(device):
+        task: Task = instantiated(parser, parsed, trained).model
+    trained.check_fit(task)
+    if device != "meta":
+        task.load_state_dict(trained.content["state_dict"])
+    return task
+
+
+def instantiated(parser: LightningArgumentParser, parsed: Namespace, trained: TrainedModel | None) -> Namespace:
+    """The objects of a parsed configuration, the data module knowing what a checkpoint knows of its data.
+
+    Raises:
+        InputError: If a constructor refuses its arguments.
+    """
+    try:
+        return parser.instantiate(parsed, instantiators=data_makers(trained))
+    except ValueError as error:
+        if cause := input_error_behind(error):
+            raise cause from None
+        raise
+
+
+def input_error_behind(error: BaseException) -> InputError | None:
+    """The `InputError` of a constructor, which jsonargparse wraps in a message about types; None if it was another."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, InputError):
+        seen = seen.__cause__ or seen.__context__
+    return seen

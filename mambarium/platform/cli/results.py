@@ -1,0 +1,46 @@
+"""Results of evaluations: files beside a run, none of which ever takes the place of another's."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from mambarium.errors import InputError
+from mambarium.platform.atomic_files import write_atomically
+
+IDENTITY = ("checkpoint", "step", "changed", "data")
+"""Entries by which two results are of the same evaluation."""
+
+
+def write_result(path: Path, content: dict[str, Any]) -> Path:
+    """Write the result of an evaluation; a newer one of the same evaluation takes the older one's place.
+
+    Args:
+        path: The file; where it holds the result of another evaluation, a number is added to its name.
+        content: The result.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        InputError: If a file of that name holds no result.
+    """
+    names = itertools.chain([path], (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2)))
+    result = next(name for name in names if not name.exists() or same_evaluation(name, content))
+    write_atomically(result, json.dumps(content, indent=2) + "\n")
+    return result
+
+
+def same_evaluation(path: Path, content: dict[str, Any]) -> bool:
+    """Whether a file holds a result of the same checkpoint, options and data.
+
+    Raises:
+        InputError: If it holds no result.
+    """
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no result of an evaluation ({error}): move it away first") from error
+    return isinstance(old, dict) and all(old.get(key) == content[key] for key in IDENTITY)
