@@ -1,14 +1,14 @@
 """Every shipped YAML can be read, and what it describes can be built."""
 
-import json
-import re
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+import yaml
 
+import mambarium.backbones
 from mambarium.backbones.contract import Backbone
 from mambarium.platform.cli.composition import compose, read_mapping
 from mambarium.platform.cli.shipped import configs_folder
@@ -51,57 +51,45 @@ def test_backbones(path: Path) -> None:
     assert sum(parameter.numel() for parameter in backbone.parameters()) > 0
 
 
+def option_of(backbone: str) -> list[str]:
+    """An option that changes one argument of a backbone, whichever it has."""
+    changes = {"drop_path": "0.3", "dropout": "0.2", "d_state": "4", "depth": "3", "num_layers": "3", "patch_size": "4"}
+    arguments = inspect.signature(getattr(mambarium.backbones, backbone.rsplit(".", 1)[-1])).parameters
+    name = next(name for name in changes if name in arguments)
+    return [f"--model.backbone.{name}", changes[name]]
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["as it is", "an option for each part"])
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=identity)
-def test_experiments(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experiments(
+    path: Path,
+    changed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    data_options: Callable[[Path], list[str]],
+) -> None:
     if "timm." in path.read_text():
         pytest.importorskip("timm")
-    (tmp_path / "text.txt").write_text("some text " * 2000)
-    for label in ("a", "b"):
-        folder = tmp_path / "images" / "train" / label
-        folder.mkdir(parents=True)
-        from PIL import Image
-
-        for index in range(10):
-            Image.new("RGB", (40, 40)).save(folder / f"{index}.png")
-    annotations = tmp_path / "annotations" / "instances_train2017.json"
-    annotations.parent.mkdir()
-    categories = [{"id": number, "name": name} for number, name in ((1, "cat"), (3, "dog"))]
-    annotations.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
-    voc = tmp_path / "voc"
-    for file, content in {
-        "ImageSets/Main/train.txt": "cell\n",
-        "Annotations/cell.xml": "<annotation><filename>cell.jpg</filename>"
-        "<size><width>4</width><height>4</height></size><object><name>RBC</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>3</xmax><ymax>3</ymax></bndbox></object>"
-        "</annotation>",
-    }.items():
-        (voc / file).parent.mkdir(parents=True)
-        (voc / file).write_text(content)
-    tokenizer = tmp_path / "tokenizer.json"
-    Tokenizer(WordLevel({"a": 0, "<|endoftext|>": 1}, unk_token="a")).save(str(tokenizer))
-    given = {
-        "TextFiles": [
-            "--data.train",
-            str(tmp_path / "text.txt"),
-            "--data.cache_dir",
-            str(tmp_path / "cache"),
-        ],
-        "ImageFolder": ["--data.path", str(tmp_path / "images")],
-        "CocoDetection": ["--data.path", str(tmp_path)],
-        "VocDetection": ["--data.path", str(voc)],
-        "MaskFolder": ["--data.path", str(tmp_path / "images")],
-        "HubText": ["--data.tokenizer", str(tokenizer)],
-    }
-    text = path.read_text()
-    if part := re.search(r"^data: (\S+\.yaml)$", text, re.MULTILINE):
-        text += (path.parent / part[1]).read_text()
-    options = next((value for name, value in given.items() if f"class_path: {name}" in text), [])
-    composition = compose(["--config", str(path), *options, "--runs_dir", str(tmp_path / "runs")])
+    options = [*data_options(path), "--runs_dir", str(tmp_path / "runs")]
+    if changed:
+        (config,) = [yaml.safe_load(compose(["--config", str(path)]).arguments[1])]
+        options += option_of(config["model"]["init_args"]["backbone"]["class_path"])
+        options += ["--model.frozen_stages", "1", "--data.num_workers", "1", "--trainer.log_every_n_steps", "7"]
+        options += ["--model.optimizer.lr", "0.0123"]
+    composition = compose(["--config", str(path), *options])
     monkeypatch.setattr(TrainingCLI, "_run_subcommand", lambda self, subcommand: None)
     with torch.device("meta"):
         command = TrainingCLI(["fit", *composition.arguments], composition.files)
     assert command.trainer.max_epochs == 1
     assert command.model.primary_metric.name
     assert not (tmp_path / "runs").exists()
+    if changed:
+        assert command.datamodule.num_workers == 1 and command.trainer.log_every_n_steps == 7
+        assert any(not parameter.requires_grad for parameter in command.model.backbone.parameters())
+        assert command.model.optimizer_factory([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == 0.0123
+        name, value = option_of(type(command.model.backbone).__name__)
+        written = command.run_config["model"]["init_args"]["backbone"]["init_args"]
+        assert str(written[name.rsplit(".", 1)[-1]]) == value
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=identity)

@@ -56,6 +56,19 @@ def build_task(trained: TrainedModel, description: dict[str, Any], device: str =
     Raises:
         InputError: If the description doesn't build a task, or the weights aren't that task's.
     """
+    try:
+        task = described_task(trained, description, device)
+    except (InputError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{trained.path}: its model can't be built ({cause[0]})") from error
+    trained.check_fit(task)
+    if device != "meta":
+        task.load_state_dict(trained.content["state_dict"])
+    return task
+
+
+def described_task(trained: TrainedModel, description: dict[str, Any], device: str) -> Task:
+    """The task of a description, with freshly drawn weights; arguments as for `build_task`."""
     parser = StrictParser()
     parser.add_subclass_arguments(Task, "model", required=True)
     parser.add_subclass_arguments(ExactDataModule, "data", required=True)
@@ -63,11 +76,7 @@ def build_task(trained: TrainedModel, description: dict[str, Any], device: str =
     parsed = parser.parse_object({key: description[key] for key in ("model", "data")})
     check_classes(parsed.as_dict())
     with torch.device(device):
-        task: Task = instantiated(parser, parsed, trained).model
-    trained.check_fit(task)
-    if device != "meta":
-        task.load_state_dict(trained.content["state_dict"])
-    return task
+        return instantiated(parser, parsed, trained).model
 
 
 def instantiated(parser: LightningArgumentParser, parsed: Namespace, trained: TrainedModel | None) -> Namespace:

@@ -176,7 +176,7 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(args)
         check_seed(self.config[self.config.subcommand].seed_everything)
         options = self.config[self.config.subcommand]
-        check_classes({section: options[section] for section in ("model", "data", "trainer")})
+        check_classes({section: options[section].as_dict() for section in ("model", "data", "trainer")})
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint never changes the configuration; where the two differ, it is said or refused."""
