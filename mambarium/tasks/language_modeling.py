@@ -9,15 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import Backbone, SequenceBackbone, SequenceOutput
+from mambarium.backbones.published.loading import Resized
 from mambarium.errors import InputError
 from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
 from mambarium.tasks.optimization import OptimizerFactory, Schedule
 from mambarium.tasks.sampling import pick_next_token
 from mambarium.tasks.task import Task
-
-VOCABULARY_MULTIPLE = 8
-"""Of what Mamba's published embeddings have a multiple of rows."""
 
 
 class LanguageMetrics(TaskMetrics):
@@ -95,12 +93,18 @@ class LanguageModelingObjective(Objective):
     def published_names(self) -> dict[str, str]:
         return {name: name for name in ("embedding.weight", "head.weight")}
 
-    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
-        """Published embeddings have rows for tokens that don't exist, up to a multiple of 8; they are cut off."""
-        vocab_size, width = self.embedding.weight.shape
-        if stored.ndim != 2 or stored.shape[1] != width or not 0 < stored.shape[0] - vocab_size < VOCABULARY_MULTIPLE:
+    def resized(self, parameter_name: str, stored: Tensor) -> Resized | None:
+        """Rows of a vocabulary of another size: the first ones are kept, those that are lacking stay as drawn here.
+
+        Published embeddings have rows for tokens that don't exist, up to a multiple of 8; they are cut off like others.
+        """
+        drawn = self.get_parameter(parameter_name).detach()
+        if stored.ndim != 2 or stored.shape[1] != drawn.shape[1]:
             return None
-        return stored[:vocab_size]
+        kept, wanted = min(len(stored), len(drawn)), len(drawn)
+        lacking, left = wanted - kept, len(stored) - kept
+        how = f"{kept:,} rows kept, " + (f"{lacking:,} drawn" if lacking else f"{left:,} left out")
+        return Resized(torch.cat([stored[:kept].to(drawn), drawn[kept:]]), how)
 
 
 class LanguageModeling(Task):

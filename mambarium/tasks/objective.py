@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from mambarium.backbones.contract import VisionBackbone
+from mambarium.backbones.published.loading import Resized
 
 
 class PrimaryMetric(NamedTuple):
@@ -43,7 +44,7 @@ class Objective(nn.Module, ABC):
         """For names of this objective's state, those that `published.format.Format.head_key` knows; here none."""
         return {}
 
-    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+    def resized(self, parameter_name: str, stored: Tensor) -> Resized | None:
         """A stored parameter of another shape brought to this objective's; None, as here, says that they don't fit."""
         return None
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mambarium.backbones.adapters import SequenceOnImages
-from mambarium.backbones.published.loading import Assignment, assign, fit_backbone, read_pretrained, report
+from mambarium.backbones.published.loading import Assignment, assign, fit_backbone, report
+from mambarium.backbones.published.reading import read_pretrained
 from mambarium.backbones.published.report import LoadReport
 from mambarium.errors import InputError
 
@@ -40,12 +41,14 @@ def load_pretrained(task: Task, source: str | Path, *, ema: bool | None = None) 
     objective, recognised = task.objective, pretrained.recognised
     state = objective.state_dict()
     if recognised is None:
-        head = assign(state, {name: f"objective.{name}" for name in state}, pretrained.weights, objective.resized)
+        head = assign(
+            state, {name: f"objective.{name}" for name in state}, pretrained.weights, objective.resized, pretrained
+        )
     elif isinstance(task.backbone, SequenceOnImages):
         head = Assignment({}, set(), [], list(state), [])  # a published head is one for words
     else:
         keys = {name: recognised.format.head_key(theirs) for name, theirs in objective.published_names().items()}
-        head = assign(state, keys, recognised.weights, objective.resized)
+        head = assign(state, keys, recognised.weights, objective.resized, pretrained)
     check_ties(state, head, str(source))
     task.backbone.load_state_dict(backbone.values, strict=False)
     objective.load_state_dict(head.values, strict=False)

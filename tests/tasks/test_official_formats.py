@@ -387,15 +387,44 @@ def test_a_head_for_other_classes_is_left_fresh_and_reported(tmp_path: Path) -> 
     assert "fresh        classifier.head.fc2.weight (7, 48) -> (3, 48)" in str(report)
 
 
-def test_the_vocabulary_s_padding_is_cut_off_and_another_vocabulary_left_fresh(tmp_path: Path) -> None:
+def test_of_a_vocabulary_of_another_size_the_rows_that_both_have_are_kept(tmp_path: Path) -> None:
     weights = drawn(MAMBA)
+    rows = weights["backbone.embedding.weight"]
     torch.save(weights, tmp_path / "official.bin")
-    task = mamba(vocab_size=13)
-    report = load_pretrained(task, tmp_path / "official.bin")
-    assert torch.equal(task.objective.head.weight, weights["backbone.embedding.weight"][:13])
-    assert report.reshaped[0] == "embedding.weight (16, 8) -> (13, 8)"
-    report = load_pretrained(mamba(vocab_size=8), tmp_path / "official.bin")
-    assert report.fresh == ["embedding.weight (16, 8) -> (8, 8)", "head.weight (16, 8) -> (8, 8)"]
+    for vocab_size, how in ((13, "13 rows kept, 3 left out"), (8, "8 rows kept, 8 left out")):
+        task = mamba(vocab_size)
+        report = load_pretrained(task, tmp_path / "official.bin")
+        assert torch.equal(task.objective.head.weight, rows[:vocab_size])
+        assert report.reshaped[0] == f"embedding.weight (16, 8) -> ({vocab_size}, 8): {how}"
+        assert not report.fresh
+
+
+@pytest.mark.parametrize("tie_embedding", [True, False])
+@pytest.mark.parametrize("published", [True, False])
+def test_rows_that_a_file_lacks_stay_as_the_run_s_seed_drew_them(
+    tie_embedding: bool, published: bool, tmp_path: Path
+) -> None:
+    weights = drawn(MAMBA)
+    weights["lm_head.weight"] = weights["lm_head.weight"] + (0 if tie_embedding else 1)
+    torch.save(weights, tmp_path / "file.bin")
+    if not published:
+        source = mamba(tie_embedding=tie_embedding)
+        load_pretrained(source, tmp_path / "file.bin")
+        checkpoint_of_nothing_trained(source, tmp_path / "file.bin")
+    loaded = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        task = mamba(1019, tie_embedding)
+        before = {name: value.clone() for name, value in task.objective.state_dict().items()}
+        report = load_pretrained(task, tmp_path / "file.bin")
+        loaded.append(task.objective.state_dict())
+        assert "embedding.weight (16, 8) -> (1019, 8): 16 rows kept, 1,003 drawn" in str(report)
+    for name, key in (("embedding.weight", "backbone.embedding.weight"), ("head.weight", "lm_head.weight")):
+        assert torch.equal(loaded[0][name][:16], weights[key])
+        assert torch.equal(loaded[0][name][16:], before[name][16:])
+        assert torch.equal(loaded[0][name], loaded[1][name])
+    assert 0.015 < loaded[0]["embedding.weight"][16:].std() < 0.025
+    assert (task.objective.head.weight is task.objective.embedding.weight) == tie_embedding
 
 
 def test_a_mamba_without_head_or_prefix_is_transformers_model_alone(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 
 from mambarium.backbones.convnext import VARIANTS, ConvNeXt
+from mambarium.backbones.published.configuration import Expected
 from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.published.timm import timm_config, training_options
 
 _LAYERS = {"block.0": "dwconv", "block.2": "norm", "block.3": "pwconv1", "block.5": "pwconv2", "layer_scale": "gamma"}
 _FROM_TIMM = (
@@ -91,6 +93,27 @@ def _from_torchvision(key: str) -> str:
     return f"stages.{part // 2}.{block}.{inside}"
 
 
+def timm_arguments(backbone: ConvNeXt) -> dict[str, Expected]:
+    """What the arguments of timm's `ConvNeXt` are for a backbone."""
+    return {
+        "depths": Expected((backbone.depths,), "depths"),
+        "dims": Expected((backbone.widths,), "widths"),
+        "patch_size": Expected((backbone.patch_size,), "patch_size"),
+        "output_stride": Expected((backbone.feature_info[-1].stride,)),
+        "kernel_sizes": Expected((7,)),
+        "stem_type": Expected(("patch",)),
+        "head_norm_first": Expected((False,)),
+        "head_hidden_size": Expected((None,)),
+        "conv_mlp": Expected((False,)),
+        "conv_bias": Expected((True,)),
+        "use_grn": Expected((False,)),
+        "act_layer": Expected(("gelu", None)),
+        "norm_layer": Expected(("layernorm", None)),
+        "norm_eps": Expected((1e-6, None)),
+    }
+
+
+_MODELS = r"convnext_(tiny|small|base|large|xlarge)"
 OFFICIAL = Format(
     "ConvNeXt (facebookresearch/ConvNeXt)",
     ConvNeXt,
@@ -100,8 +123,18 @@ OFFICIAL = Format(
     backbone_key,
     classifier_key,
     exported=exported,
+    configurations=(training_options(_MODELS),),
 )
-TIMM = Format("ConvNeXt (timm)", ConvNeXt, VARIANTS, recognises_timm, from_timm, backbone_key, classifier_key)
+TIMM = Format(
+    "ConvNeXt (timm)",
+    ConvNeXt,
+    VARIANTS,
+    recognises_timm,
+    from_timm,
+    backbone_key,
+    classifier_key,
+    configurations=(timm_config(_MODELS, "avg", timm_arguments), training_options(_MODELS, timm_arguments)),
+)
 TORCHVISION = Format(
     "ConvNeXt (torchvision)", ConvNeXt, VARIANTS, recognises_torchvision, from_torchvision, backbone_key, classifier_key
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from mambarium.backbones.contract import Backbone
+from mambarium.backbones.published.configuration import ConfigurationFormat, Expected
 
 Weights: TypeAlias = dict[str, Tensor]
 """A state dict: tensors by name."""
@@ -33,6 +34,8 @@ class Format:
         evaluates_average: Whether the official code evaluates the weights averaged over training, where a file has
             both.
         exported: Tensors of ours under their official keys, brought to the shapes of the official code.
+        configurations: What may come with the weights and say what they don't.
+        untraced: A backbone's arguments that leave no trace in its tensors, but which its weights depend on.
     """
 
     title: str
@@ -44,3 +47,5 @@ class Format:
     head_key: Callable[[str], str]
     evaluates_average: bool = False
     exported: Callable[[Mapping[str, Tensor]], Weights] = dict
+    configurations: tuple[ConfigurationFormat, ...] = ()
+    untraced: Callable[[Any], Mapping[str, Expected]] = lambda backbone: {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from mambarium.backbones.published.configuration import CONFIG_FILE
 from mambarium.errors import InputError
 
 WEIGHT_FILES = (
@@ -71,6 +72,33 @@ def fetch_beside(source: str, name: str) -> Path:
     import huggingface_hub
 
     return Path(huggingface_hub.hf_hub_download(source.split(":")[0], name))
+
+
+def fetch_config(source: str) -> tuple[Path | None, str]:
+    """The configuration beside weights that were fetched.
+
+    Args:
+        source: The weights' `owner/name` or `owner/name:file`.
+
+    Returns:
+        The file, or None and why there is none.
+
+    Raises:
+        InputError: If it is there but can't be had.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    repository, _, file = source.partition(":")
+    name = str(PurePosixPath(file).with_name(CONFIG_FILE)) if file else CONFIG_FILE
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, name)), ""
+    except LocalEntryNotFoundError:
+        return None, f"{name} is not in the hub's cache, and the hub can't be reached"
+    except RemoteEntryNotFoundError:
+        return None, f"the repository has no {name}"
+    except Exception as error:
+        raise InputError(f"{repository}: its {name} can't be had ({_cause(error)})") from error
 
 
 def _cause(error: Exception) -> str:

@@ -45,8 +45,14 @@ FORMATS = (
 )
 """The first format of a family is its official one."""
 
-WRAPPERS = ("module.", "model.", "_orig_mod.", "encoder.", "backbone.")
+WRAPPERS = ("module.", "model.", "encoder.", "backbone.", "net.", "network.", "student.", "teacher.")
 """What stands before all names of a model inside another one: parallel training, transformers, detectors."""
+
+INSIDE_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
+"""What compilation and sharding put before the names of any part of a model."""
+
+COUNTERS = ("total_ops", "total_params", "n_averaged")
+"""Last names of tensors that count something, of thop and of averaged weights."""
 
 
 class Recognised(NamedTuple):
@@ -75,6 +81,18 @@ def recognise(weights: Mapping[str, Tensor]) -> Recognised | None:
             others = [key for key in weights if not key.startswith(prefix)]
             return found._replace(outside=[*others, *(prefix + key for key in found.outside)])
     return None
+
+
+def without_wrappers(weights: Mapping[str, Tensor]) -> Weights:
+    """A state dict without counters, and without what compilation and sharding put into its names."""
+    found = {}
+    for key, value in weights.items():
+        if key.rpartition(".")[2] in COUNTERS:
+            continue
+        for wrapper in INSIDE_WRAPPERS:
+            key = key.replace(wrapper, "")
+        found[key] = value
+    return found
 
 
 def official_format(backbone: Backbone) -> Format:

@@ -4,47 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mambarium.backbones.adapters import SequenceOnImages
 from mambarium.backbones.contract import Backbone
+from mambarium.backbones.published.configuration import Comparison, compare, compare_untraced
 from mambarium.backbones.published.format import Weights
-from mambarium.backbones.published.known import FORMATS, Recognised, fitting_variants, foreign_parts, recognise
+from mambarium.backbones.published.known import Recognised, fitting_variants, foreign_parts
+from mambarium.backbones.published.reading import Pretrained, read_pretrained
 from mambarium.backbones.published.report import LoadReport
-from mambarium.backbones.published.source import StoredCheckpoint, read_checkpoint
+from mambarium.backbones.published.unreadable import refuse_defects
 from mambarium.errors import InputError
-
-PLAIN_ENTRIES = ("model", "state_dict", "current_model_state")
-AVERAGE_ENTRIES = ("model_ema", "state_dict_ema")
-"""Names under which files hold weights, and their average over training."""
-
-
-class Pretrained(NamedTuple):
-    """Weights to load.
-
-    Attributes:
-        checkpoint: Where they come from.
-        description: Which of the file's weights they are.
-        weights: The tensors.
-        recognised: Their published format; None for a checkpoint of one of our tasks.
-    """
-
-    checkpoint: StoredCheckpoint
-    description: str
-    weights: Weights
-    recognised: Recognised | None
-
-    @property
-    def title(self) -> str:
-        """The format's title."""
-        return "a checkpoint of this package" if self.recognised is None else self.recognised.format.title
-
-    def backbone_key(self, name: str) -> str:
-        """The key of a parameter or buffer of our backbone."""
-        return f"backbone.{name}" if self.recognised is None else self.recognised.format.backbone_key(name)
 
 
 class Assignment(NamedTuple):
@@ -56,6 +29,7 @@ class Assignment(NamedTuple):
         reshaped: Those that were brought to another shape.
         absent: Names without a value.
         misfits: Names whose value has another shape, with both.
+        comparison: Of what came with the weights with the module; None for a head.
     """
 
     values: Weights
@@ -63,6 +37,14 @@ class Assignment(NamedTuple):
     reshaped: list[str]
     absent: list[str]
     misfits: list[str]
+    comparison: Comparison | None = None
+
+
+class Resized(NamedTuple):
+    """A stored tensor brought to another shape, and how that was done where its shapes don't tell."""
+
+    value: Tensor
+    how: str = ""
 
 
 def load_pretrained(backbone: Backbone, source: str | Path, *, ema: bool | None = None) -> LoadReport:
@@ -94,33 +76,6 @@ def load_pretrained(backbone: Backbone, source: str | Path, *, ema: bool | None 
     return report(pretrained, found, None)
 
 
-def read_pretrained(source: str | Path, ema: bool | None = None) -> Pretrained:
-    """Read weights and recognise their format; arguments and errors as for `load_pretrained`."""
-    checkpoint = read_checkpoint(source)
-    plain, average = _entries(checkpoint.content)
-    if not plain and not average:
-        raise InputError(f"{source} is no checkpoint: it holds no named tensors")
-    any_weights = next(iter((plain or average).values()))
-    ours = _is_ours(checkpoint.content, any_weights)
-    recognised = None if ours else recognise(any_weights)
-    if recognised is None and not ours:
-        titles = ", ".join(known.title for known in FORMATS)
-        raise InputError(
-            f"{source} is of no format known here (it begins with {', '.join(list(any_weights)[:3])}); known are "
-            f"{titles}, and checkpoints of this package"
-        )
-    if ema is not None and not (average if ema else plain):
-        raise InputError(f"{source} has no {'averaged' if ema else 'plain'} weights: leave ema away")
-    preferred = recognised is None or recognised.format.evaluates_average
-    use_average = bool(average) and (not plain or (preferred if ema is None else ema))
-    entry, weights = next(iter((average if use_average else plain).items()))
-    other = next(iter(plain if use_average else average), None)
-    description = "weights averaged over training" if use_average else "plain weights"
-    if entry:
-        description += f" (its entry {entry!r}" + (f"; {other!r} is there too)" if other else ")")
-    return Pretrained(checkpoint, description, weights, recognised and recognise(weights))
-
-
 def fit_backbone(backbone: Backbone, pretrained: Pretrained) -> Assignment:
     """Values for all parameters of a backbone, or of the one within `SequenceOnImages`.
 
@@ -137,11 +92,12 @@ def fit_backbone(backbone: Backbone, pretrained: Pretrained) -> Assignment:
             f"{type(backbone).__name__}: {_variant_that_fits(recognised)}"
         )
     state = backbone.state_dict()
-    found = assign(state, {name: pretrained.backbone_key(name) for name in state}, weights, backbone.resized)
+    keys = {name: pretrained.backbone_key(name) for name in state}
+    found = assign(state, keys, weights, lambda *stored: _plainly(backbone.resized(*stored)), pretrained)
     lacking = [name for name in found.absent if torch.is_floating_point(state[name])]
-    foreign = foreign_parts([pretrained.backbone_key(name) for name in state], weights)
+    foreign = foreign_parts(list(keys.values()), weights)
     if not (found.misfits or lacking or foreign):
-        return found
+        return found._replace(comparison=_compare(pretrained, backbone))
     if found.misfits:
         problem = found.misfits[0]
     elif lacking:
@@ -152,6 +108,29 @@ def fit_backbone(backbone: Backbone, pretrained: Pretrained) -> Assignment:
         f"{pretrained.checkpoint.source} ({pretrained.title}) is of another {type(backbone).__name__} than this one "
         f"({problem}): {_own_backbone(pretrained) if recognised is None else _variant_that_fits(recognised)}"
     )
+
+
+def _plainly(value: Tensor | None) -> Resized | None:
+    return None if value is None else Resized(value)
+
+
+def _compare(pretrained: Pretrained, backbone: Backbone) -> Comparison:
+    """What came with published weights, compared with a backbone that their tensors fit.
+
+    Raises:
+        InputError: If it says of the model what the backbone isn't.
+    """
+    found = Comparison()
+    for stored, form in pretrained.configurations:
+        compare(stored, form, backbone, found)
+    recognised = pretrained.recognised
+    if recognised is not None:
+        known, published = recognised.format, {}
+        for name in fitting_variants(recognised) if known.untraced(backbone) else ():
+            with torch.device("meta"):
+                published[name] = known.untraced(known.variants[name]())
+        compare_untraced(pretrained.checkpoint.source, published, known.untraced(backbone), backbone, found)
+    return found
 
 
 def _are_on_images(pretrained: Pretrained) -> bool:
@@ -168,6 +147,7 @@ def _within(found: Assignment, backbone: SequenceOnImages) -> Assignment:
         [prefix + change for change in found.reshaped],
         [name for name in backbone.state_dict() if name.removeprefix(prefix) not in found.values],
         [],
+        found.comparison,
     )
 
 
@@ -175,7 +155,8 @@ def assign(
     state: Mapping[str, Tensor],
     keys: Mapping[str, str],
     weights: Mapping[str, Tensor],
-    resized: Callable[[str, Tensor], Tensor | None],
+    resized: Callable[[str, Tensor], Resized | None],
+    pretrained: Pretrained,
 ) -> Assignment:
     """Find values for a module's state.
 
@@ -184,6 +165,10 @@ def assign(
         keys: For each name the key under which its value is stored.
         weights: Stored tensors by key.
         resized: Brings a stored tensor to the shape of the one of that name, or says by None that it can't.
+        pretrained: Where the weights come from, for messages.
+
+    Raises:
+        InputError: If a value is none that a network could have.
     """
     found = Assignment({}, set(), [], [], [])
     for name, key in keys.items():
@@ -194,11 +179,12 @@ def assign(
         if value.shape != shape:
             change = f"{name} {tuple(value.shape)} -> {tuple(shape)}"
             fitted = resized(name, value)
-            if fitted is None or fitted.shape != shape:
+            if fitted is None or fitted.value.shape != shape:
                 found.misfits.append(change)
                 continue
-            found.reshaped.append(change)
-            value = fitted
+            found.reshaped.append(f"{change}: {fitted.how}" if fitted.how else change)
+            value = fitted.value
+        refuse_defects(pretrained.checkpoint.source, key, value, state[name])
         found.values[name] = value
         found.keys.add(key)
     return found
@@ -209,6 +195,9 @@ def report(pretrained: Pretrained, backbone: Assignment, head: Assignment | None
     recognised = pretrained.recognised
     weights, outside = (pretrained.weights, []) if recognised is None else (recognised.weights, recognised.outside)
     used = backbone.keys | (head.keys if head else set())
+    comparison = backbone.comparison or Comparison()
+    counts = [f"{title}: {count} fields as here" for title, count in comparison.matching.items()]
+    nothing = f"none ({pretrained.checkpoint.no_config})" if pretrained.checkpoint.no_config else "none"
     return LoadReport(
         source=pretrained.checkpoint.source,
         sha256=pretrained.checkpoint.sha256,
@@ -219,31 +208,10 @@ def report(pretrained: Pretrained, backbone: Assignment, head: Assignment | None
         unexpected=[*(key for key in weights if key not in used), *outside],
         reshaped=[*backbone.reshaped, *(head.reshaped if head else ())],
         fresh=[*head.misfits, *(f"{name} (not in the file)" for name in head.absent)] if head else [],
+        settings="; ".join(counts) or nothing,
+        unread=comparison.unread,
+        notes=comparison.notes,
     )
-
-
-def _entries(content: Mapping[str, Any]) -> tuple[dict[str, Weights], dict[str, Weights]]:
-    """The weights of a file by its entry, "" for a bare state dict: the plain ones, and the averaged ones."""
-    # Lightning's weight averaging puts the average in the place of the plain weights, which it moves.
-    averages = ("state_dict",) if "averaging_state" in content else AVERAGE_ENTRIES
-    found = {name: _tensors(content.get(name)) for name in (*PLAIN_ENTRIES, *AVERAGE_ENTRIES)}
-    plain = {name: weights for name, weights in found.items() if weights and name not in averages}
-    average = {name: weights for name, weights in found.items() if weights and name in averages}
-    if not plain and not average and (bare := _tensors(content)):
-        return {"": bare}, {}
-    return plain, average
-
-
-def _tensors(value: Any) -> Weights:
-    """The tensors of a dict, empty for anything else."""
-    items = value.items() if isinstance(value, Mapping) else ()
-    return {key: tensor for key, tensor in items if isinstance(key, str) and isinstance(tensor, Tensor)}
-
-
-def _is_ours(content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bool:
-    """Whether this is a Lightning checkpoint of one of our tasks."""
-    parts = {key.split(".")[0] for key in weights}
-    return "pytorch-lightning_version" in content and {"backbone", "objective"} <= parts
 
 
 def _variant_that_fits(recognised: Recognised) -> str:

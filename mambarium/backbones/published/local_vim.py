@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from mambarium.backbones.local_vim import VARIANTS, LocalVim
+from mambarium.backbones.local_vim import VARIANTS, LocalMixer, LocalVim
+from mambarium.backbones.published.configuration import Expected
 from mambarium.backbones.published.format import Format, Weights
 
 
@@ -36,6 +37,19 @@ def without_rotations(weights: Mapping[str, Tensor]) -> Weights:
     return {key: value for key, value in weights.items() if not key.startswith("rope.")}
 
 
+def untraced(backbone: LocalVim) -> dict[str, Expected]:
+    """Arguments of a backbone that leave no trace in its tensors."""
+    routes = tuple(module.routes for module in backbone.modules() if isinstance(module, LocalMixer))
+    return {"routes": Expected((routes,), "routes")}
+
+
 FORMAT = Format(
-    "LocalVim (hunto/LocalMamba)", LocalVim, VARIANTS, recognises, without_rotations, backbone_key, classifier_key
+    "LocalVim (hunto/LocalMamba)",
+    LocalVim,
+    VARIANTS,
+    recognises,
+    without_rotations,
+    backbone_key,
+    classifier_key,
+    untraced=untraced,
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from mambarium.backbones.local_vmamba import VARIANTS, LocalVMamba
+from mambarium.backbones.local_vmamba import VARIANTS, LocalScan, LocalVMamba
 from mambarium.backbones.published import vmamba
+from mambarium.backbones.published.configuration import Expected
 from mambarium.backbones.published.format import Format
 
 
@@ -24,4 +25,19 @@ def recognises(keys: Collection[str]) -> bool:
     return any(".op.multi_scan.attn." in key for key in keys)
 
 
-FORMAT = Format("LocalVMamba (hunto/LocalMamba)", LocalVMamba, VARIANTS, recognises, dict, backbone_key, classifier_key)
+def untraced(backbone: LocalVMamba) -> dict[str, Expected]:
+    """Arguments of a backbone that leave no trace in its tensors."""
+    routes = tuple(module.routes for module in backbone.modules() if isinstance(module, LocalScan))
+    return {"routes": Expected((routes,), "routes")}
+
+
+FORMAT = Format(
+    "LocalVMamba (hunto/LocalMamba)",
+    LocalVMamba,
+    VARIANTS,
+    recognises,
+    dict,
+    backbone_key,
+    classifier_key,
+    untraced=untraced,
+)

@@ -6,13 +6,16 @@ no prefix.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from mambarium.backbones.mamba import VARIANTS, Mamba
+from mambarium.backbones.published.configuration import CONFIG_FILE, ConfigurationFormat, Expected
 from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.published.transformers import COMMON_FIELDS
 
 EMBEDDING_KEY = "backbone.embedding.weight"
 HEAD_KEY = "lm_head.weight"
@@ -92,7 +95,116 @@ def transformers_config(backbone: Mamba, vocab_size: int, tied: bool) -> dict[st
     }
 
 
-ORIGINAL = Format("Mamba (state-spaces/mamba)", Mamba, VARIANTS, recognises_original, with_head, backbone_key, head_key)
+def original_fields(backbone: Mamba) -> dict[str, Expected]:
+    """What `config.json` of `mamba_ssm` says for a backbone."""
+    ours = transformers_config(backbone, 0, True)
+    sizes = {
+        "d_model": Expected((backbone.width,), "width"),
+        "n_layer": Expected((len(backbone.layers),), "depth"),
+        "d_intermediate": Expected((0,)),
+        "rms_norm": Expected((True,)),
+        "norm_epsilon": Expected((backbone.norm_f.eps,)),
+        "residual_in_fp32": Expected((backbone.residual_in_fp32,), "residual_in_fp32"),
+        "attn_layer_idx": Expected(([],)),
+        "bidirectional": Expected((False,)),
+    }
+    ssm = {
+        "layer": Expected(("Mamba1",)),
+        "d_state": Expected((ours["state_size"],), "d_state"),
+        "d_conv": Expected((ours["conv_kernel"],), "d_conv"),
+        "expand": Expected((ours["expand"],), "expand"),
+        "dt_rank": Expected((ours["time_step_rank"],), "dt_rank", lambda rank: _rank(rank, backbone.width)),
+        "conv_bias": Expected((True,)),
+        "bias": Expected((False,)),
+    }
+    return sizes | {f"ssm_cfg.{name}": value for name, value in ssm.items()}
+
+
+def transformers_fields(backbone: Mamba) -> dict[str, Expected]:
+    """What transformers' `config.json` says for a backbone; older ones have the original's fields too."""
+    arguments = {
+        "hidden_size": "width",
+        "num_hidden_layers": "depth",
+        "state_size": "d_state",
+        "conv_kernel": "d_conv",
+        "expand": "expand",
+        "time_step_rank": "dt_rank",
+        "residual_in_fp32": "residual_in_fp32",
+    }
+    ours = transformers_config(backbone, 0, True)
+    fixed = ("intermediate_size", "layer_norm_epsilon", "use_bias", "use_conv_bias")
+    fields = {name: Expected((ours[name],), arguments.get(name)) for name in (*arguments, *fixed)}
+    fields["time_step_rank"] = Expected((ours["time_step_rank"],), "dt_rank", lambda rank: _rank(rank, backbone.width))
+    return {
+        **original_fields(backbone),
+        **fields,
+        "hidden_act": Expected(("silu", "swish")),
+        "d_inner": Expected((ours["intermediate_size"],)),
+    }
+
+
+def with_ties(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Weights:
+    """The weights without a head that stands for one of its own which the file doesn't have."""
+    tied = fields.get("tie_word_embeddings", fields.get("tie_embeddings", True))
+    borrowed = not tied and weights[HEAD_KEY] is weights[EMBEDDING_KEY]
+    return {key: value for key, value in weights.items() if key != HEAD_KEY or not borrowed}
+
+
+def _rank(rank: Any, width: int) -> Any:
+    return math.ceil(width / 16) if rank == "auto" else rank
+
+
+# How a new model starts, how it is computed, and what tensors show.
+_HARMLESS = (
+    "vocab_size",
+    "pad_vocab_size_multiple",
+    "fused_add_norm",
+    "tie_embeddings",
+    "initializer_cfg.*",
+    "ssm_cfg.dt_*",
+    "ssm_cfg.use_fast_path",
+)
+ORIGINAL_CONFIG = ConfigurationFormat(
+    CONFIG_FILE,
+    {"d_model": r"\d+"},
+    original_fields,
+    harmless=_HARMLESS,
+    settings=("ssm_cfg.*", "attn_cfg.*"),
+    adapted=with_ties,
+)
+TRANSFORMERS_CONFIG = ConfigurationFormat(
+    CONFIG_FILE,
+    {"model_type": "mamba", "architectures": r"Mamba(ForCausalLM|Model)"},
+    transformers_fields,
+    harmless=(
+        *COMMON_FIELDS,
+        *_HARMLESS,
+        "tie_word_embeddings",
+        "time_step_*",
+        "rescale_prenorm_residual",
+        "use_mambapy",
+        "use_associative_scan",
+    ),
+    settings=("ssm_cfg.*", "attn_cfg.*", "auto_map.*"),
+    adapted=with_ties,
+)
+ORIGINAL = Format(
+    "Mamba (state-spaces/mamba)",
+    Mamba,
+    VARIANTS,
+    recognises_original,
+    with_head,
+    backbone_key,
+    head_key,
+    configurations=(TRANSFORMERS_CONFIG, ORIGINAL_CONFIG),
+)
 TRANSFORMERS = Format(
-    "Mamba (transformers)", Mamba, VARIANTS, recognises_transformers, from_transformers, backbone_key, head_key
+    "Mamba (transformers)",
+    Mamba,
+    VARIANTS,
+    recognises_transformers,
+    from_transformers,
+    backbone_key,
+    head_key,
+    configurations=(TRANSFORMERS_CONFIG, ORIGINAL_CONFIG),
 )

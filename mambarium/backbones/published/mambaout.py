@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from mambarium.backbones.mambaout import VARIANTS, MambaOut
+from mambarium.backbones.mambaout import VARIANTS, GatedCNNBlock, MambaOut
+from mambarium.backbones.published.configuration import Expected
 from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.published.timm import timm_config, training_options
 from mambarium.errors import InputError
 
 _FROM_TIMM = (
@@ -60,7 +62,45 @@ def _official(key: str) -> str:
     return key
 
 
+def timm_arguments(backbone: MambaOut) -> dict[str, Expected]:
+    """What the arguments of timm's `MambaOut` are for a backbone."""
+    widths = tuple(feature.channels for feature in backbone.feature_info)
+    block = backbone.blocks[0][0]  # type: ignore[index]  # stages are sequences of blocks
+    assert isinstance(block, GatedCNNBlock)
+    hidden, _, convolved = block.split_sizes
+    return {
+        "depths": Expected((backbone.depths,), "depths"),
+        "dims": Expected((widths,), "widths"),
+        "expansion_ratio": Expected((hidden,), "expansion", lambda ratio: int(ratio * widths[0])),
+        "conv_ratio": Expected((convolved,), "conv_ratio", lambda ratio: int(ratio * widths[0])),
+        "kernel_size": Expected((block.conv.kernel_size[0],), "kernel_size"),
+        "stem_mid_norm": Expected((True,)),
+        "ls_init_value": Expected((None,)),
+        "downsample": Expected(("conv",)),
+        "head_fn": Expected(("default",)),
+        "act_layer": Expected(("gelu", None)),
+        "norm_layer": Expected(("layernorm", None)),
+    }
+
+
+_MODELS = r"mambaout_(femto|kobe|tiny|small|base)"
 OFFICIAL = Format(
-    "MambaOut (yuweihao/MambaOut)", MambaOut, VARIANTS, recognises_official, dict, backbone_key, classifier_key
+    "MambaOut (yuweihao/MambaOut)",
+    MambaOut,
+    VARIANTS,
+    recognises_official,
+    dict,
+    backbone_key,
+    classifier_key,
+    configurations=(training_options(_MODELS),),
 )
-TIMM = Format("MambaOut (timm)", MambaOut, VARIANTS, recognises_timm, from_timm, backbone_key, classifier_key)
+TIMM = Format(
+    "MambaOut (timm)",
+    MambaOut,
+    VARIANTS,
+    recognises_timm,
+    from_timm,
+    backbone_key,
+    classifier_key,
+    configurations=(timm_config(_MODELS, "avg", timm_arguments), training_options(_MODELS, timm_arguments)),
+)

@@ -22,7 +22,7 @@ def read_pickle(path: Path) -> Any:
 
     Read with `weights_only=True`: tensors, numbers, strings and their containers. Beside them, only what official files
     hold is let through, and nothing of it can run code: argparse's namespaces, numpy's scalars and arrays, paths, and
-    configurations of yacs, which come back as dicts.
+    configurations of yacs and histories of mmengine, which come back as dicts.
 
     Raises:
         InputError: If the file is damaged, no checkpoint, or holds anything else.
@@ -34,7 +34,14 @@ def read_pickle(path: Path) -> Any:
         raise InputError(f"{path} can't be read ({error.strerror})") from error
     # The unpickler raises errors of many kinds on bytes that are no pickle.
     except Exception as error:
+        if "TorchScript" in str(error):
+            raise InputError(f"{path} is a TorchScript archive: save the model's state dict instead") from error
         if foreign := re.search(r"GLOBAL (\S+)", str(error)):
+            if foreign.group(1).startswith("torch.distributed"):
+                raise InputError(
+                    f"{path} holds one process's part of weights that were sharded ({foreign.group(1)}): save the full "
+                    "state dict instead"
+                ) from error
             raise InputError(
                 f"{path} holds Python objects that could run code ({foreign.group(1)}), which are never loaded: save "
                 "its state dict alone where it was written"
@@ -62,7 +69,14 @@ def _harmless() -> list[Any]:
         *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
         *((pathlib.PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
         (collections.OrderedDict, "yacs.config.CfgNode"),
+        (collections.OrderedDict, "mmengine.logging.history_buffer.HistoryBuffer"),
+        (_name_of_attribute, "builtins.getattr"),
     ]
+
+
+def _name_of_attribute(owner: object, name: str) -> str:
+    """What comes back for a function within a class, of which files hold the name: nothing is looked up."""
+    return name
 
 
 def _cause(error: Exception) -> str:

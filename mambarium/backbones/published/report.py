@@ -24,6 +24,9 @@ class LoadReport:
         unexpected: Tensors of the file that have no place.
         reshaped: Tensors with the file's values at another shape, and the two shapes.
         fresh: Tensors of the head that were left as they were, and why.
+        settings: Which configurations came with the weights, and how many of their fields say what the backbone has.
+        unread: Fields of them of which nothing is known here.
+        notes: What else a user should know.
     """
 
     source: str
@@ -35,16 +38,20 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
+    settings: str = "none came with the weights"
+    unread: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [
             f"loaded       {self.source}",
             f"             {self.format}, {self.weights}",
             f"sha256       {self.sha256}",
+            f"settings     {self.settings}",
             f"matched      {len(self.matched)} tensors",
         ]
-        for title in ("missing", "unexpected", "reshaped", "fresh"):
+        for title in ("missing", "unexpected", "reshaped", "fresh", "unread"):
             names = getattr(self, title)
             rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             lines.append(f"{title:12} {', '.join(names[:SHOWN])}{rest}" if names else f"{title:12} none")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note         {note}" for note in self.notes)])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mambarium.backbones.published import hub
+from mambarium.backbones.published.configuration import CONFIG_FILE, StoredConfiguration, read_config_file
 from mambarium.backbones.published.pickles import read_pickle
 from mambarium.errors import InputError
 
@@ -19,11 +20,15 @@ class StoredCheckpoint(NamedTuple):
         source: Path or name.
         sha256: Of the file's bytes, or of all its parts one behind the other.
         content: What the file holds: a state dict, or a dict with one in it.
+        config: The `config.json` beside the weights, if there is one.
+        no_config: Why there is none.
     """
 
     source: str
     sha256: str
     content: dict[str, Any]
+    config: StoredConfiguration | None
+    no_config: str
 
 
 def read_checkpoint(source: str | Path) -> StoredCheckpoint:
@@ -48,7 +53,23 @@ def read_checkpoint(source: str | Path) -> StoredCheckpoint:
         with file.open("rb") as reader:
             while block := reader.read(1 << 20):
                 digest.update(block)
-    return StoredCheckpoint(str(source), digest.hexdigest(), content)
+    config, no_config = _config(str(source))
+    return StoredCheckpoint(str(source), digest.hexdigest(), content, config, no_config)
+
+
+def _config(source: str) -> tuple[StoredConfiguration | None, str]:
+    """The configuration beside the weights, or why there is none."""
+    path = Path(source).expanduser()
+    if path.exists():
+        path = (path if path.is_dir() else path.parent) / CONFIG_FILE
+        return (
+            (read_config_file(path, str(path)), "")
+            if path.is_file()
+            else (None, f"no {CONFIG_FILE} beside the weights")
+        )
+    fetched, why = hub.fetch_config(source)
+    title = f"{CONFIG_FILE} of {source.partition(':')[0]}"
+    return (None, why) if fetched is None else (read_config_file(fetched, title), "")
 
 
 def _files(source: str) -> list[Path]:
@@ -57,6 +78,16 @@ def _files(source: str) -> list[Path]:
     if path.is_dir():
         names = [name for name in hub.WEIGHT_FILES if (path / name).is_file()]
         if not names:
+            if any(path.glob("*.distcp")):
+                raise InputError(
+                    f"{source}: parts that torch.distributed.checkpoint wrote for many processes: bring them into one "
+                    "file with python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+                )
+            if (path / "zero_to_fp32.py").is_file():
+                raise InputError(
+                    f"{source}: parts that DeepSpeed wrote for many processes: bring them into one file with its "
+                    "zero_to_fp32.py"
+                )
             raise InputError(f"{source}: a folder with none of {', '.join(hub.WEIGHT_FILES)}; give a file")
         path = path / names[0]
     elif not path.is_file():

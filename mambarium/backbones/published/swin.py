@@ -11,7 +11,10 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
+from mambarium.backbones.published.configuration import Expected
 from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.published.timm import timm_config, training_options
+from mambarium.backbones.published.yacs import yacs_config
 from mambarium.backbones.swin import VARIANTS, Swin
 
 _TABLE = "layers.0.blocks.0.attn.relative_position_bias_table"
@@ -95,6 +98,30 @@ def _from_torchvision(key: str) -> str:
     return f"layers.{part // 2}.blocks.{block}.{inside}"
 
 
+def timm_arguments(backbone: Swin) -> dict[str, Expected]:
+    """What the arguments of timm's `SwinTransformer` are for a backbone."""
+    return {
+        "patch_size": Expected((backbone.size_divisibility,), "patch_size"),
+        "embed_dim": Expected((backbone.width,), "width"),
+        "depths": Expected((backbone.depths,), "depths"),
+        "num_heads": Expected((backbone.num_heads,), "num_heads"),
+        "window_size": Expected((backbone.window_size,), "window_size", free=True),
+        "head_dim": Expected((None,)),
+        "mlp_ratio": Expected((4.0,)),
+        "qkv_bias": Expected((True,)),
+        "always_partition": Expected((False,)),
+        "norm_layer": Expected(("layernorm", None)),
+    }
+
+
+def yacs_arguments(backbone: Swin) -> dict[str, Expected]:
+    """What the settings in the official configurations are for a backbone."""
+    sizes = {name.upper(): value for name, value in timm_arguments(backbone).items()}
+    fixed = {"IN_CHANS": 3, "QK_SCALE": None, "APE": False, "PATCH_NORM": True}
+    return sizes | {name: Expected((value,)) for name, value in fixed.items()}
+
+
+_MODELS = r"swin_(tiny|small|base|large)_patch4_window\d+_\d+"
 OFFICIAL = Format(
     "Swin (microsoft/Swin-Transformer)",
     Swin,
@@ -104,8 +131,20 @@ OFFICIAL = Format(
     backbone_key,
     classifier_key,
     exported=exported,
+    configurations=(
+        yacs_config("swin", "SWIN", yacs_arguments, ("MODEL.SWINV2.*", "MODEL.SWIN_MOE.*", "MODEL.SWIN_MLP.*")),
+    ),
 )
-TIMM = Format("Swin (timm)", Swin, VARIANTS, recognises_timm, from_timm, backbone_key, classifier_key)
+TIMM = Format(
+    "Swin (timm)",
+    Swin,
+    VARIANTS,
+    recognises_timm,
+    from_timm,
+    backbone_key,
+    classifier_key,
+    configurations=(timm_config(_MODELS, "avg", timm_arguments), training_options(_MODELS, timm_arguments)),
+)
 TORCHVISION = Format(
     "Swin (torchvision)", Swin, VARIANTS, recognises_torchvision, from_torchvision, backbone_key, classifier_key
 )

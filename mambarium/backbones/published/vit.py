@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
+from mambarium.backbones.published.configuration import Expected
 from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.published.timm import timm_config, training_options
 from mambarium.backbones.vit import VARIANTS, ViT
 
 _BLOCK = r"^encoder\.layers\.encoder_layer_(\d+)\."
@@ -59,9 +61,50 @@ def _official(key: str) -> str:
     return key
 
 
+def timm_arguments(backbone: ViT) -> dict[str, Expected]:
+    """What the arguments of timm's `VisionTransformer` are for a backbone."""
+    absent = Expected((None, False))
+    return {
+        "patch_size": Expected((backbone.patch_size,), "patch_size"),
+        "embed_dim": Expected((backbone.width,), "width"),
+        "depth": Expected((backbone.depth,), "depth"),
+        "num_heads": Expected((backbone.num_heads,), "num_heads"),
+        "mlp_ratio": Expected((backbone.mlp_width,), "mlp_ratio", lambda ratio: int(ratio * backbone.width)),
+        **{name: Expected((True,)) for name in ("qkv_bias", "proj_bias", "class_token", "final_norm")},
+        **{name: absent for name in ("qk_norm", "scale_attn_norm", "scale_mlp_norm", "pre_norm", "fc_norm")},
+        **{name: absent for name in ("no_embed_class", "pool_include_prefix", "init_values", "embed_norm_layer")},
+        "pos_embed": Expected(("learn",)),
+        "reg_tokens": Expected((0,)),
+        "act_layer": Expected(("gelu", None)),
+        "norm_layer": Expected(("layernorm", None)),
+    }
+
+
+def untraced(backbone: ViT) -> dict[str, Expected]:
+    """Arguments of a backbone that leave no trace in its tensors."""
+    return {"num_heads": Expected((backbone.num_heads,), "num_heads")}
+
+
+# Not those with another activation or norm in their names ("clip", "quickgelu", "gap", "rpn", ...).
+_MODELS = r"(deit|vit)_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+"
 OFFICIAL = Format(
-    "DeiT (facebookresearch/deit, timm)", ViT, VARIANTS, recognises_official, dict, backbone_key, classifier_key
+    "DeiT (facebookresearch/deit, timm)",
+    ViT,
+    VARIANTS,
+    recognises_official,
+    dict,
+    backbone_key,
+    classifier_key,
+    configurations=(timm_config(_MODELS, "token", timm_arguments), training_options(_MODELS, timm_arguments)),
+    untraced=untraced,
 )
 TORCHVISION = Format(
-    "ViT (torchvision)", ViT, VARIANTS, recognises_torchvision, from_torchvision, backbone_key, classifier_key
+    "ViT (torchvision)",
+    ViT,
+    VARIANTS,
+    recognises_torchvision,
+    from_torchvision,
+    backbone_key,
+    classifier_key,
+    untraced=untraced,
 )

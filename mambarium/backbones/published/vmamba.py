@@ -13,8 +13,10 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
+from mambarium.backbones.published.configuration import Expected
 from mambarium.backbones.published.format import Format, Weights
-from mambarium.backbones.vmamba import VARIANTS, VMamba
+from mambarium.backbones.published.yacs import yacs_config
+from mambarium.backbones.vmamba import VARIANTS, PatchStem, VMamba
 
 # The parts of the second generation's stem and downsampling stand in sequences, between permutations and a GELU.
 _PRESENT = {
@@ -80,6 +82,43 @@ def _renamed(name: str, rules: Mapping[str, str]) -> str:
     return name
 
 
+def arguments(backbone: VMamba) -> dict[str, Expected]:
+    """What the settings in the official configurations are for a backbone."""
+    first = isinstance(backbone.stem, PatchStem)
+    widths = tuple(feature.channels for feature in backbone.feature_info)
+    d_state = backbone.get_parameter("blocks.0.0.ss2d.A_logs").shape[1]
+    d_inner = backbone.get_parameter("blocks.0.0.ss2d.out_norm.weight").shape[0]
+    mlp = [value.shape[0] for name, value in backbone.named_parameters() if name == "blocks.0.0.mlp.fc1.weight"]
+    return {
+        "PATCH_SIZE": Expected((backbone.feature_info[0].stride,), "stem_stride"),
+        "IN_CHANS": Expected((3,)),
+        "DEPTHS": Expected((backbone.depths,), "depths"),
+        "EMBED_DIM": Expected((widths[0], widths), "widths"),
+        "SSM_D_STATE": Expected((d_state,), "d_state"),
+        "SSM_RATIO": Expected((d_inner,), "ssm_ratio", lambda ratio: int(ratio * widths[0])),
+        "SSM_DT_RANK": Expected(("auto",)),
+        "SSM_ACT_LAYER": Expected(("silu",)),
+        "SSM_CONV": Expected((3,)),
+        "SSM_CONV_BIAS": Expected((first,)),
+        "SSM_FORWARDTYPE": Expected(("v0" if first else "v05_noz",), "forward_type", _forward_type),
+        "MLP_RATIO": Expected((mlp[0] if mlp else 0,), "mlp_ratio", lambda ratio: int(max(ratio, 0) * widths[0])),
+        "MLP_ACT_LAYER": Expected(("gelu",)),
+        "PATCH_NORM": Expected((True,)),
+        "NORM_LAYER": Expected(("ln2d", "ln")),
+        "DOWNSAMPLE": Expected(("v1" if first else "v3",), "forward_type"),
+        "PATCHEMBED": Expected(("v1" if first else "v2",), "forward_type"),
+        "POSEMBED": Expected((False,)),
+        "GMLP": Expected((False,)),
+    }
+
+
+def _forward_type(written: str) -> str:
+    """One name for the forward types that compute the same: with other kernels, or rounding elsewhere."""
+    if re.fullmatch(r"v0?[2-5]_?noz(_no32|_f32)?", written):
+        return "v05_noz"
+    return "v0" if written in ("v0_seq", "v0seq") else written
+
+
 FORMAT = Format(
     "VMamba (MzeroMiko/VMamba)",
     VMamba,
@@ -89,4 +128,12 @@ FORMAT = Format(
     backbone_key,
     classifier_key,
     evaluates_average=True,
+    configurations=(
+        yacs_config(
+            "vssm",
+            "VSSM",
+            arguments,
+            tuple(f"MODEL.VSSM.{name}" for name in ("*DROP_RATE", "SSM_INIT", "SSM_RANK_RATIO")),
+        ),
+    ),
 )

@@ -1,0 +1,285 @@
+"""What comes with published weights beside their tensors, compared with the backbone that they go into.
+
+Activations, epsilons or numbers of heads leave no trace in tensors: with others, weights load without a missing key and
+compute something else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mambarium.errors import InputError
+
+CONFIG_FILE = "config.json"
+"""What transformers, timm and mamba_ssm call the file beside the weights."""
+
+_NAMES_OF_MODELS = ("model_type", "architecture", "architectures")
+
+
+class StoredConfiguration(NamedTuple):
+    """A configuration as it was found.
+
+    Attributes:
+        place: `CONFIG_FILE`, or the entry of the weights' file that holds it.
+        title: Where it is, for messages.
+        fields: Values by name; those within others by dotted names, such as "pretrained_cfg.mean".
+    """
+
+    place: str
+    title: str
+    fields: dict[str, Any]
+
+
+class Expected(NamedTuple):
+    """What a field must say.
+
+    Attributes:
+        values: Any of these; the first one is what our backbone has.
+        argument: The argument of the backbone's constructor that decides it; None where the family has no other.
+        of: What of the field's value is compared.
+        free: Whether weights serve other values too, so that a difference is only said.
+    """
+
+    values: tuple[Any, ...]
+    argument: str | None = None
+    of: Callable[[Any], Any] = lambda value: value
+    free: bool = False
+
+
+@dataclass(frozen=True)
+class ConfigurationFormat:
+    """How one project writes a configuration, and what of it matters.
+
+    Field names are shell patterns in `harmless`, `settings` and `images`.
+
+    Attributes:
+        place: As in `StoredConfiguration`.
+        identity: For the fields that name the model a regular expression of the names that compute as our family does;
+            the first field is the one by which this format is known.
+        expected: What the fields must say for the weights to serve a backbone of our family.
+        harmless: Fields that change nothing of what given weights compute.
+        settings: Fields that are all settings of the model, so that an unknown one that is set is refused.
+        images: Fields that say how the images were prepared.
+        adapted: The weights as a configuration has them.
+    """
+
+    place: str
+    identity: Mapping[str, str]
+    expected: Callable[[Any], Mapping[str, Expected]]
+    harmless: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    adapted: Callable[[Mapping[str, Any], Mapping[str, Tensor]], dict[str, Tensor]] = lambda fields, weights: {
+        **weights
+    }
+
+
+@dataclass
+class Comparison:
+    """What a comparison of configurations with a backbone found.
+
+    Attributes:
+        matching: For each configuration, how many of its fields say what the backbone has.
+        arguments: Arguments of the backbone's constructor that were compared.
+        unread: Fields of which nothing is known here.
+        notes: What a user should know.
+    """
+
+    matching: dict[str, int] = field(default_factory=dict)
+    arguments: set[str] = field(default_factory=set)
+    unread: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_config_file(path: Path, title: str) -> StoredConfiguration:
+    """A file `config.json`.
+
+    Args:
+        path: The file.
+        title: Its name for messages.
+
+    Raises:
+        InputError: If it is no JSON object.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{title} beside the weights can't be read as JSON ({str(error)[:120]})") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{title} beside the weights holds a {type(fields).__name__}, expected named fields")
+    return StoredConfiguration(CONFIG_FILE, title, flattened(fields))
+
+
+def entry_configurations(content: Mapping[str, Any], source: str) -> list[StoredConfiguration]:
+    """What training scripts put into their files: argparse's namespace "args" and the "config" of yacs."""
+    found = []
+    for name in ("args", "config"):
+        entry = content.get(name)
+        fields = vars(entry) if isinstance(entry, argparse.Namespace) else entry
+        if isinstance(fields, Mapping):
+            found.append(StoredConfiguration(name, f"{source}, its entry {name!r}", flattened(fields)))
+    return found
+
+
+def flattened(fields: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields with those inside others by dotted names; empty ones inside say nothing and are left out."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            found |= flattened(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def format_of(
+    stored: StoredConfiguration, known: tuple[ConfigurationFormat, ...], title: str
+) -> ConfigurationFormat | None:
+    """The format of a configuration that came with weights, None if it isn't a model's.
+
+    Args:
+        stored: The configuration.
+        known: Formats that come with these weights.
+        title: Of the weights' format.
+
+    Raises:
+        InputError: If it is another model's than the weights' names say, or says that they are quantised.
+    """
+    for name, value in stored.fields.items():
+        if name.startswith("quantization_config."):
+            raise InputError(
+                f"{stored.title} says of its weights {name} = {value!r}: give weights without quantisation"
+            )
+    for form in known:
+        if form.place == stored.place and next(iter(form.identity)) in stored.fields:
+            for name, pattern in form.identity.items():
+                for value in _listed(stored.fields.get(name)):
+                    if not re.fullmatch(pattern, str(value)):
+                        raise InputError(f"{stored.title}: {name} is {value!r}, {_another_model(stored, title)}")
+            return form
+    for name in _NAMES_OF_MODELS:
+        if stored.place == CONFIG_FILE and name in stored.fields:
+            raise InputError(f"{stored.title}: {name} is {stored.fields[name]!r}, {_another_model(stored, title)}")
+    return None
+
+
+def compare(stored: StoredConfiguration, form: ConfigurationFormat | None, backbone: Any, found: Comparison) -> None:
+    """Compare a configuration with a backbone.
+
+    Args:
+        stored: The configuration.
+        form: Its format; None reads nothing of it.
+        backbone: Where the weights go.
+        found: What was found is added to it.
+
+    Raises:
+        InputError: If a field says what the backbone doesn't compute.
+    """
+    if form is None:
+        found.unread += [f"{name} ({stored.title})" for name in stored.fields]
+        return
+    family, expected = type(backbone).__name__, form.expected(backbone)
+    matching, images = 0, []
+    for name, value in stored.fields.items():
+        if name in expected:
+            wanted = expected[name]
+            what = f"{stored.title}: {name} is {value!r}, {family} here has {_said(wanted)}"
+            found.arguments |= {wanted.argument} if wanted.argument else set()
+            if any(_same(wanted.of(value), one) for one in wanted.values):
+                matching += 1
+            elif wanted.free:
+                found.notes.append(what)
+            elif wanted.argument is None:
+                raise InputError(f"{what} and no other, so that these weights would compute something else")
+            else:
+                raise InputError(f"{what}: set {wanted.argument}, or these weights would compute something else")
+        elif name in form.identity:
+            matching += 1
+        elif _fits(name, form.images):
+            images.append(f"{name.rpartition('.')[2]} {value}")
+        elif _fits(name, form.settings) and not _fits(name, form.harmless) and value:
+            raise InputError(
+                f"{stored.title}: {name} is {value!r}, a setting of the model that is not known here, with which these "
+                "weights may compute something else"
+            )
+        elif not _fits(name, form.harmless):
+            found.unread.append(f"{name} ({stored.title})")
+    if images:
+        found.notes.append(f"{stored.title}: images were prepared with {', '.join(images)}")
+    found.matching[stored.title] = matching
+
+
+def compare_untraced(
+    source: str,
+    published: Mapping[str, Mapping[str, Expected]],
+    ours: Mapping[str, Expected],
+    backbone: Any,
+    found: Comparison,
+) -> None:
+    """Compare what tensors don't show with the published variants whose tensors are the same.
+
+    Args:
+        source: Where the weights come from.
+        published: For each of these variants its arguments.
+        ours: Those of the backbone.
+        backbone: Where the weights go.
+        found: What was compared before; what is found is added to it.
+
+    Raises:
+        InputError: If a configuration says that the weights are a published model's, and it has other arguments.
+    """
+    differing = {
+        name: [key for key in ours if key not in found.arguments and ours[key].values != theirs[key].values]
+        for name, theirs in published.items()
+    }
+    if not all(differing.values()) or not differing:
+        return
+    name, keys = min(differing.items(), key=lambda item: len(item[1]))
+    key = min(keys, key=lambda one: ours[one].free)
+    family = type(backbone).__name__
+    theirs = _said(published[name][key])
+    what = f"{source}: tensors as those of {name}, which has {theirs}; {family} here has {_said(ours[key])}"
+    if found.matching and not ours[key].free:
+        raise InputError(f"{what}: set {key}, or these weights would compute something else")
+    found.notes.append(what)
+
+
+def _said(expected: Expected) -> str:
+    """What our backbone has, for messages."""
+    value = repr(expected.values[0])
+    return f"{expected.argument or ''} {value if len(value) <= 60 else 'of its own'}".strip()
+
+
+def _another_model(stored: StoredConfiguration, title: str) -> str:
+    apart = "; if it isn't theirs, move them apart" if stored.place == CONFIG_FILE else ""
+    return f"another model than {title}, which would take its weights and compute something else{apart}"
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _same(found: Any, expected: Any) -> bool:
+    if isinstance(found, list | tuple) and isinstance(expected, list | tuple):
+        return len(found) == len(expected) and all(map(_same, found, expected))
+    if isinstance(found, str) and isinstance(expected, str):
+        return found.casefold() == expected.casefold()
+    if isinstance(found, int | float) and isinstance(expected, int | float):
+        return math.isclose(found, expected, rel_tol=1e-9)
+    return bool(found == expected)

@@ -1,0 +1,56 @@
+"""The configurations of Swin's training script and of those made from it, in the files' entry "config"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mambarium.backbones.published.configuration import ConfigurationFormat, Expected
+
+_HARMLESS = (
+    "BASE",
+    "DATA.*",
+    "TRAIN.*",
+    "AUG.*",
+    "TEST.*",
+    "AMP_*",
+    "ENABLE_AMP",
+    "OUTPUT",
+    "TAG",
+    "*_FREQ",
+    "SEED",
+    "*_MODE",
+    "FUSED_*",
+    "LOCAL_RANK",
+    "MODEL.NAME",
+    "MODEL.PRETRAINED",
+    "MODEL.RESUME",
+    "MODEL.NUM_CLASSES",
+    "MODEL.DROP*",
+    "MODEL.LABEL_SMOOTHING",
+    "MODEL.MMCKPT",
+)
+
+
+def yacs_config(
+    model_type: str,
+    section: str,
+    arguments: Callable[[Any], Mapping[str, Expected]],
+    harmless: tuple[str, ...] = (),
+) -> ConfigurationFormat:
+    """A configuration of one type of model.
+
+    Args:
+        model_type: Regular expression of `MODEL.TYPE`.
+        section: The part of `MODEL` with this type's settings.
+        arguments: What these settings must be for a backbone of our family.
+        harmless: Those of them that change nothing of what given weights compute, and sections of other types.
+    """
+    inside = f"MODEL.{section}."
+    return ConfigurationFormat(
+        "config",
+        {"MODEL.TYPE": model_type},
+        lambda backbone: {inside + name: value for name, value in arguments(backbone).items()},
+        harmless=(*_HARMLESS, *harmless),
+        settings=(f"{inside}*",),
+    )
