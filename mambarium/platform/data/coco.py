@@ -13,6 +13,7 @@ from mambarium.platform.data.coco_masks import encode_segmentation
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample
+from mambarium.platform.data.facts import Facts
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.object_files import AnnotatedImage, ObjectFiles, detection_transforms
@@ -53,9 +54,6 @@ class CocoDetection(DetectionImages):
         num_workers: Processes that load samples; 0 loads them in the training process.
         seed: Seed of order and augmentation.
 
-    Attributes:
-        category_ids: The file's category id of each class.
-
     Raises:
         InputError: If a file is missing or lacks what is needed, or test images are given without annotations.
     """
@@ -92,15 +90,9 @@ class CocoDetection(DetectionImages):
             raise InputError(f"data.test_images is {test_images!r} without annotations: set data.test_annotations too")
         if test_annotations is not None:
             self._parts["test"] = (root / test_annotations, root / (test_images or val_images))
-        self._training_content: dict[str, Any] | None = read_annotations(self._parts["train"][0])
-        categories = read_categories(self._training_content, self._parts["train"][0])
-        self.category_ids: list[int] = [category["id"] for category in categories]
-        self._names = {category["id"]: category["name"] for category in categories}
-        if all("frequency" in category for category in categories):
-            self.class_frequencies = read_frequencies(categories, self._parts["train"][0])
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
-            class_names=[category["name"] for category in categories],
+            class_names=None,
             train_transforms=for_training,
             eval_transforms=for_evaluation,
             mean=mean,
@@ -113,16 +105,38 @@ class CocoDetection(DetectionImages):
             seed=seed,
         )
 
+    @property
+    def where(self) -> str:
+        """The annotations of the training images."""
+        return str(self._parts["train"][0])
+
+    @cached_property
+    def _training_content(self) -> dict[str, Any]:
+        return read_annotations(self._parts["train"][0])
+
+    def read_facts(self) -> Facts:
+        """Finds out the categories of the training annotations."""
+        file = self._parts["train"][0]
+        categories = read_categories(self._training_content, file)
+        has_frequencies = all("frequency" in category for category in categories)
+        return {
+            "class_names": [category["name"] for category in categories],
+            "category_ids": [category["id"] for category in categories],
+            "class_frequencies": read_frequencies(categories, file) if has_frequencies else None,
+        }
+
     @cached_property
     def splits(self) -> Splits[DetectionSample]:
         """The images of the annotation files."""
+        facts = self.found_facts
+        names = dict(zip(facts["category_ids"], facts["class_names"], strict=True))
         sources = {}
         for part, (file, folder) in self._parts.items():
-            content = (self._training_content if part == "train" else None) or read_annotations(file)
-            check_names(content, file, self._names)
-            images = read_images(content, file, folder, self.category_ids, self._masks)
+            content = self._training_content if part == "train" else read_annotations(file)
+            check_names(content, file, names)
+            images = read_images(content, file, folder, list(names), self._masks)
             sources[part] = ObjectFiles(images, str(file), self._masks, part == "train", self._broken)
-        self._training_content = None
+        del self._training_content  # many times the size of what is kept of it
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
 
 

@@ -13,6 +13,7 @@ from mambarium.platform.data.detection_samples import (
     removing_whole_objects,
     visible_objects,
 )
+from mambarium.platform.data.facts import Facts
 from mambarium.platform.data.order import SampleKey
 from mambarium.tasks.mask_encoding import encode_mask
 
@@ -43,16 +44,23 @@ class DetectionImages(DenseImages[DetectionSample]):
 
     In training, objects that the transforms move out of the image are left out. In evaluation every object stays, so
     no evaluation transform may move one out.
-
-    Attributes:
-        category_ids: The number that each class has in an annotation file, if it comes from one.
-        class_frequencies: For each class of data of the LVIS kind "r", "c" or "f" (rare, common, frequent); else None.
     """
 
-    class_frequencies: list[str] | None = None
-    category_ids: list[int] | None = None
+    @property
+    def category_ids(self) -> list[int] | None:
+        """The number that each class has in an annotation file, if it comes from one."""
+        return self.fact("category_ids")
 
-    def augmented(
+    @property
+    def class_frequencies(self) -> list[str] | None:
+        """For each class of data of the LVIS kind "r", "c" or "f" (rare, common, frequent); else None."""
+        return self.fact("class_frequencies")
+
+    def read_facts(self) -> Facts:
+        """Finds out the classes; a subclass adds what annotation files say of them beside their names."""
+        return {**super().read_facts(), "category_ids": None, "class_frequencies": None}
+
+    def annotated(
         self, source: SampleSource[DetectionSample], transforms: Sequence[Transform], training: bool
     ) -> AugmentedSamples[DetectionSample]:
         """Returns the data set of a source and its transforms."""

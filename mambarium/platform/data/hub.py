@@ -41,6 +41,11 @@ class HubDataSet(NamedTuple):
     data_dir: str | None
     data_files: DataFiles
 
+    @property
+    def where(self) -> str:
+        """What an error message calls it."""
+        return f"data set {self.name!r}"
+
     def parts(self, splits: Mapping[str, str | None], columns: Mapping[str, str]) -> dict[str, Part]:
         """Opens the parts that there are.
 
@@ -56,7 +61,7 @@ class HubDataSet(NamedTuple):
         for part, split in splits.items():
             if split is None:
                 continue
-            where = f"data set {self.name!r}, split {split!r}"
+            where = f"{self.where}, split {split!r}"
             rows = self._rows(split)
             for option, column in columns.items():
                 if column not in rows.column_names:
@@ -77,7 +82,7 @@ class HubDataSet(NamedTuple):
         except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, KeyError) as error:
             cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
             reason = " ".join(str(cause or error).split())
-            raise InputError(f"data set {self.name!r}, split {split!r}: cannot be loaded ({reason})") from error
+            raise InputError(f"{self.where}, split {split!r}: cannot be loaded ({reason})") from error
 
 
 class RowsOfPart(NamedTuple):

@@ -16,7 +16,7 @@ from mambarium.platform.data.coco_masks import encode_segmentation
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample
-from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, divided_rows
+from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, Part, divided_rows
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.object_files import detection_transforms, with_objects
@@ -100,17 +100,13 @@ class HubDetection(DetectionImages):
         seed: int = 0,
     ) -> None:
         self._image_column = image_column
+        self._objects_column = objects_column
         self._val_fraction = val_fraction
         self._masks = masks
         self._keys = (box_key, label_key)
         self._box_format: BoxFormat = box_format
-        self._parts = HubDataSet(name, config, data_dir, data_files).parts(
-            {"train": train_split, "val": val_split, "test": test_split},
-            {"image_column": image_column, "objects_column": objects_column},
-        )
-        self._objects = {part: _objects_of(*opened, objects_column, self._keys) for part, opened in self._parts.items()}
-        if class_names is None:
-            class_names = _class_names(*self._parts["train"], objects_column, label_key, self._objects["train"])
+        self._data_set = HubDataSet(name, config, data_dir, data_files)
+        self._split_names = {"train": train_split, "val": val_split, "test": test_split}
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
             class_names=class_names,
@@ -125,6 +121,26 @@ class HubDetection(DetectionImages):
             num_workers=num_workers,
             seed=seed,
         )
+
+    @property
+    def where(self) -> str:
+        """The name of the data set."""
+        return self._data_set.where
+
+    @cached_property
+    def _parts(self) -> dict[str, Part]:
+        columns = {"image_column": self._image_column, "objects_column": self._objects_column}
+        return self._data_set.parts(self._split_names, columns)
+
+    @cached_property
+    def _objects(self) -> dict[str, list[list[dict[str, Any]]]]:
+        """The objects of each row of each part."""
+        column = self._objects_column
+        return {part: _objects_of(*opened, column, self._keys) for part, opened in self._parts.items()}
+
+    def read_class_names(self) -> list[str]:
+        """Returns the classes that the column declares, or else all that occur in the training split."""
+        return _class_names(*self._parts["train"], self._objects_column, self._keys[1], self._objects["train"])
 
     @cached_property
     def splits(self) -> Splits[DetectionSample]:
@@ -159,10 +175,11 @@ class HubDetection(DetectionImages):
     def _record(self, item: dict[str, Any], where: str) -> ObjectRecord:
         box_key, label_key = self._keys
         label, box = item[label_key], item[box_key]
-        if isinstance(label, str) and label in self.class_names:
-            label = self.class_names.index(label)
-        if not isinstance(label, int) or not 0 <= label < self.num_classes:
-            raise InputError(f"{where}: an object's {label_key!r} {label!r} is none of the {self.num_classes} classes")
+        class_names = self.found_facts["class_names"]
+        if isinstance(label, str) and label in class_names:
+            label = class_names.index(label)
+        if not isinstance(label, int) or not 0 <= label < len(class_names):
+            raise InputError(f"{where}: an object's {label_key!r} {label!r} is none of the {len(class_names)} classes")
         if not is_box(box):
             raise InputError(f"{where}: an object's {box_key!r} {box!r} is not four numbers")
         area = item.get("area")

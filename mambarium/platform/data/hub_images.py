@@ -78,12 +78,10 @@ class HubImages(ClassificationImages):
         self._image_column = image_column
         self._label_column = label_column
         self._val_fraction = val_fraction
-        self._parts = HubDataSet(name, config, data_dir, data_files).parts(
-            {"train": train_split, "val": val_split, "test": test_split},
-            {"image_column": image_column, "label_column": label_column},
-        )
+        self._data_set = HubDataSet(name, config, data_dir, data_files)
+        self._split_names = {"train": train_split, "val": val_split, "test": test_split}
         super().__init__(
-            class_names=_class_names(*self._parts["train"], label_column),
+            class_names=None,
             image_size=image_size,
             train_transforms=train_transforms,
             eval_transforms=eval_transforms,
@@ -97,11 +95,26 @@ class HubImages(ClassificationImages):
             seed=seed,
         )
 
+    @property
+    def where(self) -> str:
+        """The name of the data set."""
+        return self._data_set.where
+
+    @cached_property
+    def _parts(self) -> dict[str, Part]:
+        columns = {"image_column": self._image_column, "label_column": self._label_column}
+        return self._data_set.parts(self._split_names, columns)
+
+    def read_class_names(self) -> list[str]:
+        """Returns the classes of the training split."""
+        return _class_names(*self._parts["train"], self._label_column)
+
     @cached_property
     def splits(self) -> ImageSplits:
         """The images of the three splits, or what stands in for a missing one."""
+        class_names = self.found_facts["class_names"]
         sources = {
-            name: _RowImages(part, self._image_column, self._label_column, self.class_names)
+            name: _RowImages(part, self._image_column, self._label_column, class_names)
             for name, part in self._parts.items()
         }
         return divided(sources["train"], sources.get("val"), sources.get("test"), self._val_fraction)

@@ -93,10 +93,8 @@ class HubSegmentation(SegmentationImages):
         self._val_fraction = val_fraction
         layout = plain_layout(class_names, ignored_value, zero_is_ignored)
         self._decoder = MaskDecoder(layout.classes, layout.ignored)
-        self._parts = HubDataSet(name, config, data_dir, data_files).parts(
-            {"train": train_split, "val": val_split, "test": test_split},
-            {"image_column": image_column, "mask_column": mask_column},
-        )
+        self._data_set = HubDataSet(name, config, data_dir, data_files)
+        self._split_names = {"train": train_split, "val": val_split, "test": test_split}
         for_training, for_evaluation = segmentation_transforms(train_transforms, short_side, long_side, crop_size)
         super().__init__(
             class_names=class_names,
@@ -111,6 +109,16 @@ class HubSegmentation(SegmentationImages):
             num_workers=num_workers,
             seed=seed,
         )
+
+    @property
+    def where(self) -> str:
+        """The name of the data set."""
+        return self._data_set.where
+
+    @cached_property
+    def _parts(self) -> dict[str, Part]:
+        columns = dict(zip(("image_column", "mask_column"), self._columns, strict=True))
+        return self._data_set.parts(self._split_names, columns)
 
     @cached_property
     def splits(self) -> Splits[SegmentationSample]:

@@ -10,7 +10,6 @@ from mambarium.platform.data.text import Text, TextSplits
 from mambarium.platform.data.text_spans import PIECE_BYTES
 from mambarium.platform.data.token_cache import cached_stream
 from mambarium.platform.data.token_stream import TokenStream
-from mambarium.platform.data.tokenization import ByteTokenization, TokenizerFile
 
 
 class HubText(Text):
@@ -68,7 +67,7 @@ class HubText(Text):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            tokenization=ByteTokenization() if tokenizer is None else TokenizerFile(tokenizer),
+            tokenizer=tokenizer,
             length=length,
             eval_length=eval_length,
             batch_size=batch_size,
@@ -84,6 +83,11 @@ class HubText(Text):
         self._val_fraction = val_fraction
         self._separator = separator
         self._cache_dir = cache_dir
+
+    @property
+    def where(self) -> str:
+        """The name of the data set."""
+        return self._data_set.where
 
     @cached_property
     def splits(self) -> TextSplits:
@@ -119,10 +123,10 @@ class HubText(Text):
     def _stream(self, part: str) -> TokenStream:
         # The library's fingerprint follows the content of the files and what was selected of them.
         content_key = f"{self._rows[part]._fingerprint} {self._column} {self._separator!r}"
-        return cached_stream(lambda: self._pieces(part), content_key, self.tokenization, self._cache_dir)
+        return cached_stream(lambda: self._pieces(part), content_key, self.found_tokenization, self._cache_dir)
 
     def _pieces(self, part: str) -> Iterator[tuple[bytes, str]]:
-        where = f"data set {self._data_set.name!r}, {part} rows"
+        where = f"{self._data_set.where}, {part} rows"
         piece: list[str] = []
         size = 0
         for row, text in enumerate(self._texts(part)):

@@ -64,9 +64,8 @@ class ImageFolder(ClassificationImages):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        self._folders = _find_split_folders(Path(path).expanduser())
         super().__init__(
-            class_names=_class_names(self._folders["train"]),
+            class_names=None,
             image_size=image_size,
             train_transforms=train_transforms,
             eval_transforms=eval_transforms,
@@ -79,12 +78,27 @@ class ImageFolder(ClassificationImages):
             num_workers=num_workers,
             seed=seed,
         )
+        self._path = Path(path).expanduser()
         self._val_fraction = val_fraction
+
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(self._path)
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        return _find_split_folders(self._path)
+
+    def read_class_names(self) -> list[str]:
+        """Returns the names of the folders of training images."""
+        return _class_names(self._folders["train"])
 
     @cached_property
     def splits(self) -> ImageSplits:
         """The images of the three folders, or what stands in for a missing one."""
-        sources = {split: _FolderImages(folder, self.class_names) for split, folder in self._folders.items()}
+        names = self.found_facts["class_names"]
+        sources = {split: _FolderImages(folder, names) for split, folder in self._folders.items()}
         return divided(sources["train"], sources.get("val"), sources.get("test"), self._val_fraction)
 
 

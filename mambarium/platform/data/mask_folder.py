@@ -84,8 +84,6 @@ class MaskFolder(SegmentationImages):
         if (preset is None) == (class_names is None):
             raise InputError("give data.preset for a published set or data.class_names for your own, one of the two")
         self._root = Path(path).expanduser()
-        if not self._root.is_dir():
-            raise InputError(f"{self._root}: no such folder (data.path)")
         self._layout = PRESETS[preset] if preset else plain_layout(class_names or [], ignored_value, zero_is_ignored)
         for_training, for_evaluation = segmentation_transforms(train_transforms, short_side, long_side, crop_size)
         super().__init__(
@@ -102,9 +100,16 @@ class MaskFolder(SegmentationImages):
             seed=seed,
         )
 
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(self._root)
+
     @cached_property
     def splits(self) -> Splits[SegmentationSample]:
         """The images of the folders; without test images, the validation images are the test images."""
+        if not self._root.is_dir():
+            raise InputError(f"{self._root}: no such folder (data.path)")
         sources = {
             split: MaskFiles(image_folder, mask_folder, self._layout, self._root, split, self._broken)
             for split in self._layout.folders

@@ -1,13 +1,15 @@
 """What all data modules share: exact order, exact coverage, length of a run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 import lightning
 from torch.utils.data import DataLoader, Sampler
 
 from mambarium.errors import InputError
+from mambarium.platform.data.facts import Facts, require_agreement
 from mambarium.platform.data.order import EvaluationBatches, TrainingBatches
 
 
@@ -27,7 +29,12 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
     Batches are global: with several processes each takes its share of the same batches that one process would
     see. Evaluation sees each sample exactly once over all processes.
 
-    A subclass defines `training_samples`, `validation_samples` and `test_samples`, and `collate`.
+    A constructor checks its arguments and touches no file; files are read when their content is first asked for. What
+    a model has to know of the data it learnt from (`read_facts`) is part of the run's checkpoints. A module that a
+    checkpoint was restored into says it without reading, and refuses data that says something else.
+
+    A subclass defines `training_samples`, `validation_samples` and `test_samples`, `collate`, and, if there are any,
+    `read_facts`.
 
     Args:
         batch_size: Samples per optimisation step, over all processes together.
@@ -51,6 +58,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         self.passes = passes
         self.num_workers = num_workers
         self.seed = seed
+        self._restored: Facts = {}
 
     @abstractmethod
     def training_samples(self) -> Samples:
@@ -68,6 +76,68 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
     @abstractmethod
     def collate(self) -> Callable[[list[Any]], Any]:
         """What makes a batch of a list of samples; must be picklable."""
+
+    @property
+    def where(self) -> str:
+        """What an error message calls the data: its path, if it has one."""
+        return type(self).__name__
+
+    @property
+    def facts_need_reading(self) -> bool:
+        """Whether `read_facts` opens files, rather than repeating the arguments."""
+        return False
+
+    def read_facts(self) -> Facts:
+        """Finds out what a model has to know of the data it learns from, in plain strings, numbers and lists."""
+        return {}
+
+    @cached_property
+    def found_facts(self) -> Facts:
+        """What `read_facts` found; whoever reads samples asks for it first.
+
+        Raises:
+            InputError: If the data can't be read, or is not what a restored checkpoint's model learnt from.
+        """
+        found = self.read_facts()
+        self.require_agreement(found)
+        return found
+
+    def fact(self, name: str) -> Any:
+        """Returns one of the facts, that of a restored checkpoint if there is one."""
+        return self._restored[name] if name in self._restored else self.found_facts[name]
+
+    def require_agreement(self, found: Facts) -> None:
+        """Refuses data that is not what a restored checkpoint's model learnt from.
+
+        Args:
+            found: What the data says.
+
+        Raises:
+            InputError: With what both say.
+        """
+        require_agreement(found, self._restored, self.where)
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments that a checkpoint records beside the facts, in plain strings, numbers and lists."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps: the facts and the settings."""
+        found = {} if self._restored and "found_facts" not in vars(self) else self.found_facts
+        return {**self._restored, **found, **self.settings()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes the facts over from a checkpoint; settings stay as they are configured.
+
+        Args:
+            state_dict: What `state_dict` returned, or less.
+
+        Raises:
+            InputError: If the data has been read, or its arguments say without reading, and the facts differ.
+        """
+        self._restored = {name: value for name, value in state_dict.items() if name not in self.settings()}
+        if "found_facts" in vars(self) or not self.facts_need_reading:
+            self.require_agreement(self.found_facts)
 
     def reference_figures(self) -> dict[str, float]:
         """Returns figures that simple methods reach on the evaluation data, by name, computed on the spot."""

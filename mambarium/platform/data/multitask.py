@@ -8,6 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from mambarium.errors import InputError
+from mambarium.platform.data.detection_images import DetectionImages
+from mambarium.platform.data.image_data import ImageData
 from mambarium.platform.data.module import ExactDataModule, Samples
 from mambarium.platform.data.order import EvaluationBatches, GlobalBatches
 from mambarium.platform.data.turns import (
@@ -36,11 +38,6 @@ class MultiTaskData(ExactDataModule):
         seed: Seed of order and augmentation, for all tasks the same: joint batches from the same images then are
             about the same images in the same order.
 
-    Attributes:
-        num_classes: Number of classes of each task.
-        class_names: The names of each task's classes.
-        class_frequencies: LVIS's frequency of each class, for each task whose data has them; else None.
-
     Raises:
         InputError: If there is no task, or a task's data has no classes or says its own length or workers.
     """
@@ -58,19 +55,44 @@ class MultiTaskData(ExactDataModule):
         sizes = [data.batch_size for data in tasks.values()]
         batch_size = sum(sizes) if turns == "joint" else max(sizes)
         super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
+        self.tasks: dict[str, ImageData] = {}
         for name, data in tasks.items():
             if data.passes is not None:
                 raise InputError(f"data.tasks.{name}: give passes beside `tasks`, for all tasks together")
             if data.num_workers:
                 raise InputError(f"data.tasks.{name}: give num_workers beside `tasks`, for all tasks together")
-            if not hasattr(data, "num_classes"):
+            if not isinstance(data, ImageData):
                 raise InputError(f"data.tasks.{name}: {type(data).__name__} has no classes: give data of images")
             data.seed = seed
-        self.tasks = tasks
+            self.tasks[name] = data
         self.turns = turns
-        self.num_classes = {name: data.num_classes for name, data in tasks.items()}  # type: ignore[attr-defined]  # of every data module with classes
-        self.class_names = {name: data.class_names for name, data in tasks.items()}  # type: ignore[attr-defined]  # of every data module with classes
-        self.class_frequencies = {name: getattr(data, "class_frequencies", None) for name, data in tasks.items()}
+
+    @property
+    def class_names(self) -> dict[str, list[str]]:
+        """The names of each task's classes."""
+        return {name: data.class_names for name, data in self.tasks.items()}
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Number of classes of each task."""
+        return {name: data.num_classes for name, data in self.tasks.items()}
+
+    @property
+    def class_frequencies(self) -> dict[str, list[str] | None]:
+        """LVIS's frequency of each class, for each task whose data has them; else None."""
+        return {
+            name: data.class_frequencies if isinstance(data, DetectionImages) else None
+            for name, data in self.tasks.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps of each task's data, by the task's name."""
+        return {name: data.state_dict() for name, data in self.tasks.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over what a checkpoint knows of each task's data."""
+        for name, data in self.tasks.items():
+            data.load_state_dict(state_dict.get(name, {}))
 
     def prepare_data(self) -> None:
         for data in self.tasks.values():

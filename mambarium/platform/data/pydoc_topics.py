@@ -4,7 +4,6 @@ from functools import cached_property
 
 from mambarium.platform.data.text import Text, TextSplits
 from mambarium.platform.data.token_stream import byte_stream
-from mambarium.platform.data.tokenization import ByteTokenization
 
 
 class PydocTopics(Text):
@@ -34,7 +33,7 @@ class PydocTopics(Text):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            tokenization=ByteTokenization(),
+            tokenizer=None,
             length=length,
             eval_length=eval_length,
             batch_size=batch_size,

@@ -19,7 +19,7 @@ class SegmentationImages(DenseImages[SegmentationSample]):
     Pixels that no class counts for, padding among them, are `IGNORED_CLASS`.
     """
 
-    def augmented(
+    def annotated(
         self, source: SampleSource[SegmentationSample], transforms: Sequence[Transform], training: bool
     ) -> AugmentedSamples[SegmentationSample]:
         """Returns the data set of a source and its transforms."""

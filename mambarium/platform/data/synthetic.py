@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from mambarium.errors import InputError
+from mambarium.platform.data.facts import Facts
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.data.token_windows import TokenWindow, collate_windows
 from mambarium.platform.randomness import mixed_seed
@@ -74,7 +75,6 @@ class SyntheticSequences(ExactDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
         self.rule = rule
-        self.vocab_size = rule.vocab_size
         self.length = length
         self.eval_length = length if eval_length is None else eval_length
         self.test_length = self.eval_length if test_length is None else test_length
@@ -87,6 +87,15 @@ class SyntheticSequences(ExactDataModule):
             if value < 1:
                 raise InputError(f"data.{name} is {value}: give 1 or more")
         self.num_samples, self.num_eval_samples, self.predict_all = num_samples, num_eval_samples, predict_all
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        return self.rule.vocab_size
+
+    def read_facts(self) -> Facts:
+        """Finds out the number of tokens, which the arguments say."""
+        return {"vocab_size": self.vocab_size}
 
     def training_samples(self) -> "DrawnSequences":
         """Returns the training sequences."""

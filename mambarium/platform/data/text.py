@@ -1,11 +1,12 @@
 """The data module of language modelling; where the text comes from is left to its subclasses."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mambarium.errors import InputError
+from mambarium.platform.data.facts import Facts, disagreement
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.data.text_reference import text_reference_figures
 from mambarium.platform.data.token_stream import TokenStream
@@ -15,7 +16,13 @@ from mambarium.platform.data.token_windows import (
     TrainingWindows,
     collate_windows,
 )
-from mambarium.platform.data.tokenization import Tokenization
+from mambarium.platform.data.tokenization import (
+    ByteTokenization,
+    JsonTokenization,
+    Tokenization,
+    read_tokenization,
+    tokenizer_difference,
+)
 from mambarium.tasks.batches import TokenBatch
 
 REFERENCE_TRAINING_BYTES = 16 * 2**20
@@ -40,7 +47,7 @@ class Text(ExactDataModule):
     first exactly once, in windows side by side, each of which starts without memory.
 
     Args:
-        tokenization: How text becomes tokens.
+        tokenizer: A `tokenizer.json` of the `tokenizers` library; None: bytes.
         length: Tokens per training window.
         eval_length: Tokens per evaluation window; None: as in training.
         batch_size: Windows per optimisation step, over all processes together.
@@ -51,7 +58,7 @@ class Text(ExactDataModule):
 
     def __init__(
         self,
-        tokenization: Tokenization,
+        tokenizer: str | None,
         length: int,
         eval_length: int | None,
         batch_size: int,
@@ -62,10 +69,60 @@ class Text(ExactDataModule):
         super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
         if length < 1 or (eval_length is not None and eval_length < 1):
             raise InputError(f"data.length is {length}, data.eval_length {eval_length}: give 1 or more")
-        self.tokenization = tokenization
-        self.vocab_size = tokenization.vocab_size
+        self._tokenizer = tokenizer
         self.length = length
         self.eval_length = length if eval_length is None else eval_length
+
+    @cached_property
+    def _configured_tokenization(self) -> Tokenization:
+        return read_tokenization(self._tokenizer)
+
+    @property
+    def found_tokenization(self) -> Tokenization:
+        """How text becomes tokens as it is configured.
+
+        Raises:
+            InputError: If it can't be read, or is not that of a restored checkpoint.
+        """
+        _ = self.found_facts
+        return self._configured_tokenization
+
+    @cached_property
+    def tokenization(self) -> Tokenization:
+        """How text becomes tokens: that of a restored checkpoint, or else as it is configured."""
+        return self._configured_tokenization
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        return self.fact("vocab_size")
+
+    @property
+    def facts_need_reading(self) -> bool:
+        """Whether there is a tokenizer file."""
+        return self._tokenizer is not None
+
+    def read_facts(self) -> Facts:
+        """Finds out the tokenizer, all of it, so that a model's prompts need no file."""
+        tokenization = self._configured_tokenization
+        return {"vocab_size": tokenization.vocab_size, "tokenizer": tokenization.json}
+
+    def require_agreement(self, found: Facts) -> None:
+        """Refuses another tokenizer than that of a restored checkpoint, however its file is written."""
+        if "tokenizer" in self._restored:
+            if difference := tokenizer_difference(found["tokenizer"], self._restored["tokenizer"]):
+                raise disagreement(self._tokenizer or self.where, "the tokenizer", difference)
+            found = {**found, "tokenizer": self._restored["tokenizer"]}
+        super().require_agreement(found)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes the tokenizer over from a checkpoint."""
+        super().load_state_dict(state_dict)
+        if "tokenizer" in self._restored:
+            json = self._restored["tokenizer"]
+            self.tokenization = (
+                ByteTokenization() if json is None else JsonTokenization(json, "the checkpoint's tokenizer")
+            )
 
     @property
     @abstractmethod

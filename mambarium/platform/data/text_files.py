@@ -4,10 +4,9 @@ from functools import cached_property
 
 from mambarium.errors import InputError
 from mambarium.platform.data.text import Text, TextSplits
-from mambarium.platform.data.text_spans import content_key, cut, find_text, first_bytes, pieces
+from mambarium.platform.data.text_spans import TextSpan, content_key, cut, find_text, first_bytes, pieces
 from mambarium.platform.data.token_cache import cached_stream
 from mambarium.platform.data.token_stream import TokenStream
-from mambarium.platform.data.tokenization import ByteTokenization, TokenizerFile
 
 
 class TextFiles(Text):
@@ -51,7 +50,7 @@ class TextFiles(Text):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            tokenization=ByteTokenization() if tokenizer is None else TokenizerFile(tokenizer),
+            tokenizer=tokenizer,
             length=length,
             eval_length=eval_length,
             batch_size=batch_size,
@@ -59,16 +58,25 @@ class TextFiles(Text):
             num_workers=num_workers,
             seed=seed,
         )
+        if val is None and not 0 < val_fraction < 1:
+            raise InputError(f"data.val_fraction is {val_fraction}: give a number above 0 and below 1")
+        self._patterns = {"train": train, "val": val, "test": test}
+        self._val_fraction = val_fraction
         self._cache_dir = cache_dir
-        training_text = find_text(train)
-        if val is not None:
-            self._spans = {"train": training_text, "val": find_text(val)}
-        else:
-            if not 0 < val_fraction < 1:
-                raise InputError(f"data.val_fraction is {val_fraction}: give a number above 0 and below 1")
-            kept, held_out = cut(training_text, val_fraction)
-            self._spans = {"train": kept, "val": held_out}
-        self._spans["test"] = self._spans["val"] if test is None else find_text(test)
+
+    @property
+    def where(self) -> str:
+        """The text to train on."""
+        train = self._patterns["train"]
+        return train if isinstance(train, str) else ", ".join(train or [])
+
+    @cached_property
+    def _spans(self) -> dict[str, list[TextSpan]]:
+        spans = {part: find_text(patterns) for part, patterns in self._patterns.items() if patterns is not None}
+        if "val" not in spans:
+            spans["train"], spans["val"] = cut(spans["train"], self._val_fraction)
+        spans.setdefault("test", spans["val"])
+        return spans
 
     @cached_property
     def splits(self) -> TextSplits:
@@ -78,7 +86,7 @@ class TextFiles(Text):
 
     def _stream(self, split: str) -> TokenStream:
         spans = self._spans[split]
-        return cached_stream(lambda: pieces(spans), content_key(spans), self.tokenization, self._cache_dir)
+        return cached_stream(lambda: pieces(spans), content_key(spans), self.found_tokenization, self._cache_dir)
 
     def raw_text(self, split: str, limit: int) -> bytes:
         """Returns the first bytes of a split."""

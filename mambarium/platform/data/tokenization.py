@@ -1,6 +1,7 @@
 """From text to token numbers and back: bytes, or a tokenizer file."""
 
 import hashlib
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mambarium.errors import InputError
+from mambarium.platform.data.facts import described_difference
 
 
 class Tokenization(Protocol):
@@ -15,6 +17,11 @@ class Tokenization(Protocol):
 
     vocab_size: int
     fingerprint: str
+
+    @property
+    def json(self) -> str | None:
+        """All that there is to know of it, as the `tokenizers` library writes it; None: bytes."""
+        ...
 
     def tokenize(self, piece: bytes, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Tokenises a piece of text.
@@ -46,6 +53,7 @@ class ByteTokenization:
 
     vocab_size = 256
     fingerprint = "bytes"
+    json = None
 
     def tokenize(self, piece: bytes, name: str) -> tuple[np.ndarray, None]:
         """Returns the bytes as numbers."""
@@ -60,39 +68,41 @@ class ByteTokenization:
         return bytes(tokens).decode(errors="replace")
 
 
-class TokenizerFile:
-    """A tokenizer of the `tokenizers` library, from its JSON file.
+class JsonTokenization:
+    """A tokenizer of the `tokenizers` library, from its JSON text.
 
     No special tokens are added around a text; those that are written in it count as the tokenizer has them.
 
     Args:
-        path: The `tokenizer.json`.
+        text: What a `tokenizer.json` holds.
+        name: What an error message calls it.
 
     Raises:
-        InputError: If there is no such file or it does not parse.
+        InputError: If it does not parse.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path).expanduser()
-        try:
-            self._json = self._path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{self._path}: cannot read this tokenizer file ({error.strerror})") from error
-        self.fingerprint = hashlib.blake2b(self._json, digest_size=16).hexdigest()
-        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    def __init__(self, text: str, name: str) -> None:
+        self.json = text
+        self._name = name
+        self.fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        self.vocab_size = max(self.vocabulary().values(), default=-1) + 1
 
     @cached_property
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_buffer(self._json)
+            tokenizer = Tokenizer.from_str(self.json)
         except Exception as error:  # the library raises bare Exception
             reason = " ".join(str(error).split())
-            raise InputError(f"{self._path}: not a tokenizer.json of the tokenizers library ({reason})") from error
+            raise InputError(f"{self._name}: not a tokenizer.json of the tokenizers library ({reason})") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
+
+    def vocabulary(self) -> dict[str, int]:
+        """Returns the number of each token."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_tokenizer"}
@@ -100,8 +110,7 @@ class TokenizerFile:
     def tokenize(self, piece: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Tokenises UTF-8 text.
 
-        A token stands for the text from the end of the token before it to its own end, the last one for all
-        that is
+        A token stands for the text from the end of the token before it to its own end, the last one for all that is
         left: so the widths add up to the piece exactly, whatever the tokenizer drops, splits or normalises.
         """
         try:
@@ -129,3 +138,46 @@ class TokenizerFile:
     def decode(self, tokens: list[int]) -> str:
         """Returns the text of token numbers."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
+
+
+def read_tokenization(path: str | None) -> Tokenization:
+    """Reads a tokenizer file.
+
+    Args:
+        path: A `tokenizer.json` of the `tokenizers` library; None: bytes.
+
+    Raises:
+        InputError: If there is no such file or it does not parse.
+    """
+    if path is None:
+        return ByteTokenization()
+    file = Path(path).expanduser()
+    try:
+        return JsonTokenization(file.read_text(encoding="utf-8"), str(file))
+    except OSError as error:
+        raise InputError(f"{file}: cannot read this tokenizer file ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not a tokenizer.json of the tokenizers library ({error})") from error
+
+
+def tokenizer_difference(found: str | None, restored: str | None) -> str | None:
+    """How two tokenizers differ, None if they are the same in whatever way they are written.
+
+    Args:
+        found: The JSON text of the one of the data; None: bytes.
+        restored: That of a checkpoint.
+    """
+    if found == restored:
+        return None
+    if found is None or restored is None:
+        data, checkpoint = ("bytes" if text is None else "a tokenizer.json" for text in (found, restored))
+        return f"data: {data}; checkpoint: {checkpoint}"
+    ours, theirs = json.loads(found), json.loads(restored)
+    if ours == theirs:
+        return None
+    vocabularies = [JsonTokenization(text, "tokenizer").vocabulary() for text in (found, restored)]
+    tokens, restored_tokens = (sorted(vocabulary, key=vocabulary.__getitem__) for vocabulary in vocabularies)
+    if tokens != restored_tokens:
+        return described_difference(tokens, restored_tokens)
+    parts = sorted(part for part in ours.keys() | theirs.keys() if ours.get(part) != theirs.get(part))
+    return f"the same tokens, but another {', '.join(parts)}"

@@ -75,11 +75,9 @@ class VocDetection(DetectionImages):
         self._lists = {"train": train_list, "val": val_list}
         if test_list is not None:
             self._lists["test"] = test_list
-        self._training = self._read_list("train", broken)
-        found = {name for file in self._training for name in file.class_names}
         for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
         super().__init__(
-            class_names=sorted(found) if class_names is None else class_names,
+            class_names=class_names,
             train_transforms=for_training,
             eval_transforms=for_evaluation,
             mean=mean,
@@ -92,17 +90,30 @@ class VocDetection(DetectionImages):
             seed=seed,
         )
 
-    def _read_list(self, part: str, broken: BrokenPolicy) -> list["VocAnnotation"]:
+    @property
+    def where(self) -> str:
+        """The list of training images."""
+        return str(list_file(self._root, "Main", self._lists["train"]))
+
+    @cached_property
+    def _training(self) -> list["VocAnnotation"]:
+        return self._read_list("train")
+
+    def read_class_names(self) -> list[str]:
+        """Returns all names in the training annotations, in alphabetical order."""
+        return sorted({name for file in self._training for name in file.class_names})
+
+    def _read_list(self, part: str) -> list["VocAnnotation"]:
         file = list_file(self._root, "Main", self._lists[part])
         names = read_list(file)
         xml_files = [self._root / "Annotations" / f"{name}.xml" for name in names]
         annotations = []
         unreadable = 0
-        for image_id, xml_file in with_files(range(len(names)), xml_files, broken, str(file)):
+        for image_id, xml_file in with_files(range(len(names)), xml_files, self._broken, str(file)):
             try:
                 annotations.append(VocAnnotation(xml_file, self._root / "JPEGImages", image_id))
             except SampleError as error:
-                if broken == "raise":
+                if self._broken == "raise":
                     raise
                 unreadable += 1
                 note(f"skipped broken annotation: {error}")
@@ -115,10 +126,11 @@ class VocDetection(DetectionImages):
     @cached_property
     def splits(self) -> Splits[DetectionSample]:
         """The images of the lists."""
+        class_names = self.found_facts["class_names"]
         sources = {}
         for part in self._lists:
-            annotations = self._training if part == "train" else self._read_list(part, self._broken)
-            images = [annotation.image(self.class_names) for annotation in annotations]
+            annotations = self._training if part == "train" else self._read_list(part)
+            images = [annotation.image(class_names) for annotation in annotations]
             where = str(list_file(self._root, "Main", self._lists[part]))
             sources[part] = ObjectFiles(images, where, False, part == "train", self._broken)
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))

@@ -19,6 +19,8 @@ def test_fit_test_and_predict_on_images(tiny: Run, tmp_path: Path, capsys: pytes
     run = tmp_path / "runs" / "digits"
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished" and record["step"] == 6
+    kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["Digits"]
+    assert kept["class_names"] == list("0123456789") and kept["image_size"] == 8
     for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         assert (run / name).is_file(), name
     events = EventAccumulator(str(run / "tensorboard"))

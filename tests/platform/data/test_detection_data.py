@@ -144,7 +144,7 @@ def test_lvis_frequencies_and_addresses(make_coco: MakeCoco) -> None:
     assert len(data.validation_samples()) == 4
     content["categories"][1]["frequency"] = "x"
     with pytest.raises(InputError, match=r"train\.json: category 3 has frequency 'x', not r, c or f"):
-        make_coco(content)
+        _ = make_coco(content).class_frequencies
 
 
 def test_lists_of_checked_categories_are_those_of_all_images(make_coco: MakeCoco) -> None:
@@ -372,14 +372,14 @@ def test_voc_files_that_lack_something(tmp_path: Path, xml: str, message: str) -
     with pytest.raises(InputError, match=message):
         VocDetection(str(tmp_path), class_names=["cat", "dog"]).training_samples()
     with pytest.raises(InputError, match=r"other\.txt: no such list"):
-        VocDetection(str(tmp_path), train_list="other")
+        _ = VocDetection(str(tmp_path), train_list="other").class_names
 
 
 def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
     make_voc(tmp_path, a=voc_xml("a", [("cat", (3, 3, 9, 9), 0)]))
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes("grün\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"train\.txt: not text in UTF-8 .*: store it as such") as caught:
-        VocDetection(str(tmp_path))
+        _ = VocDetection(str(tmp_path)).class_names
     assert "\n" not in str(caught.value)
 
 
@@ -393,7 +393,7 @@ def test_unreadable_annotations_are_passed_over(tmp_path: Path, capsys: pytest.C
     assert "train.txt: left out 3 of 4 images whose annotations can't be read" in told
     (tmp_path / "Annotations" / "a.xml").write_text("")
     with pytest.raises(InputError, match="none of its annotations can be read"):
-        VocDetection(str(tmp_path), broken="skip")
+        _ = VocDetection(str(tmp_path), broken="skip").class_names
 
 
 def hub_folder(folder: Path, first: dict[str, Any] | None = None) -> None:
@@ -498,4 +498,4 @@ def test_rows_without_objects_do_not_say_what_the_classes_are(tmp_path: Path) ->
     empty = {"bbox": [], "category": [], "area": []}
     file.write_text("\n".join(json.dumps({"file_name": f"{i}.png", "objects": empty}) for i in range(4)))
     with pytest.raises(InputError, match=r"no object says what the classes are: set data\.class_names"):
-        HubDetection(name="imagefolder", data_dir=str(tmp_path / "set"))
+        _ = HubDetection(name="imagefolder", data_dir=str(tmp_path / "set")).class_names

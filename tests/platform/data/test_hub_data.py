@@ -75,18 +75,18 @@ def test_labels_that_are_numbers_or_names(tmp_path: Path) -> None:
 
 def test_image_sets_that_do_not_fit(parquet: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no column 'image'; it has img, fine: set data\.image_column"):
-        hub_images(parquet, image_column="image")
+        _ = hub_images(parquet, image_column="image").class_names
     with pytest.raises(InputError, match=r"no column 'label'; it has img, fine: set data\.label_column"):
-        hub_images(parquet, label_column="label")
+        _ = hub_images(parquet, label_column="label").class_names
     with pytest.raises(InputError, match="not images"):
         _ = hub_images(parquet, image_column="fine").splits
     with pytest.raises(InputError, match="split 'validation'"):
-        hub_images(parquet, val_split="validation")
+        _ = hub_images(parquet, val_split="validation").class_names
     with pytest.raises(InputError, match="cannot be loaded") as caught:
-        HubImages("nobody/no-such-data-set")
+        _ = HubImages("nobody/no-such-data-set").class_names
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="cannot be loaded"):
-        hub_images({"train": str(tmp_path / "missing.parquet")})
+        _ = hub_images({"train": str(tmp_path / "missing.parquet")}).class_names
 
 
 def test_a_corrupt_row_is_named(tmp_path: Path) -> None:

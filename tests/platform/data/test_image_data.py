@@ -149,12 +149,12 @@ def test_grey_of_32_bits(tmp_path: Path) -> None:
 
 def test_bad_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        small(tmp_path / "nowhere")
+        _ = small(tmp_path / "nowhere").class_names
     one_line(caught, "nowhere", "no such folder")
 
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as caught:
-        small(tmp_path / "empty")
+        _ = small(tmp_path / "empty").class_names
     one_line(caught, "empty", "no class folders")
 
     (folder / "train" / "emu").mkdir()
@@ -170,7 +170,7 @@ def test_bad_folders(folder: Path, tmp_path: Path) -> None:
 
     (folder / "train").rename(folder / "training")
     with pytest.raises(InputError) as caught:
-        small(folder)
+        _ = small(folder).class_names
     one_line(caught, "no folder train")
 
 

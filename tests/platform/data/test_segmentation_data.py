@@ -134,7 +134,7 @@ def test_missing_masks_and_folders(tmp_path: Path) -> None:
         own_folder_unchanged = MaskFolder(str(tmp_path), class_names=["a", "b", "c"])
         own_folder_unchanged.validation_samples()
     with pytest.raises(InputError, match="no such folder"):
-        MaskFolder(str(tmp_path / "nowhere"), preset="camvid")
+        MaskFolder(str(tmp_path / "nowhere"), preset="camvid").training_samples()
     with pytest.raises(InputError, match="has no folders leftImg8bit/train and gtFine/train"):
         _ = MaskFolder(str(tmp_path), preset="cityscapes").splits
     with pytest.raises(InputError, match=r"data\.preset .* or data\.class_names"):
@@ -207,4 +207,4 @@ def test_masks_of_datasets(tmp_path: Path) -> None:
         few = HubSegmentation(**arguments, class_names=["a", "b"], val_split="train")
         few.validation_samples()[(0, 0)]
     with pytest.raises(InputError, match=r"no column 'seg'.*data\.mask_column"):
-        HubSegmentation(**arguments, class_names=["a"], mask_column="seg")
+        HubSegmentation(**arguments, class_names=["a"], mask_column="seg").training_samples()

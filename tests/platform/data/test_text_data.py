@@ -14,7 +14,7 @@ from mambarium.platform.data import TextFiles
 from mambarium.platform.data.text_spans import TextSpan, pieces
 from mambarium.platform.data.token_stream import byte_stream
 from mambarium.platform.data.token_windows import EvaluationWindows, TrainingWindows
-from mambarium.platform.data.tokenization import TokenizerFile
+from mambarium.platform.data.tokenization import JsonTokenization
 from mambarium.tasks.batches import IGNORED_TARGET
 
 TEXT = "".join(f"Zeile {i}: schöne Grüße, 你好 🙂!  \n\n" for i in range(300))
@@ -151,7 +151,7 @@ def test_text_is_tokenised_once(text_file: Path, byte_level: str, monkeypatch: p
         raise AssertionError("tokenised again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(TokenizerFile, "tokenize", fail)
+        patched.setattr(JsonTokenization, "tokenize", fail)
         again = opened(text_file, tokenizer=byte_level).splits.train
     assert np.array_equal(again.tokens[:], first)
     assert sorted(cache.iterdir()) == folders
@@ -219,12 +219,12 @@ def test_bad_text(tmp_path: Path, text_file: Path) -> None:
         (tmp_path / "empty.txt", "no text"),
     ):
         with pytest.raises(InputError, match=words) as caught:
-            opened(source)
+            _ = opened(source).splits
         assert "\n" not in str(caught.value) and str(source) in str(caught.value)
     with pytest.raises(InputError, match=r"not a tokenizer\.json"):
-        opened(text_file, tokenizer=str(tmp_path / "tokenizer.json"))
+        _ = opened(text_file, tokenizer=str(tmp_path / "tokenizer.json")).vocab_size
     with pytest.raises(InputError, match="cannot read this tokenizer file"):
-        opened(text_file, tokenizer=str(tmp_path / "none.json"))
+        _ = opened(text_file, tokenizer=str(tmp_path / "none.json")).vocab_size
     with pytest.raises(InputError, match=r"lower data\.length"):
         opened(text_file, length=10**6).training_samples()
     with pytest.raises(InputError, match=r"data\.val_fraction"):

@@ -1,0 +1,152 @@
+"""What all data modules of images share: classes, normalisation, augmented parts, images to predict on."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Transform
+
+from mambarium.errors import InputError
+from mambarium.platform.data.broken_samples import BrokenPolicy
+from mambarium.platform.data.facts import Facts
+from mambarium.platform.data.image_files import find_images
+from mambarium.platform.data.image_samples import Normalization
+from mambarium.platform.data.module import ExactDataModule, Samples
+
+
+class ImageData(ExactDataModule):
+    """Images with classes, augmented by torchvision's v2 transforms.
+
+    A subclass defines `splits`, `augmented`, `prediction_images`, `prediction_collate` and `collate`, and
+    `read_class_names` if the classes are not given.
+
+    Args:
+        class_names: One name per class; None: the data says them.
+        train_transforms: Applied to training images.
+        eval_transforms: Applied to validation, test and prediction images.
+        mean: Subtracted per channel, on a scale of 0 to 1.
+        std: Divided by per channel, on a scale of 0 to 1.
+        broken: Whether a sample that can't be read ends the run ("raise") or is noted and passed over ("skip").
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str] | None,
+        train_transforms: Sequence[Transform],
+        eval_transforms: Sequence[Transform],
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        broken: BrokenPolicy,
+        batch_size: int,
+        passes: float | None,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
+        if not min(std) > 0:
+            raise InputError(f"data.std is {list(std)}: give numbers above 0")
+        self._given_class_names = None if class_names is None else list(class_names)
+        self.normalization = Normalization(mean, std)
+        self.predict_path: str | None = None
+        """Folder (or file) of images that `predict_dataloader` reads."""
+        self._broken: BrokenPolicy = broken
+        self._train_transforms = list(train_transforms)
+        self._eval_transforms = list(eval_transforms)
+        self._parts_read: dict[str, Samples] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """One name per class; class numbers run from 0."""
+        return self.fact("class_names")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def read_class_names(self) -> list[str]:
+        """Reads the name of each class from the data."""
+        raise NotImplementedError(f"{type(self).__name__} neither gives its classes nor reads them")
+
+    @property
+    def facts_need_reading(self) -> bool:
+        """Whether the classes are not given."""
+        return self._given_class_names is None
+
+    def read_facts(self) -> Facts:
+        """Finds out the classes."""
+        given = self._given_class_names
+        return {"class_names": self.read_class_names() if given is None else given}
+
+    def settings(self) -> dict[str, Any]:
+        """The normalisation."""
+        return {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
+
+    @property
+    @abstractmethod
+    def splits(self) -> Any:
+        """The images to train on, validate on and test on, as `train`, `val` and `test`."""
+
+    @abstractmethod
+    def augmented(self, source: Any, transforms: Sequence[Transform], training: bool) -> Samples:
+        """Returns the data set of a source and its transforms.
+
+        Args:
+            source: One of the `splits`.
+            transforms: Applied in order.
+            training: Whether it is trained on, rather than evaluated.
+        """
+
+    @abstractmethod
+    def prediction_images(self, files: Sequence[Path], transforms: Sequence[Transform]) -> Any:
+        """Returns the data set of image files to predict on."""
+
+    @property
+    @abstractmethod
+    def prediction_collate(self) -> Callable[[list[Any]], Any]:
+        """What makes a batch of such images."""
+
+    def training_samples(self) -> Samples:
+        """Returns the augmented training images."""
+        return self._part("train")
+
+    def validation_samples(self) -> Samples:
+        """Returns the validation images."""
+        return self._part("val")
+
+    def test_samples(self) -> Samples:
+        """Returns the test images."""
+        return self._part("test")
+
+    def _part(self, name: str) -> Samples:
+        _ = self.found_facts
+        if name == "test" and self.splits.test is self.splits.val:
+            name = "val"
+        if name not in self._parts_read:
+            training = name == "train"
+            transforms = self._train_transforms if training else self._eval_transforms
+            self._parts_read[name] = self.augmented(getattr(self.splits, name), transforms, training)
+        return self._parts_read[name]
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Returns a loader over the images of `predict_path`; each process reads its share of the files.
+
+        Raises:
+            InputError: If `predict_path` is not set, does not exist or has no images.
+        """
+        if self.predict_path is None:
+            raise InputError("no images to predict on: name a folder of images")
+        files = find_images(Path(self.predict_path))[self._rank :: self._world_size]
+        return DataLoader(
+            self.prediction_images(files, self._eval_transforms),
+            batch_size=max(1, self.batch_size // self._world_size),
+            collate_fn=self.prediction_collate,
+            num_workers=self.num_workers,
+            pin_memory=self._on_cuda,
+        )
