@@ -6,4 +6,21 @@ class InputError(ValueError):
 
     The message is one line that says what is wrong and how to mend it. The command line prints it without a
     traceback and exits with code 2.
+
+    Args:
+        message: The line, or what a data loader makes of it in a worker.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(original_line(message))
+
+
+def original_line(message: str) -> str:
+    """The message of an error from a data loader's worker; any other message as it is.
+
+    A worker process can't hand its exception over: the data loader makes a new one of the same class and passes it the
+    worker's whole traceback as the message. Its last line is the original message, after the exception's name.
+    """
+    if not (message.startswith("Caught ") and "\nOriginal Traceback" in message):
+        return message
+    return message.strip().splitlines()[-1].partition(": ")[2]

@@ -8,6 +8,8 @@ import yaml
 from mambarium.errors import InputError
 
 YAML_ENDINGS = (".yaml", ".yml")
+MOST_VALUES = 100_000
+"""Values that a file may stand for once its `*aliases` are written out: a few lines can stand for billions."""
 
 
 def load_yaml(path: Path) -> Any:
@@ -41,6 +43,10 @@ def parse_yaml(content: str | bytes, place: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         raise InputError(f"{place}{line}: not valid YAML: {error.problem}") from error
+    except RecursionError as error:
+        raise InputError(
+            f"{place}: mappings or lists inside each other, deeper than can be read; flatten it"
+        ) from error
     except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-02-30 is a plain ValueError
         raise InputError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from error
 
@@ -80,8 +86,15 @@ def resolve_yaml(path: Path) -> Any:
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a mapping that says a key twice is an error instead of the last one winning.
 
-    Keys are compared as they are written, before `<<` puts those of another mapping among them.
+    Keys are compared as they are written, before `<<` puts those of another mapping among them. An anchor that holds
+    itself is an error too, and so are aliases that stand for more than `MOST_VALUES` values.
     """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _written_out(node, {})
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -95,6 +108,27 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
             seen.add((key.tag, key.value))
         return node
+
+
+def _written_out(node: yaml.Node, counts: dict[int, int]) -> int:
+    """The values that a node stands for with its aliases written out.
+
+    Args:
+        node: The node.
+        counts: Those of the nodes seen so far, by identity; 0 for those that this one lies in.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in counts:
+        counts[id(node)] = 0
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        counts[id(node)] = 1 + sum(_written_out(part, counts) for part in parts)
+        if counts[id(node)] > MOST_VALUES:
+            problem = f"stands for more than {MOST_VALUES:,} values, its *aliases written out; use fewer"
+            raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+    elif counts[id(node)] == 0:
+        raise yaml.composer.ComposerError(None, None, "an &anchor holds itself; remove the *alias", node.start_mark)
+    return counts[id(node)]
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

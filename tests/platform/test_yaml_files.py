@@ -21,6 +21,8 @@ def file(tmp_path: Path) -> Path:
         ("a: 1\nb: 2\na: 3", r"run\.yaml, line 3: .*'a' stands there twice"),
         ("x: {a: 1, 'a': 3}", r"run\.yaml, line 1: .*'a' stands there twice"),
         ("a: 2024-02-30", r"run\.yaml: not valid YAML: day is out of range"),
+        ("a: " + "[" * 2000 + "]" * 2000, r"run\.yaml: mappings or lists inside each other"),
+        ("a: &a [1, {b: *a}]", r"run\.yaml, line 1: .* an &anchor holds itself"),
         ("a: {<<: 5}", r"run\.yaml, line 1: not valid YAML: expected a mapping"),
     ],
 )
@@ -29,6 +31,16 @@ def test_what_is_wrong_is_said_in_one_line(file: Path, text: str, words: str) ->
     with pytest.raises(InputError, match=words) as error:
         load_yaml(file)
     assert "\n" not in str(error.value)
+
+
+def test_aliases_do_not_stand_for_billions_of_values(file: Path) -> None:
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x]"]
+    lines += [f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 8)}]" for level in range(1, 12)]
+    file.write_text("\n".join(lines[:4]))
+    assert len(resolve_yaml(file)["l3"]) == 8
+    file.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"run\.yaml, line 6: .* more than 100,000 values"):
+        resolve_yaml(file)
 
 
 def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def _files(source: str) -> list[Path]:
         return [path]
     try:
         names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is no index of a checkpoint's parts") from error
     parts = [path.parent / name for name in names]
     if not Path(source).expanduser().exists():

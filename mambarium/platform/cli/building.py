@@ -85,17 +85,4 @@ def instantiated(parser: LightningArgumentParser, parsed: Namespace, trained: Tr
     Raises:
         InputError: If a constructor refuses its arguments.
     """
-    try:
-        return parser.instantiate(parsed, instantiators=data_makers(trained))
-    except ValueError as error:
-        if cause := input_error_behind(error):
-            raise cause from None
-        raise
-
-
-def input_error_behind(error: BaseException) -> InputError | None:
-    """The `InputError` of a constructor, which jsonargparse wraps in a message about types; None if it was another."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, InputError):
-        seen = seen.__cause__ or seen.__context__
-    return seen
+    return parser.instantiate(parsed, instantiators=data_makers(trained))

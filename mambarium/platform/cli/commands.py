@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from mambarium.errors import InputError
+from mambarium.platform.cli.boundary import brief_about_threads, run_to_exit_code
 
 
 class Command(NamedTuple):
@@ -109,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command and options; those of the process if None.
 
     Returns:
-        0 if it ended well, 1 after an unexpected error, 2 after bad input, 130 and 143 if Ctrl-C or SIGTERM stopped it.
+        0 if it ended well, 1 after an unexpected error, 2 after bad input or a fault of the environment, 130 and 143 if
+        Ctrl-C or SIGTERM stopped it.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
@@ -121,21 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(version("mambarium"))
         return 0
     debug = "--debug" in given
-    try:
-        return find_command(given[0]).run([argument for argument in given[1:] if argument != "--debug"])
-    except InputError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns Ctrl-C into SystemExit(1).
-        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        if debug:
-            traceback.print_exc()
-        print("stopped", file=sys.stderr)
-        return 130
+    options = [argument for argument in given[1:] if argument != "--debug"]
+    ours = arguments is None  # else threads and finalizers may be those of the program around it
+    with brief_about_threads(debug) if ours else nullcontext():
+        return run_to_exit_code(given[0], lambda: find_command(given[0]).run(options), debug)
 
 
 def find_command(name: str) -> Command:

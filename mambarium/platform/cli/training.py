@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mambarium.errors import InputError
@@ -65,11 +64,7 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     if verb != "fit" and not composition.files and not asks_for_help(arguments):
         composition, trained = compose_from_checkpoint(arguments)
     allow_imports(composition.packages)
-    try:
-        cli = TrainingCLI([verb, *composition.arguments], composition.files, trained)
-    except MisconfigurationException as error:
-        raise InputError(" ".join(str(error).split())) from error
-    return cli.exit_code
+    return TrainingCLI([verb, *composition.arguments], composition.files, trained).exit_code
 
 
 def asks_for_help(arguments: list[str]) -> bool:
