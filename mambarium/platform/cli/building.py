@@ -13,6 +13,7 @@ import mambarium.backbones
 import mambarium.platform.data
 import mambarium.tasks  # noqa: F401  (imported so that YAML can name their classes by short names)
 from mambarium.errors import InputError
+from mambarium.platform.cli.boundary import one_line, root_of
 from mambarium.platform.cli.imports import check_classes
 from mambarium.platform.cli.parser import StrictParser
 from mambarium.platform.cli.trained import TrainedModel
@@ -58,9 +59,9 @@ def build_task(trained: TrainedModel, description: dict[str, Any], device: str =
     """
     try:
         task = described_task(trained, description, device)
-    except (InputError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{trained.path}: its model can't be built ({cause[0]})") from error
+    # Constructors raise errors of many kinds on what a file may say.
+    except Exception as error:
+        raise InputError(f"{trained.path}: its model can't be built ({one_line(root_of(error))})") from error
     trained.check_fit(task)
     if device != "meta":
         task.load_state_dict(trained.content["state_dict"])

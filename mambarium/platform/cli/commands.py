@@ -62,12 +62,13 @@ def run_show_data(arguments: list[str]) -> int:
 
 
 def run_export(arguments: list[str]) -> int:
-    """The runner of `export`, whose checkpoint may also be named by `--checkpoint`."""
+    """The runner of `export`; its checkpoint may be named by `--checkpoint` too, and `--trust` be given repeatedly."""
     from mambarium.platform.cli.composition import paired
     from mambarium.platform.cli.export import export
     from mambarium.platform.cli.function import run_function
 
-    spelled = [("--ckpt_path" if option == "--checkpoint" else option, value) for option, value in paired(arguments)]
+    spellings = {"--checkpoint": "--ckpt_path", "--trust": "--trust+"}
+    spelled = [(spellings.get(option, option), value) for option, value in paired(arguments)]
     return run_function(
         "export", export, [option if value is None else f"{option}={value}" for option, value in spelled]
     )
