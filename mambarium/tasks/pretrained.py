@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mambarium.backbones.adapters import SequenceOnImages
+from mambarium.backbones.published.configuration import flattened, same
 from mambarium.backbones.published.loading import Assignment, assign, fit_backbone, report
 from mambarium.backbones.published.reading import read_pretrained
 from mambarium.backbones.published.report import LoadReport
@@ -22,7 +24,8 @@ def load_pretrained(task: Task, source: str | Path, *, ema: bool | None = None) 
     """Load weights into a task: all of the backbone, and of the head what fits.
 
     Of published weights, the head serves image classification and language modelling; of a checkpoint of ours, what has
-    the same names and shapes. A head for another number of classes is left as it was, and reported.
+    the same names and shapes. A head for another number of classes is left as it was, and reported; of a vocabulary of
+    another size the rows that both have are loaded.
 
     Args:
         task: Where the weights go.
@@ -52,7 +55,32 @@ def load_pretrained(task: Task, source: str | Path, *, ema: bool | None = None) 
     check_ties(state, head, str(source))
     task.backbone.load_state_dict(backbone.values, strict=False)
     objective.load_state_dict(head.values, strict=False)
-    return report(pretrained, backbone, head)
+    found = report(pretrained, backbone, head)
+    if recognised is None:
+        stored = pretrained.checkpoint.content.get("hyper_parameters", {}).get("backbone")
+        found.notes.extend(f"{source}: {other}" for other in other_settings(stored, task.hparams.get("backbone")))
+    return found
+
+
+def other_settings(theirs: Any, ours: Any) -> list[str]:
+    """Settings of a backbone that a checkpoint of ours was trained with otherwise, but for dropout.
+
+    Args:
+        theirs: The backbone's class and arguments, as the command line records them.
+        ours: Those of the backbone that the weights go into, or of one around it; nothing is known of one that was
+            built in Python.
+    """
+    if not isinstance(theirs, Mapping) or not isinstance(ours, Mapping):
+        return []
+    if theirs.get("class_path") != ours.get("class_path"):
+        return other_settings(theirs, (ours.get("init_args") or {}).get("backbone"))
+    family = str(theirs.get("class_path")).rpartition(".")[2]
+    before, now = flattened(theirs.get("init_args") or {}), flattened(ours.get("init_args") or {})
+    return [
+        f"trained with {family}'s {name} {value!r}, here it is {now[name]!r}"
+        for name, value in before.items()
+        if name in now and not same(value, now[name]) and not name.endswith(("drop_path", "dropout"))
+    ]
 
 
 def check_ties(state: dict[str, Tensor], head: Assignment, source: str) -> None:

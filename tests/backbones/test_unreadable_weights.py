@@ -213,6 +213,7 @@ def test_the_backbone_of_a_detector_is_loaded_with_mmengine_s_records_around_it(
     report = load_pretrained(backbone, tmp_path / "segmenter.pth")
     assert is_loaded(backbone, weights)
     assert report.unexpected == ["neck.conv.weight", "decode_head.conv_seg.weight"]
+    assert report.unread == [f"config ({tmp_path / 'segmenter.pth'}, its entry 'meta')"]
 
 
 def test_a_detector_around_another_backbone_says_what_it_is(tmp_path: Path) -> None:

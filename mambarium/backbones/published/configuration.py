@@ -23,6 +23,7 @@ from mambarium.errors import InputError
 CONFIG_FILE = "config.json"
 """What transformers, timm and mamba_ssm call the file beside the weights."""
 
+_APART = "; if it isn't the configuration of the weights beside it, move them apart"
 _NAMES_OF_MODELS = ("model_type", "architecture", "architectures")
 
 
@@ -114,15 +115,19 @@ def read_config_file(path: Path, title: str) -> StoredConfiguration:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{title} beside the weights can't be read as JSON ({str(error)[:120]})") from error
+        raise InputError(f"{title} can't be read as JSON ({str(error)[:120]}){_APART}") from error
     if not isinstance(fields, dict):
-        raise InputError(f"{title} beside the weights holds a {type(fields).__name__}, expected named fields")
+        raise InputError(f"{title} holds a {type(fields).__name__}, expected named fields{_APART}")
     return StoredConfiguration(CONFIG_FILE, title, flattened(fields))
 
 
 def entry_configurations(content: Mapping[str, Any], source: str) -> list[StoredConfiguration]:
-    """What training scripts put into their files: argparse's namespace "args" and the "config" of yacs."""
+    """What training scripts put into their files: argparse's namespace "args", the "config" of yacs, mmengine's."""
     found = []
+    meta = content.get("meta")
+    if isinstance(meta, Mapping):
+        text = {name: meta[name] for name in ("config", "cfg") if name in meta}
+        found.append(StoredConfiguration("meta", f"{source}, its entry 'meta'", text))
     for name in ("args", "config"):
         entry = content.get(name)
         fields = vars(entry) if isinstance(entry, argparse.Namespace) else entry
@@ -173,6 +178,12 @@ def format_of(
     return None
 
 
+def model_named(stored: StoredConfiguration | None) -> str:
+    """The model that a configuration names, for messages; empty if it names none."""
+    names = [] if stored is None else [name for name in _NAMES_OF_MODELS if name in stored.fields]
+    return f"; its {stored.place} says {names[0]} {stored.fields[names[0]]!r}" if stored and names else ""
+
+
 def compare(stored: StoredConfiguration, form: ConfigurationFormat | None, backbone: Any, found: Comparison) -> None:
     """Compare a configuration with a backbone.
 
@@ -193,9 +204,14 @@ def compare(stored: StoredConfiguration, form: ConfigurationFormat | None, backb
     for name, value in stored.fields.items():
         if name in expected:
             wanted = expected[name]
-            what = f"{stored.title}: {name} is {value!r}, {family} here has {_said(wanted)}"
+            ours = f"{wanted.argument or ''} {wanted.values[0]!r}".strip()
+            what = f"{stored.title}: {name} is {value!r}, {family} here has {ours}"
             found.arguments |= {wanted.argument} if wanted.argument else set()
-            if any(_same(wanted.of(value), one) for one in wanted.values):
+            try:
+                compared = wanted.of(value)
+            except (TypeError, ValueError):  # no number where one is expected: none of ours
+                compared = value
+            if any(same(compared, one) for one in wanted.values):
                 matching += 1
             elif wanted.free:
                 found.notes.append(what)
@@ -246,22 +262,17 @@ def compare_untraced(
         return
     name, keys = min(differing.items(), key=lambda item: len(item[1]))
     key = min(keys, key=lambda one: ours[one].free)
+    values = [repr(one[key].values[0]) for one in (ours, published[name])]
+    shown = f" ({values[0]}, there {values[1]})" if len("".join(values)) <= 80 else ""
     family = type(backbone).__name__
-    theirs = _said(published[name][key])
-    what = f"{source}: tensors as those of {name}, which has {theirs}; {family} here has {_said(ours[key])}"
+    what = f"{source}: tensors as those of {name}, but {family} here has other {key}{shown}"
     if found.matching and not ours[key].free:
         raise InputError(f"{what}: set {key}, or these weights would compute something else")
     found.notes.append(what)
 
 
-def _said(expected: Expected) -> str:
-    """What our backbone has, for messages."""
-    value = repr(expected.values[0])
-    return f"{expected.argument or ''} {value if len(value) <= 60 else 'of its own'}".strip()
-
-
 def _another_model(stored: StoredConfiguration, title: str) -> str:
-    apart = "; if it isn't theirs, move them apart" if stored.place == CONFIG_FILE else ""
+    apart = _APART if stored.place == CONFIG_FILE else ""
     return f"another model than {title}, which would take its weights and compute something else{apart}"
 
 
@@ -275,9 +286,10 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _same(found: Any, expected: Any) -> bool:
+def same(found: Any, expected: Any) -> bool:
+    """Whether two values say the same: lists and tuples, integers and floats, upper and lower case."""
     if isinstance(found, list | tuple) and isinstance(expected, list | tuple):
-        return len(found) == len(expected) and all(map(_same, found, expected))
+        return len(found) == len(expected) and all(map(same, found, expected))
     if isinstance(found, str) and isinstance(expected, str):
         return found.casefold() == expected.casefold()
     if isinstance(found, int | float) and isinstance(expected, int | float):

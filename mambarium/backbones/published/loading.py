@@ -54,7 +54,8 @@ def load_pretrained(backbone: Backbone, source: str | Path, *, ema: bool | None 
     MambaOut (official and timm), LocalVim, LocalVMamba, and of DeiT, Swin and ConvNeXt (official, timm and
     torchvision), bare or in the files that training wrote. Positions of another image size are interpolated; everything
     else must be there, in its shape. Either all is loaded or nothing. `SequenceOnImages` also takes weights of the
-    sequence backbone alone: patches and positions are then left as they were, and reported.
+    sequence backbone alone: patches and positions are then left as they were, and reported. A configuration that comes
+    with the weights (`config.json` beside them, or the training script's in their file) must say what the backbone has.
 
     Args:
         backbone: Where the weights go.
@@ -67,8 +68,9 @@ def load_pretrained(backbone: Backbone, source: str | Path, *, ema: bool | None 
         What was loaded and what was not.
 
     Raises:
-        InputError: If the source can't be read, is of no known format, or is of another model; the message names the
-            published variant that fits.
+        InputError: If the source can't be read, is of no known format, or is of another model, with the published
+            variant that fits; if a configuration says that the weights compute something else than the backbone; or if
+            they hold NaN, other types or quantised values.
     """
     pretrained = read_pretrained(source, ema)
     found = fit_backbone(backbone, pretrained)

@@ -13,6 +13,7 @@ from mambarium.backbones.published.configuration import (
     StoredConfiguration,
     entry_configurations,
     format_of,
+    model_named,
 )
 from mambarium.backbones.published.format import Weights
 from mambarium.backbones.published.known import FORMATS, Recognised, recognise, without_wrappers
@@ -79,8 +80,8 @@ def read_pretrained(source: str | Path, ema: bool | None = None) -> Pretrained:
     if recognised is None and not ours:
         titles = ", ".join(known.title for known in FORMATS)
         raise InputError(
-            f"{source} is of no format known here ({what_is_there(any_weights)}); known are "
-            f"{titles}, and checkpoints of this package"
+            f"{source} is of no format known here ({what_is_there(any_weights)}{model_named(checkpoint.config)}); "
+            f"known are {titles}, and checkpoints of this package"
         )
     if ema is not None and not (average if ema else plain):
         raise InputError(f"{source} has no {'averaged' if ema else 'plain'} weights: leave ema away")

@@ -11,7 +11,10 @@ from mambarium.backbones.published.timm import training_options
 from mambarium.backbones.vim import VARIANTS, Vim
 
 # A model's name says what its code does: "div2" that the output is halved, "midclstok" where the class token is.
-_MODELS = r"vim_\w+_patch\d+_\w*bimambav2_final_pool_\w+_abs_pos_embed_with_(midclstok|middle_cls_token)_div2"
+_MODELS = (
+    r"vim_[a-z]+_patch\d+_(stride\d+_)?\d+_bimambav2_final_pool_(mean|all|none)_abs_pos_embed_with_"
+    r"(midclstok|middle_cls_token)_div2"
+)
 _BACKWARD_SCAN = {"A_log": "A_b_log", "D": "D_b"}
 
 
