@@ -45,7 +45,8 @@ def compare(
         only: Run only the cells whose names fit this pattern, such as 'language-*' or '*-seed0'.
 
     Returns:
-        The exit code: 0 if all cells asked for are finished, 1 if not, 130 or 143 after Ctrl-C or SIGTERM.
+        The exit code: 0 if all cells asked for are finished, 1 if not, 128 + n after
+            Ctrl-C (130) or another stop signal n.
 
     Raises:
         InputError: The YAML file or an option is wrong, a finished cell's definition has changed since, or

@@ -1,13 +1,12 @@
-"""Processes that end with the one that started them, and the lock that keeps two of them off one folder.
+"""Processes that end with the one that started them, and the locks that keep two of them off one folder.
 
 The rule: whoever works in a comparison's folder holds an exclusive `flock` on its file `lock`. The commands
-of the cells inherit the lock, so it is free only when the comparison *and* its last command are gone. If the
-comparison dies without a word (kill -9), Linux sends its command a SIGTERM, upon which `fit` writes its
-checkpoint and ends; a new comparison waits for that. On other systems the command goes on, and a new
-comparison refuses to start until it has ended.
+of the cells inherit it, so it is free only when the comparison *and* its last command are gone. The comparison
+alone holds a second one, on `comparison.lock`. If it dies without a word (kill -9), Linux sends its command a
+SIGTERM, upon which `fit` writes its checkpoint and ends; a new comparison, which gets the second lock at once,
+waits for that. On other systems the command goes on, and a new comparison refuses to start until it has ended.
 """
 
-import ctypes
 import json
 import os
 import platform
@@ -19,11 +18,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO
+
+from filelock import FileLock, Timeout
 
 from mambarium.errors import InputError
+from mambarium.platform.compare import bound
 
-_PR_SET_PDEATHSIG = 1
+STOP_SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if name in signal.Signals.__members__
+)
+"""What terminals and schedulers send to stop a run."""
 
 
 class FolderLock:
@@ -49,6 +56,14 @@ class FolderLock:
         Raises:
             InputError: Another comparison works there, or a killed one's command doesn't end.
         """
+        comparison = FileLock(folder / "comparison.lock")
+        try:
+            comparison.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{folder}: another comparison works there ({_holder(folder)}); wait for it, or give this one "
+                "another name"
+            ) from None
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _acquire(descriptor, folder, patience, say)
@@ -57,6 +72,7 @@ class FolderLock:
             yield cls(descriptor)
         finally:
             os.close(descriptor)
+            comparison.release()
 
 
 def in_use(folder: Path) -> bool:
@@ -72,7 +88,10 @@ def in_use(folder: Path) -> bool:
 
 
 class SignalRelay:
-    """Passes SIGINT and SIGTERM on to the running child, and remembers the first one.
+    """Passes the first stop signal on to the running child, and remembers it.
+
+    Schedulers repeat theirs, while a run's second signal ends it at once: further ones are not passed on, but for a
+    second Ctrl-C.
 
     Attributes:
         received: The first signal, None if there was none.
@@ -80,12 +99,13 @@ class SignalRelay:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._interrupts = 0
         self._child: subprocess.Popen[bytes] | None = None
 
     @contextmanager
     def active(self) -> Iterator["SignalRelay"]:
-        """Take the two signals over, in the main thread, and give them back afterwards."""
-        old = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Take the signals over, in the main thread, and give them back afterwards."""
+        old = {number: signal.signal(number, self._pass_on) for number in STOP_SIGNALS}
         try:
             yield self
         finally:
@@ -104,8 +124,10 @@ class SignalRelay:
             self._child = None
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        is_first = self.received is None
         self.received = self.received or signal.Signals(number)
-        if self._child is not None:
+        self._interrupts += number == signal.SIGINT
+        if self._child is not None and (is_first or (number == signal.SIGINT and self._interrupts > 1)):
             self._child.send_signal(number)
 
 
@@ -124,50 +146,28 @@ def start_child(
         environment: Its environment variables.
     """
     return subprocess.Popen(
-        list(command),
+        [sys.executable, "-I", bound.__file__, str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         env=dict(environment),
         pass_fds=(lock.descriptor,),
         process_group=0,
-        preexec_fn=_end_with_parent(os.getpid()) if sys.platform == "linux" else None,
     )
-
-
-def _end_with_parent(parent: int) -> Callable[[], None]:
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork, where little is safe
-
-    def ask() -> None:
-        if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
 
 
 def _acquire(descriptor: int, folder: Path, patience: float, say: Callable[[str], None]) -> None:
     deadline = time.monotonic() + patience
     said = False
     while not _try_lock(descriptor):
-        holder = _read_holder(descriptor)
-        if holder is not None and holder["host"] == platform.node() and not _is_alive(holder["pid"]):
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"{folder}: a command of a killed comparison still runs there; end it "
-                    f"(`fuser {folder / 'lock'}` shows it) and start again"
-                )
-            if not said:
-                say("waiting for the command of a killed comparison to write its checkpoint")
-                said = True
-        elif holder is not None:
+        if time.monotonic() > deadline:
             raise InputError(
-                f"{folder}: another comparison works there (process {holder['pid']} on {holder['host']}); "
-                "wait for it, or give this one another name"
+                f"{folder}: a command of a killed comparison still runs there; end it "
+                f"(`fuser {folder / 'lock'}` shows it) and start again"
             )
-        elif time.monotonic() > deadline:
-            raise InputError(f"{folder}: another process holds {folder / 'lock'}; end it and start again")
+        if not said:
+            say("waiting for the command of a killed comparison to write its checkpoint")
+            said = True
         time.sleep(0.1)
 
 
@@ -183,20 +183,10 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _read_holder(descriptor: int) -> dict[str, Any] | None:
-    """Return who holds the lock, None in the moment before they have said so."""
+def _holder(folder: Path) -> str:
+    """Return who works in a folder, as far as they have said so yet."""
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
-    except ValueError:
-        return None
-    return holder if isinstance(holder, dict) else None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        holder = json.loads((folder / "lock").read_bytes())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "it has just started"

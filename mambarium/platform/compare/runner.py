@@ -13,7 +13,7 @@ from pathlib import Path
 import mambarium
 from mambarium.errors import InputError
 from mambarium.platform.compare.matrix import Cell
-from mambarium.platform.compare.process import FolderLock, SignalRelay, start_child
+from mambarium.platform.compare.process import STOP_SIGNALS, FolderLock, SignalRelay, start_child
 from mambarium.platform.compare.progress import Progress
 from mambarium.platform.compare.record import (
     CellFiles,
@@ -28,8 +28,8 @@ from mambarium.platform.run_folder import now
 # The command line with which a cell's commands are given to this Python.
 PROGRAM = (sys.executable, "-m", "mambarium")
 
-# What `fit` ends with after it has written its checkpoint upon Ctrl-C or SIGTERM, or by the bare signal.
-_INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+# What `fit` ends with after it has written its checkpoint upon a signal, or by the bare signal.
+_INTERRUPTED = {128 + number for number in STOP_SIGNALS} | {-number for number in STOP_SIGNALS}
 
 
 @dataclass(frozen=True)

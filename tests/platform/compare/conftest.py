@@ -32,8 +32,8 @@ if verb == "fit":
     checkpoint = folder / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     stopped = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: stopped.append(number))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, frame: os._exit(9) if stopped else stopped.append(number))
     step = int(checkpoint.read_text()) if checkpoint.exists() else 0
     print("training from step", step)
     if "needs" in task and not Path(task["needs"]).exists():
