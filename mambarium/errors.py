@@ -16,11 +16,11 @@ class InputError(ValueError):
 
 
 def original_line(message: str) -> str:
-    """The message of an error from a data loader's worker; any other message as it is.
+    """The message of an error from another process, such as a data loader's worker; any other message as it is.
 
-    A worker process can't hand its exception over: the data loader makes a new one of the same class and passes it the
-    worker's whole traceback as the message. Its last line is the original message, after the exception's name.
+    A process can't hand its exception over: torch makes a new one of the same class and passes it the whole traceback
+    as the message. Its last line is the original message, after the exception's name.
     """
-    if not (message.startswith("Caught ") and "\nOriginal Traceback" in message):
+    if "\nTraceback (most recent call last)" not in message:
         return message
     return message.strip().splitlines()[-1].partition(": ")[2]

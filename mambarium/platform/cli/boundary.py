@@ -135,6 +135,8 @@ def cause_in_the_environment(error: BaseException) -> str | None:
         return f"out of memory ({wanted or name}): lower data.batch_size, or the size of the inputs or of the model"
     if "DataLoader worker" in text and "killed by signal" in text:
         return f"{text}: the machine may be out of memory, lower data.num_workers or data.batch_size"
+    if is_lost_connection(error):
+        return f"the connection to another process of the run is lost ({text})"
     if isinstance(error, OSError):
         file = "" if error.filename is None else f"{error.filename}: "
         return f"{file}{error.strerror or text or name}"
@@ -164,6 +166,11 @@ def cause_in_the_options(error: BaseException) -> str | None:
         return text
     # Lightning's name for a wrong option, also where a call of ours brings it to light.
     return text if type(error).__name__ == "MisconfigurationException" else None
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether a process of a run failed because another one is gone; torch has no type for all its backends."""
+    return type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError") or "/gloo/" in str(error)
 
 
 def is_raised_by(error: BaseException, *packages: str) -> bool:

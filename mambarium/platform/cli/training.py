@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from mambarium.platform.cli.description import (
 from mambarium.platform.cli.imports import allow_imports, check_classes
 from mambarium.platform.cli.parser import StrictParser
 from mambarium.platform.cli.predict import PREDICT_OPTIONS, add_predict_arguments, predict
+from mambarium.platform.cli.processes import ending_together
 from mambarium.platform.cli.quiet import quiet_lightning
 from mambarium.platform.cli.results import write_result
 from mambarium.platform.cli.trained import TrainedModel
@@ -240,7 +242,23 @@ class TrainingCLI(LightningCLI):
         return evaluation_trainer(options, seed, devices=1 if self.subcommand == "predict" else None)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        {"fit": self._fit, "validate": self._evaluate, "test": self._evaluate, "predict": self._predict}[subcommand]()
+        run = {"fit": self._fit, "validate": self._evaluate, "test": self._evaluate, "predict": self._predict}
+        if self.decision.step is Step.NOTHING:
+            run[subcommand]()
+            return
+        with ending_together(self.trainer, self._note_failure):
+            run[subcommand]()
+
+    def _note_failure(self) -> None:
+        """Write down that the run has failed where the process that keeps its record can't."""
+        if self.subcommand != "fit":
+            return
+        # The lock is held by the first process, if it lives, or by one that has taken over.
+        with suppress(InputError):
+            if not self.is_first_process:
+                self.folder.lock()
+            if self.folder.record().get("status") == "running":
+                self.folder.end("failed")
 
     def _fit(self) -> None:
         if self.decision.step is Step.NOTHING:
