@@ -5,15 +5,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
+from itertools import count
 from pathlib import Path
 
 
 @contextmanager
-def replaced_atomically(target: Path) -> Iterator[BufferedRandom]:
+def replaced_atomically(target: Path, kept: Path | None = None) -> Iterator[BufferedRandom]:
     """Opens a temporary file beside the target that takes the target's place when the block ends well.
 
     Args:
         target: The file to write or replace; its folder is made.
+        kept: The name, in the same folder, under which the replaced file is kept, in place of an earlier one. A
+            crash may leave the kept file without the new one, never neither.
 
     Yields:
         The temporary file, open for writing.
@@ -25,7 +28,7 @@ def replaced_atomically(target: Path) -> Iterator[BufferedRandom]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        _put_in_place(temporary, target, kept)
     finally:
         temporary.unlink(missing_ok=True)
     _force_folder_to_disk(target.parent)
@@ -42,26 +45,47 @@ def write_atomically(target: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def duplicate_atomically(source: Path, target: Path) -> None:
+def duplicate_atomically(source: Path, target: Path, kept: Path | None = None) -> None:
     """Makes the target a second name of the source's content, by a hard link where the file system has them.
 
     Args:
         source: An intact file that is never changed in place.
         target: A file in the same folder, replaced.
+        kept: As in `replaced_atomically`.
     """
     temporary = _temporary(target)
     try:
         try:
             os.link(source, temporary)
         except OSError:
-            with source.open("rb") as reader, replaced_atomically(target) as writer:
+            with source.open("rb") as reader, replaced_atomically(target, kept) as writer:
                 shutil.copyfileobj(reader, writer)
             return
-        os.replace(temporary, target)
+        _put_in_place(temporary, target, kept)
     finally:
         # rename(2) does nothing when both names already are one file
         temporary.unlink(missing_ok=True)
     _force_folder_to_disk(target.parent)
+
+
+def name_aside(path: Path) -> Path:
+    """The first free name of `last.damaged.ckpt`, `last.damaged-2.ckpt` and so on.
+
+    Args:
+        path: The file, `last.ckpt` for example.
+    """
+    names = (f"{path.stem}.damaged{f'-{number}' if number > 1 else ''}{path.suffix}" for number in count(1))
+    return next(free for name in names if not (free := path.with_name(name)).exists())
+
+
+def set_aside(path: Path) -> None:
+    """Renames a file or folder, where there is one, so that it is in nobody's way and yet kept.
+
+    Args:
+        path: What to rename to its `name_aside`.
+    """
+    if path.exists():
+        path.rename(name_aside(path))
 
 
 def remove_stale_temporaries(folder: Path) -> None:
@@ -72,6 +96,12 @@ def remove_stale_temporaries(folder: Path) -> None:
     """
     for temporary in folder.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, target: Path, kept: Path | None) -> None:
+    if kept is not None and target.exists():
+        os.replace(target, kept)
+    os.replace(temporary, target)
 
 
 def _temporary(target: Path) -> Path:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import yaml
 from filelock import FileLock, Timeout
@@ -17,8 +17,11 @@ from filelock import FileLock, Timeout
 from mambarium.errors import InputError
 from mambarium.platform.atomic_files import write_atomically
 
+if TYPE_CHECKING:
+    from mambarium.platform.resume.recovery import Found
+
 ResumePolicy = Literal["auto", "must", "never"]
-Status = Literal["interrupted", "finished", "failed"]
+Status = Literal["running", "interrupted", "finished", "failed"]
 
 UNCOMPARED_KEYS = (
     "data.init_args.num_workers",
@@ -49,10 +52,15 @@ class Step(Enum):
 
 
 class Decision(NamedTuple):
-    """A step and, to resume, the checkpoint to go on from."""
+    """A step and what it starts from.
+
+    Attributes:
+        step: What is to be done.
+        found: The checkpoint to go on from; None begins with fresh weights.
+    """
 
     step: Step
-    checkpoint: Path | None
+    found: Found | None = None
 
 
 class RunFolder:
@@ -82,11 +90,20 @@ class RunFolder:
         if not self.record_path.exists():
             return {}
         try:
-            return json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise InputError(
-                f"{self.record_path}: unreadable ({error}); move the folder away or use another --name"
-            ) from error
+            record = json.loads(self.record_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._unreadable(str(error)) from error
+        if not isinstance(record, dict):
+            raise self._unreadable(f"a {type(record).__name__}")
+        if record.get("status") not in get_args(Status) or not isinstance(record.get("parts"), list):
+            raise self._unreadable("no status and parts")
+        return record
+
+    def _unreadable(self, found: str) -> InputError:
+        return InputError(
+            f"{self.record_path} is not the record that a run writes (found {found}): put it back, or remove it, and "
+            "the same command goes on from the run's checkpoints"
+        )
 
     def lock(self) -> None:
         """Keep other processes from training into this folder until this process ends.
@@ -111,17 +128,29 @@ class RunFolder:
     def decide(self, config: dict[str, Any], resume: ResumePolicy) -> Decision:
         """What the same command does here.
 
-        No run yet: start. Unfinished: resume. Finished: nothing. A run that died before its first checkpoint left
-        nothing to lose, so its folder is used again.
+        No run yet: start. Unfinished: go on from the best checkpoint that is left. Finished: nothing. A run that died
+        before its first checkpoint left nothing to lose, so its folder is used again.
 
         Args:
             config: The resolved configuration of the command.
             resume: `auto` starts or resumes, `must` only resumes, `never` only starts.
 
         Raises:
-            InputError: If the folder holds something else, another configuration, or what `resume` excludes.
+            InputError: If the folder holds something else, another configuration, what `resume` excludes, or a trained
+                run without a checkpoint to go on from.
         """
         record = self.record()
+        if record.get("status") == "finished":
+            self._refuse_never(resume)
+            self._check_config(self._stored_config(), config)
+            return Decision(Step.NOTHING)
+        decision = self.follow()
+        if decision.found is not None:
+            self._refuse_never(resume)
+            if "run_config" not in decision.found.checkpoint:
+                raise InputError(f"{decision.found.path} is no checkpoint that fit wrote here: use another --name")
+            self._check_config(yaml.safe_load(decision.found.checkpoint["run_config"]), config)
+            return decision
         if not record:
             entries = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
             others = [name for name in entries if name not in OWN_NAMES and not name.startswith(OWN_PREFIXES)]
@@ -129,17 +158,32 @@ class RunFolder:
                 raise InputError(f"{self.path} is not empty and no run (holds {others[0]}): use another --name")
             if resume == "must":
                 raise InputError(f"{self.path}: no run to resume; check --name, or start it with --resume auto")
-            return Decision(Step.START, None)
+            return decision
+        self._refuse_never(resume)
+        if trained := record.get("checkpoint_step"):
+            raise InputError(
+                f"{self.path} was trained to step {trained}, but {self.checkpoints} holds no checkpoint any more: put "
+                "one back, or start anew with another --name"
+            )
+        if resume == "must":
+            raise InputError(f"{self.path}: the run has no checkpoint yet; start it again with --resume auto")
+        return decision
+
+    def follow(self) -> Decision:
+        """The decision of the first process, as a further process of the same run sees it."""
+        # compare reads run folders and needs no torch
+        from mambarium.platform.resume.recovery import find_checkpoint
+
+        if self.record().get("status") == "finished":
+            return Decision(Step.NOTHING)
+        found = find_checkpoint(self.checkpoints)
+        return Decision(Step.START if found is None else Step.RESUME, found)
+
+    def _refuse_never(self, resume: ResumePolicy) -> None:
         if resume == "never":
             raise InputError(f"{self.path} holds a run already: use another --name, or --resume auto to go on with it")
-        if not self.last_checkpoint.exists() and record["status"] != "finished":
-            if resume == "must":
-                raise InputError(f"{self.path}: the run has no checkpoint yet; start it again with --resume auto")
-            return Decision(Step.START, None)
-        try:
-            stored = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"{self.config_path} can't be read ({error}): use another --name") from error
+
+    def _check_config(self, stored: Any, config: dict[str, Any]) -> None:
         if differences := config_differences(stored, config):
             listed = "; ".join(differences[:SHOWN_DIFFERENCES])
             if len(differences) > SHOWN_DIFFERENCES:
@@ -147,34 +191,58 @@ class RunFolder:
             raise InputError(
                 f"{self.path} holds a run with another configuration ({listed}): use another --name, or the old values"
             )
-        if record["status"] == "finished":
-            return Decision(Step.NOTHING, None)
-        return Decision(Step.RESUME, self.last_checkpoint)
 
-    def follow(self) -> Decision:
-        """The decision of the first process, as a further process of the same run sees it."""
-        if self.record().get("status") == "finished":
-            return Decision(Step.NOTHING, None)
-        if self.last_checkpoint.exists():
-            return Decision(Step.RESUME, self.last_checkpoint)
-        return Decision(Step.START, None)
+    def _stored_config(self) -> dict[str, Any]:
+        """The configuration that the folder holds.
+
+        Raises:
+            InputError: If it can't be read.
+        """
+        way_out = "put it back, or use another --name"
+        try:
+            stored = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            cause = " ".join(str(error).split())
+            raise InputError(f"{self.config_path} can't be read ({cause}): {way_out}") from error
+        if not isinstance(stored, dict):
+            raise InputError(f"{self.config_path} holds no configuration (found {type(stored).__name__}): {way_out}")
+        return stored
+
+    def stamp(self) -> list[tuple[str, int, int, int]]:
+        """What tells whether another process has worked here since: the record's and the checkpoints' inodes."""
+        paths = [self.record_path, *(self.checkpoints.iterdir() if self.checkpoints.is_dir() else [])]
+        stats = [(path.name, path.stat()) for path in paths if path.exists()]
+        return sorted((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
     def begin(self, config: dict[str, Any], decision: Decision) -> None:
         """Write configuration and record at the start of a run or of a further part of it."""
         if decision.step is Step.START:
             self.write_record(status="running", started=now(), parts=[part()])
-            write_atomically(self.config_path, yaml.safe_dump(config, sort_keys=False))
+            self._write_config(config)
             self.metrics_path.unlink(missing_ok=True)
             return
-        record = self.record()
-        self.write_record(**{**record, "status": "running", "parts": [*record["parts"], part()]})
+        record = self.record() or {"started": now(), "parts": []}
+        assert decision.found is not None
+        step = decision.found.checkpoint["global_step"]
+        self.write_record(
+            **{**record, "status": "running", "checkpoint_step": step, "parts": [*record["parts"], part()]}
+        )
+        try:
+            self._stored_config()
+        except InputError:
+            # the checkpoint's own, to which this one is equal, has been compared
+            self._write_config(config)
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        write_atomically(self.config_path, yaml.safe_dump(config, sort_keys=False))
 
     def end(self, status: Status, **values: Any) -> None:
         """Write how this part of the run ended.
 
         Args:
             status: How it ended.
-            values: Entries of the record to set: train_seconds over all parts, step, metrics, parameters, references.
+            values: Entries of the record to set: train_seconds over all parts, step, checkpoint_step (of the last
+                checkpoint), metrics, parameters, references.
         """
         record = self.record()
         self.write_record(

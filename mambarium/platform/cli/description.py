@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from mambarium.platform.data.module import ExactDataModule
+from mambarium.platform.resume.checkpoints import RunCheckpoint
 from mambarium.platform.resume.csv_logger import MetricsFile
 from mambarium.platform.run_folder import Decision, RunFolder
 from mambarium.tasks.task import Task
@@ -25,6 +26,11 @@ def metrics_of(trainer: Trainer) -> dict[str, float]:
     }
 
 
+def run_checkpoint(trainer: Trainer) -> RunCheckpoint:
+    """What keeps a run's checkpoints, and knows what the last one holds."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, RunCheckpoint))  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
+
+
 def train_seconds(trainer: Trainer) -> float:
     """Seconds of training that went into the weights, over all parts of an interrupted run."""
     return next(round(logger.seconds, 3) for logger in trainer.loggers if isinstance(logger, MetricsFile))
@@ -37,11 +43,13 @@ def describe_start(folder: RunFolder, decision: Decision, trainer: Trainer, mode
         InputError: If the data can't be read or doesn't fill a batch.
     """
     data.trainer = trainer
-    how = f"going on from {decision.checkpoint}" if decision.checkpoint else "new"
+    found = decision.found
+    how = f"going on from {found.path}, step {found.checkpoint['global_step']}" if found else "new"
     steps = ceil(data.total_batches / trainer.accumulate_grad_batches)
     device = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     return "\n".join(
         [
+            *(f"note: {note}" for note in (found.notes if found else ())),
             f"run      {folder.path} ({how})",
             f"model    {type(model.backbone).__name__}, {number_of_parameters(model):,} parameters, "
             f"of them {number_of_parameters(model.backbone):,} in the backbone",

@@ -30,6 +30,7 @@ from mambarium.platform.cli.description import (
     describe_start,
     metrics_of,
     number_of_parameters,
+    run_checkpoint,
     train_seconds,
 )
 from mambarium.platform.cli.imports import allow_imports, check_classes
@@ -42,6 +43,7 @@ from mambarium.platform.cli.trained import TrainedModel
 from mambarium.platform.cli.trainer import evaluation_trainer, fit_trainer
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.memory import keep_freed_memory
+from mambarium.platform.resume.recovery import Found, check_restorable, check_unfinished, hand_over
 from mambarium.platform.resume.settings import exact_trainer_settings
 from mambarium.platform.resume.signals import Interrupted
 from mambarium.platform.run_folder import Decision, ResumePolicy, RunFolder, Status, Step
@@ -206,7 +208,7 @@ class TrainingCLI(LightningCLI):
         self.folder = RunFolder(self.run_path())
 
     def instantiate_classes(self) -> None:
-        self.decision = Decision(Step.START, None)
+        self.decision = Decision(Step.START)
         if self.subcommand == "fit":
             self.decision = self._decide()
             if self.decision.step is Step.NOTHING:
@@ -220,6 +222,7 @@ class TrainingCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _decide(self) -> Decision:
+        self.stamp = self.folder.stamp()
         if self.is_first_process:
             decision = self.folder.decide(self.run_config, self.options.resume)
         else:
@@ -230,8 +233,10 @@ class TrainingCLI(LightningCLI):
         if decision.step is not Step.START:
             raise InputError(f"{self.folder.path} goes on from its own checkpoint: leave --ckpt_path away")
         path = choose_checkpoint(str(given), self.folder)
-        check_same_run(load_checkpoint(path), self.run_config, path)
-        return Decision(Step.START, path)
+        found = Found(path, load_checkpoint(path))
+        check_same_run(found.checkpoint, self.run_config, path)
+        check_unfinished(found)
+        return Decision(Step.START, found)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = dict(self._get(self.config_init, "trainer"))
@@ -267,17 +272,13 @@ class TrainingCLI(LightningCLI):
                 print(describe_end(self.folder))
             return
         # Before the folder is begun, so that a wrong file leaves none, and before callbacks copy the model.
-        if self.decision.checkpoint is None:
-            self.model.start_from_pretrained()
-        else:
-            # The same configuration makes another model where the data has other classes by now.
-            check_fit(load_checkpoint(self.decision.checkpoint), self.model, self.decision.checkpoint)
+        self._prepare_weights()
         if not self.is_first_process:
             self._train()
             return
         description = describe_start(self.folder, self.decision, self.trainer, self.model, self.datamodule)
         self.folder.lock()
-        if self._decide() != self.decision:
+        if self.folder.stamp() != self.stamp:
             raise InputError(f"{self.folder.path}: another process has just trained this run; run the command again")
         self.folder.begin(self.run_config, self.decision)
         print(description, flush=True)
@@ -291,11 +292,12 @@ class TrainingCLI(LightningCLI):
                 "train_seconds": train_seconds(self.trainer),
                 "primary_metric": self.model.primary_metric._asdict(),
             }
-            if metrics := metrics_of(self.trainer):
+            if metrics := run_checkpoint(self.trainer).metrics:
                 values["metrics"] = metrics
             if status == "finished":
                 values["references"] = self.datamodule.reference_figures()
         finally:
+            values["checkpoint_step"] = run_checkpoint(self.trainer).written_step
             if self.model.pretrained_record is not None:
                 values["pretrained"] = self.model.pretrained_record
             self.folder.end(status, **values)
@@ -303,13 +305,25 @@ class TrainingCLI(LightningCLI):
         if status == "finished":
             print(describe_end(self.folder), flush=True)
 
+    def _prepare_weights(self) -> None:
+        """Load pretrained weights, or see whether the checkpoint to go on from can be restored."""
+        found = self.decision.found
+        if found is None:
+            self.model.start_from_pretrained()
+            return
+        # The same configuration makes another model where the data has other classes by now.
+        check_fit(found.checkpoint, self.model, found.path)
+        check_restorable(found, self.trainer, own=self.decision.step is Step.RESUME)
+
     def _train(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
             grid = any(getattr(module, "uses_grid_scan", False) for module in self.model.modules())
             self.compilation_seconds = warm_up(grid=grid)
+        path = hand_over(self.decision.found, self.trainer)
+        self.decision = Decision(self.decision.step)  # what has been read is needed once only
         try:
-            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.decision.checkpoint)
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path)
         except Interrupted as interruption:
             if self.is_first_process:
                 print(interruption)

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mambarium.errors import InputError
-from mambarium.platform.atomic_files import duplicate_atomically, remove_stale_temporaries
+from mambarium.platform.atomic_files import duplicate_atomically, remove_stale_temporaries, set_aside
 from mambarium.platform.resume.agreement import Agreement
 from mambarium.platform.resume.csv_logger import MetricsFile
 from mambarium.platform.resume.position import Position
@@ -18,9 +18,12 @@ from mambarium.platform.resume.signals import Interrupted, StopSignals
 from mambarium.platform.resume.tensorboard import RunTensorBoard
 from mambarium.tasks.objective import PrimaryMetric
 
+CHECKPOINT_NAMES = ("last.ckpt", "previous.ckpt", "best.ckpt")
+"""A run's checkpoints, the one to go on from first."""
+
 
 class RunCheckpoint(Callback):
-    """Writes `last.ckpt` and `best.ckpt`, and stops the run in good order when a signal asks for it.
+    """Writes `last.ckpt`, `previous.ckpt` and `best.ckpt`, and stops the run in good order when a signal asks for it.
 
     Checkpoints are written in three places only, in which a run can go on exactly: between two training
     batches (when the accumulation of gradients is complete, and the validation after the earlier batch too),
@@ -29,10 +32,14 @@ class RunCheckpoint(Callback):
 
     `last.ckpt` is written every so many minutes or steps, before and after each validation, at the end, and
     when the run is asked to stop. `best.ckpt` is the checkpoint after the validation with the best primary
-    metric so far, the earliest of equals.
+    metric so far, the earliest of equals. `previous.ckpt` is what `last.ckpt` was before, for the case that it is
+    damaged one day.
 
     This is no `Checkpoint` to Lightning, which would move it behind the user's callbacks: it must write
     before they see the next batch begin. Belongs right behind Position and ValidationSchedule.
+
+    What lies in the folder and is not what training goes on from, such as a damaged `last.ckpt`, is kept under
+    another name.
 
     Args:
         folder: Where the files go, `runs/<name>/checkpoints`.
@@ -54,14 +61,19 @@ class RunCheckpoint(Callback):
         for name, interval in (("every_minutes", every_minutes), ("every_steps", every_steps)):
             if interval is not None and not interval > 0:
                 raise InputError(f"{name} of checkpoints is {interval}: give a number above 0")
-        self.last = folder / "last.ckpt"
-        self.best = folder / "best.ckpt"
+        self.last, self.previous, self.best = (folder / name for name in CHECKPOINT_NAMES)
         self._metric = primary_metric
         self._every_minutes = every_minutes
         self._every_steps = every_steps
         self._best_value: float | None = None
         self._log: dict[str, float] = {"rows": 0, "seconds": 0.0}
+        self._events: dict[str, int] = {}
+        self.metrics: dict[str, float] = {}
+        """What the last validation logged, also one of an earlier part of the run."""
+        self.written_step = 0
+        """The step of the last checkpoint that was written or gone on from; 0 if there is none."""
         self._metrics_file: MetricsFile | None = None
+        self._boards: list[RunTensorBoard] = []
         self._signals = StopSignals()
         self._agreement: Agreement | None = None
         self._written_at = 0.0
@@ -72,15 +84,21 @@ class RunCheckpoint(Callback):
     def state_dict(self) -> dict[str, Any]:
         if self._metrics_file is not None:
             self._log = {"rows": self._metrics_file.rows, "seconds": self._metrics_file.seconds}
+        for board in self._boards:
+            self._events = board.events
         return {
             "best_value": self._best_value,
+            "metrics": self.metrics,
             "log": self._log,
+            "events": self._events,
             "ended": self._ended,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._best_value = state_dict["best_value"]
+        self.metrics = state_dict["metrics"]
         self._log = state_dict["log"]
+        self._events = state_dict["events"]
         self._ended = state_dict["ended"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -90,6 +108,7 @@ class RunCheckpoint(Callback):
         if trainer.is_global_zero:
             remove_stale_temporaries(self.last.parent)
         self._metrics_file = next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
+        self._boards = [logger for logger in trainer.loggers if isinstance(logger, RunTensorBoard)]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # an early stop is not repeated by training on: the run had ended when this checkpoint was written
@@ -100,11 +119,7 @@ class RunCheckpoint(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._agreement = Agreement(trainer)
         self._written_at = time.monotonic()
-        if self._metrics_file is not None:
-            self._metrics_file.begin(rows=int(self._log["rows"]), seconds=self._log["seconds"])
-        for logger in trainer.loggers:
-            if isinstance(logger, RunTensorBoard):
-                logger.begin(Position.of(trainer).optimizer_steps(trainer))
+        self._take_up(trainer)
         self._signals.defer(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -140,6 +155,9 @@ class RunCheckpoint(Callback):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         self._validated = True
+        self.metrics = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        }
         if self._metric is None:
             return
         name = f"val/{self._metric.name}"
@@ -156,23 +174,48 @@ class RunCheckpoint(Callback):
         self._write(trainer)
         self._signals.restore()
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._agreement is None:  # the checkpoint was the run's end: Lightning trains nothing
+            self._take_up(trainer)
+            if trainer.is_global_zero and not self.last.exists():
+                duplicate_atomically(Path(str(trainer.ckpt_path)), self.last)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._signals.restore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._signals.restore()
 
+    def _take_up(self, trainer: Trainer) -> None:
+        """Brings logs and folder to where they were at the checkpoint that was restored, or to nothing."""
+        restored = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).resolve()
+        ours = [path for path in (self.last, self.previous, self.best) if path.exists()]
+        here = restored is not None and restored in [path.resolve() for path in ours]
+        if self._metrics_file is not None:
+            self._metrics_file.begin(int(self._log["rows"]) if here else 0, self._log["seconds"])
+        for board in self._boards:
+            board.begin(self._events if here else None)
+        self.written_step = trainer.global_step if here else 0
+        if trainer.is_global_zero:
+            for path in ours:
+                if path.resolve() == restored:
+                    break
+                set_aside(path)
+
     def _write(self, trainer: Trainer) -> None:
         if self._metrics_file is not None:
             self._metrics_file.force_to_disk()
+        for board in self._boards:
+            board.force_to_disk()
         if self._is_new_best:
             # best first: a crash between the two repeats the validation and finds the same best
             trainer.save_checkpoint(self.best)
             if trainer.is_global_zero:
-                duplicate_atomically(self.best, self.last)
+                duplicate_atomically(self.best, self.last, self.previous)
         else:
-            trainer.save_checkpoint(self.last)
+            trainer.save_checkpoint(self.last, storage_options=self.previous)
         trainer.strategy.barrier("RunCheckpoint")
+        self.written_step = trainer.global_step
         self._is_new_best = self._validated = False
         self._written_at = time.monotonic()
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from mambarium.errors import InputError
 from mambarium.platform.atomic_files import remove_stale_temporaries, replaced_atomically
 from mambarium.platform.resume.position import Position
 
@@ -92,7 +93,11 @@ class MetricsFile(Logger):
         Args:
             rows: Rows at the checkpoint.
             seconds: Seconds of training at the checkpoint.
+
+        Raises:
+            InputError: If the file holds fewer.
         """
+        self.check(rows)
         self._close()
         remove_stale_temporaries(self._path.parent)
         self._begun = time.monotonic() - seconds
@@ -101,12 +106,22 @@ class MetricsFile(Logger):
             self._rows = 0
             return
         table = self._read()
-        if len(table) < rows:
-            rank_zero_warn(f"{self._path} lacks {rows - len(table)} of {rows} rows; they are not restored")
         kept = table[:rows]
         used = {column for row in kept for column, value in row.items() if value}
         self._columns += [column for column in (table[0] if table else {}) if column in used - set(FIXED_COLUMNS)]
         self._rewrite(kept)
+
+    def check(self, rows: int) -> None:
+        """Refuses to go on where rows are missing.
+
+        Args:
+            rows: Rows at the checkpoint.
+
+        Raises:
+            InputError: If the file holds fewer.
+        """
+        if rows and (found := len(self._read())) < rows:
+            raise InputError(f"{self._path} holds {found} of the {rows} rows that the checkpoint counts")
 
     @rank_zero_only
     def force_to_disk(self) -> None:
@@ -130,10 +145,12 @@ class MetricsFile(Logger):
             self._file = None
 
     def _read(self) -> list[dict[str, str]]:
-        """The whole rows of the file; the last may have been cut by a crash."""
+        """The whole rows of the file; the last may have been cut by a crash. A file of something else has none."""
         if not self._path.exists():
             return []
-        text = self._path.read_text(encoding="utf-8")
+        text = self._path.read_text(encoding="utf-8", errors="replace")
+        if not text.startswith(_line(list(FIXED_COLUMNS)).rstrip()):
+            return []
         whole = text[: text.rfind("\n") + 1]
         return list(csv.DictReader(io.StringIO(whole), restval=""))
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, granted where nothing is lost."""
+"""Ctrl-C, a closed terminal and a scheduler's signals as a wish to stop, granted where nothing is lost."""
 
 import os
 import signal
@@ -6,7 +6,10 @@ import threading
 from types import FrameType
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+"""Ctrl-C, the ordinary wish to end, a closed terminal, and what schedulers announce the end of a job with (SLURM
+whichever `--signal` names, submitit SIGUSR2)."""
 
 
 class Interrupted(Exception):
@@ -22,24 +25,27 @@ class Interrupted(Exception):
         super().__init__(message)
         self.signal_number = signal_number
         self.exit_code = 0 if rank else 128 + signal_number
-        """What the process should exit with: 130 after SIGINT, 143 after SIGTERM, as shells have it.
+        """What the process should exit with: 130 after SIGINT, 143 after SIGTERM and so on, as shells have it.
         Processes other than the first exit with 0, because Lightning kills a whole run when one of its
         processes exits otherwise."""
 
 
 class StopSignals:
-    """Notes SIGINT, SIGTERM and, under SLURM, the signal that announces the end of the job.
+    """Notes the signals in `STOPPING`.
 
-    During training a signal sets `received` and nothing else. Before training begins, and at a second signal,
-    it raises Interrupted on the spot: nothing is written after that, so the last checkpoint stays as it is.
+    During training a signal sets `received` and nothing else; further ones change nothing, since schedulers repeat
+    theirs, but for a second Ctrl-C. That, and any signal before training begins, raises Interrupted on the spot:
+    nothing is written after that, so the last checkpoint stays as it is.
     """
 
     def __init__(self) -> None:
         self.received = 0
         """The signal's number, 0 if there was none."""
         self._deferred = False
+        self._asked_by_hand = False
         self._rank = 0
         self._process = os.getpid()
+        self._terminals: list[int] = []
         self._earlier: dict[int, signal.Handlers | int | object] = {}
 
     def install(self, trainer: Trainer) -> None:
@@ -50,11 +56,13 @@ class StopSignals:
         """
         self.received = 0
         self._deferred = False
+        self._asked_by_hand = False
         self._rank = trainer.global_rank
         self._process = os.getpid()
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
         # only the main thread may set handlers; a fit in another thread leaves them to the program around it
         if threading.current_thread() is threading.main_thread():
-            for number in _signals():
+            for number in signals_to_handle():
                 self._earlier.setdefault(number, signal.getsignal(number))
                 signal.signal(number, self._handle)
 
@@ -82,9 +90,11 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a loader's worker that inherited the handler: its main process decides
-        if self._deferred and not self.received:
-            self.received = number
-            if self._rank == 0:
+        self._leave_closed_terminals()
+        if self._deferred and not (number == signal.SIGINT and self._asked_by_hand):
+            self._asked_by_hand = self._asked_by_hand or number == signal.SIGINT
+            is_first, self.received = not self.received, self.received or number
+            if is_first and self._rank == 0:
                 name = signal.Signals(number).name
                 again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
                 # not print: a handler may interrupt a print, and buffered files refuse to be entered twice
@@ -93,6 +103,14 @@ class StopSignals:
         self.restore()
         where = "at once; the last checkpoint is untouched" if self._deferred else "before training began"
         raise Interrupted(number, self._rank, f"stopped by {signal.Signals(number).name} {where}")
+
+    def _leave_closed_terminals(self) -> None:
+        """Sends what a closed terminal would refuse, a progress bar for example, nowhere."""
+        for descriptor in self._terminals:
+            if not os.isatty(descriptor):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
 
 
 def shield_worker(worker_index: int) -> None:
@@ -104,7 +122,9 @@ def shield_worker(worker_index: int) -> None:
     Args:
         worker_index: The worker's number, not used.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in signals_to_handle():
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):
         return
     parent = os.getppid()
@@ -119,8 +139,7 @@ def shield_worker(worker_index: int) -> None:
     threading.Thread(target=end_with_parent, name="worker-sigterm", daemon=True).start()
 
 
-def _signals() -> list[int]:
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if SLURMEnvironment.detect() and hasattr(signal, "SIGUSR1"):
-        numbers.append(signal.SIGUSR1)
-    return [int(number) for number in numbers]
+def signals_to_handle() -> list[int]:
+    """The signals in `STOPPING` that this system has, without a SIGHUP that `nohup` lets be ignored."""
+    numbers = [int(getattr(signal, name)) for name in STOPPING if hasattr(signal, name)]
+    return [n for n in numbers if signal.Signals(n).name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]

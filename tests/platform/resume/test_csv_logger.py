@@ -2,6 +2,7 @@
 
 import pytest
 
+from mambarium.errors import InputError
 from mambarium.platform.resume.csv_logger import MetricsFile
 from mambarium.platform.resume.position import Position
 
@@ -61,12 +62,10 @@ def test_fresh_start_drops_an_old_file(path):
     assert lines(path) == ["step,pass,y", "0,1.5,1.0"]
 
 
-def test_missing_rows_are_said(path):
+@pytest.mark.parametrize("left", [None, b"step,pass,seconds,x\n0,1.5,0.0,1.0\n1,1.5", b"\xff\x00\n" * 9])
+def test_a_file_that_lacks_rows_of_the_checkpoint_is_refused_and_left(path, left):
     open_file(path).log_metrics({"x": 1.0}, step=0)
-    with pytest.warns(UserWarning, match=r"lacks 2 of 3 rows"):
-        assert open_file(path, rows=3).rows == 1
-    path.unlink()
-    with pytest.warns(UserWarning, match=r"lacks 3 of 3 rows"):
-        file = open_file(path, rows=3)
-    file.log_metrics({"x": 1.0}, step=5)
-    assert lines(path) == ["step,pass,x", "5,1.5,1.0"]
+    path.unlink() if left is None else path.write_bytes(left)
+    with pytest.raises(InputError, match=r"metrics\.csv holds [01] of the 3 rows"):
+        open_file(path, rows=3)
+    assert left is None or path.read_bytes() == left
