@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mambarium.errors import InputError
-from mambarium.platform.atomic_files import duplicate_atomically, remove_stale_temporaries
+from mambarium.platform.atomic_files import duplicate_atomically, remove_stale_temporaries, set_aside
 from mambarium.platform.resume.checkpoint_io import AtomicCheckpointIO, find_damage
 
 CONTENT = {"state_dict": {"weight": torch.arange(50.0), "bias": torch.tensor(2.5)}, "step": 7, "name": "a"}
@@ -164,6 +164,52 @@ def test_duplicate(path, monkeypatch, hard_links):
 
 def _no_links(*args):
     raise PermissionError("no hard links on this file system")
+
+
+def bytes_read(action) -> int:
+    """What this process reads from files in the meantime, cached or not."""
+
+    def so_far() -> int:
+        with open("/proc/self/io") as file:
+            return int(file.readline().removeprefix("rchar: "))
+
+    before = so_far()
+    action()
+    return so_far() - before
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="only Linux counts what a process reads")
+def test_reading_reads_a_file_once_and_writing_nothing(path):
+    files, content = AtomicCheckpointIO(), {"weight": torch.rand(1_000_000)}
+    assert bytes_read(lambda: files.save_checkpoint(content, path)) < 10_000
+    size = path.stat().st_size
+    assert size > 4_000_000
+    assert size <= bytes_read(lambda: files.load_checkpoint(path)) < 1.01 * size
+    loaded = files.load_checkpoint(path)
+    files.hand_over(path, loaded)
+    assert bytes_read(lambda: files.load_checkpoint(path) is loaded) < 10_000
+    assert files.load_checkpoint(path) is not loaded, "what was handed over is not kept"
+
+
+def test_the_replaced_file_is_kept_under_another_name(path):
+    previous = path.with_name("previous.ckpt")
+    for step in (8, 9):
+        AtomicCheckpointIO().save_checkpoint({"step": step}, path, storage_options=previous)
+    assert (load(path), load(previous)) == ({"step": 9}, {"step": 8})
+    best = path.with_name("best.ckpt")
+    AtomicCheckpointIO().save_checkpoint({"step": 10}, best)
+    duplicate_atomically(best, path, previous)
+    assert (load(path), load(previous)) == ({"step": 10}, {"step": 9})
+    assert path.samefile(best) and not path.samefile(previous)
+
+
+def test_what_is_set_aside_overwrites_nothing(path):
+    for content in ("first", "second"):
+        path.write_text(content)
+        set_aside(path)
+    set_aside(path)
+    kept = {entry.name: entry.read_text() for entry in path.parent.iterdir()}
+    assert kept == {"last.damaged.ckpt": "first", "last.damaged-2.ckpt": "second"}
 
 
 def test_stale_temporaries_go(path):

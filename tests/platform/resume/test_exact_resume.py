@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.event_pb2 import Event
 
 from mambarium.errors import InputError
 from mambarium.platform.resume.signals import Interrupted
@@ -130,22 +130,31 @@ def test_random_chain(toy, tmp_path, differences, variant):
     assert differences(expected, tmp_path / "chain") == []
 
 
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    accumulator = EventAccumulator(str(folder / "tensorboard"))
-    accumulator.Reload()
-    return {
-        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
-    }
+class Sketch(Callback):
+    """Draws and writes in validation, as callbacks that show samples do."""
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        board = trainer.loggers[1].experiment
+        weights = pl_module.net[0].weight.detach()
+        board.add_image("weights", weights.clamp(0, 1)[None], trainer.global_step)
+        board.add_text("bias", str(pl_module.net[0].bias.tolist()), trainer.global_step)
 
 
-def test_tensorboard_shows_each_point_once(toy, tmp_path):
+@pytest.mark.parametrize("hook, call", [("on_validation_end", 2), ("on_train_batch_start", 9), ("on_train_end", 1)])
+def test_tensorboard_is_the_same_after_a_chain(toy, tmp_path, differences, hook, call):
+    """Curves, pictures and texts: those of a counted validation stay, those of one that is done again come once."""
     options = toy.Options(tensorboard=True, every_steps=3)
-    expected = straight(toy, tmp_path / "straight", options)
-    for hook, call in (("on_train_batch_end", 8), ("on_train_batch_end", 1), ("on_before_optimizer_step", 2)):
-        assert not go_on(toy, tmp_path / "chain", options, CrashAt(hook, call))
-    assert go_on(toy, tmp_path / "chain", options)
-    assert {"train/loss", "val/accuracy", "pass"} <= set(scalars(expected))
-    assert scalars(expected) == scalars(tmp_path / "chain")
+    toy.fit(tmp_path / "straight", options, Sketch())
+    assert not go_on(toy, tmp_path / "chain", options, Sketch(), CrashAt(hook, call))
+    assert not go_on(toy, tmp_path / "chain", options, Sketch(), CrashAt("on_train_batch_start", 1))
+    assert go_on(toy, tmp_path / "chain", options, Sketch())
+    assert differences(tmp_path / "straight", tmp_path / "chain") == []
+    kinds = {value.tag for content in differences.events(tmp_path / "chain")["."] for value in summary(content)}
+    assert {"train/loss", "val/accuracy", "pass", "weights", "bias/text_summary"} <= kinds
+
+
+def summary(content: bytes) -> list:
+    return list(Event.FromString(content).summary.value)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +208,16 @@ def test_second_signal_stops_at_once_and_leaves_the_checkpoint(toy, tmp_path, di
     assert differences(expected, tmp_path / "chain") == []
 
 
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_that_a_scheduler_repeats_is_one_wish(toy, tmp_path, number):
+    number = signal.Signals[number]
+    repeated = [toy.SelfSignal(hook, 5, number) for hook in ("on_train_batch_start", "on_before_optimizer_step")]
+    with pytest.raises(Interrupted, match=r"after step 5, .*last\.ckpt is written") as caught:
+        toy.fit(tmp_path, toy.Options(), *repeated, toy.SelfSignal("on_train_batch_end", 5, signal.SIGINT))
+    assert caught.value.exit_code == 128 + number
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_exit_code_and_handlers(toy, tmp_path, number, code):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -214,6 +233,53 @@ def test_diverged_run_stops_and_keeps_a_finite_checkpoint(toy, tmp_path):
     for path in (tmp_path / "checkpoints").glob("*.ckpt"):
         weights = torch.load(path, weights_only=True)["state_dict"]
         assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+class Poison(Callback):
+    """Puts a value into the state of a run after its third batch; a mask of infinities is there from the start."""
+
+    def __init__(self, what: str, value: float) -> None:
+        self.what, self.value = what, value
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        pl_module.register_buffer("mask", torch.full((2,), -math.inf))
+        pl_module.register_buffer("statistics", torch.zeros(2))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if batch_idx == 2:
+            if self.what == "buffer":
+                pl_module.statistics[1] = self.value
+            elif self.what == "weight":
+                pl_module.net[0].weight.data[0, 0] = self.value
+            elif self.what == "optimiser":
+                next(iter(trainer.optimizers[0].state.values()))["exp_avg_sq"][0] = self.value
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "what, said", [("buffer", "statistics"), ("weight", "net.0.weight"), ("optimiser", "exp_avg_sq")]
+)
+def test_nothing_infinite_reaches_a_checkpoint(toy, tmp_path, what, said, value):
+    with pytest.raises(InputError, match=rf"{said} became NaN or infinite at step 3"):
+        toy.fit(tmp_path, toy.Options(every_steps=1), Poison(what, value))
+    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 2 and kept["state_dict"]["mask"].isinf().all()
+
+
+def test_the_checkpoint_before_the_last_is_kept(toy, tmp_path, differences):
+    """Runs go on from it as exactly, and what can't be read is kept too."""
+    options = toy.Options(every_steps=2, tensorboard=True)
+    expected = straight(toy, tmp_path / "straight", options)
+    assert not go_on(toy, tmp_path / "chain", options, CrashAt("on_train_batch_end", 10))
+    checkpoints = tmp_path / "chain" / "checkpoints"
+    last, previous = (checkpoints / name for name in ("last.ckpt", "previous.ckpt"))
+    steps = [torch.load(path, weights_only=True)["global_step"] for path in (previous, last)]
+    assert steps == [8, 8] and not previous.samefile(last), "before and after the validation"
+    last.write_bytes(b"damaged")
+    toy.fit(tmp_path / "chain", options, start=previous)
+    assert (checkpoints / "last.damaged.ckpt").read_bytes() == b"damaged"
+    assert differences(expected, tmp_path / "chain") == []
+    assert not previous.samefile(last)
 
 
 @pytest.mark.slow

@@ -173,8 +173,8 @@ class BatchCounter(Callback):
         self.begun, self.validations_begun = state_dict["begun"], state_dict["validations_begun"]
 
 
-def fit(folder: Path, options: Options, *extra: Callback) -> tuple[Trainer, Toy]:
-    """Starts the run in the folder or goes on with it."""
+def fit(folder: Path, options: Options, *extra: Callback, start: Path | None = None) -> tuple[Trainer, Toy]:
+    """Starts the run in the folder or goes on with it, from last.ckpt if no other start is given."""
     torch.manual_seed(SEED)
     module = Toy(options)
     torch.manual_seed(time.time_ns() % 2**31)  # whatever generators hold at the start must not matter
@@ -210,7 +210,7 @@ def fit(folder: Path, options: Options, *extra: Callback) -> tuple[Trainer, Toy]
         enable_model_summary=False,
     )
     last = folder / "checkpoints" / "last.ckpt"
-    trainer.fit(module, datamodule=Data(options), ckpt_path=last if last.exists() else None)
+    trainer.fit(module, datamodule=Data(options), ckpt_path=start or (last if last.exists() else None))
     return trainer, module
 
 
