@@ -216,7 +216,9 @@ class TrainingCLI(LightningCLI):
         elif self.trained is None:
             path = choose_checkpoint(self.options.ckpt_path, self.folder)
             self.trained = TrainedModel(path, load_checkpoint(path))
-        self.config_init = instantiated(self.parser, self.config, self.trained)
+        found = self.decision.found
+        trained = self.trained if found is None else TrainedModel(found.path, found.checkpoint)
+        self.config_init = instantiated(self.parser, self.config, trained)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
@@ -231,7 +233,7 @@ class TrainingCLI(LightningCLI):
         if given is None:
             return decision
         if decision.step is not Step.START:
-            raise InputError(f"{self.folder.path} goes on from its own checkpoint: leave --ckpt_path away")
+            raise InputError(f"{self.folder.path} goes on from its own checkpoint: leave --ckpt_path out")
         path = choose_checkpoint(str(given), self.folder)
         found = Found(path, load_checkpoint(path))
         check_same_run(found.checkpoint, self.run_config, path)
