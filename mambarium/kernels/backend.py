@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 import torch
 
+from mambarium.kernels.transforms import in_forward_mode
+
 Backend = Literal["triton", "cpu", "reference"]
 
 ENVIRONMENT_VARIABLE = "MAMBARIUM_BACKEND"
@@ -22,9 +24,9 @@ def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
     """Chooses the backend that serves an operation on a tensor.
 
     An explicit request is obeyed. Without one the environment variable MAMBARIUM_BACKEND decides, and without
-    that the tensor: float64 goes to the reference, whose purpose it is, CUDA tensors go to Triton, CPU
-    tensors to the numba kernels. Tensors without data (device "meta") need shapes only; they are given to
-    "cpu".
+    that the tensor: float64 and forward-mode derivatives go to the reference, whose purpose they are, CUDA
+    tensors go to Triton, CPU tensors to the numba kernels. Tensors without data (device "meta") need shapes
+    only; they are given to "cpu".
 
     Args:
         requested: the caller's choice, or None.
@@ -34,12 +36,13 @@ def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
         The backend's name.
 
     Raises:
-        ValueError: the name is unknown, or the backend can't serve the tensor's device or dtype.
+        ValueError: the name is unknown, or the backend can't serve the tensor's device or dtype, or forward-mode
+            derivatives.
     """
     device = tensor.device.type
     name = requested or os.environ.get(ENVIRONMENT_VARIABLE) or None
     if name is None:
-        if tensor.dtype == torch.float64:
+        if tensor.dtype == torch.float64 or in_forward_mode():
             return "reference"
         if device == "cuda":
             return "triton"
@@ -54,6 +57,11 @@ def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
             raise ValueError(
                 f"backend {name!r} serves no float64: expected float32, bfloat16 or float16 "
                 "inputs, or backend='reference'"
+            )
+        if in_forward_mode():
+            raise ValueError(
+                f"backend {name!r} serves no forward-mode derivatives (torch.func.jvp, jacfwd, hessian): expected "
+                "backend='reference'"
             )
         if name == "cpu" and device not in ("cpu", "meta"):
             raise ValueError(f"backend 'cpu': expected tensors on the cpu; found {device!r}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from mambarium.kernels.arguments import HALF_OR_FLOAT, REAL, check_device, check_dtype, check_shape
 from mambarium.kernels.backend import Backend, choose_backend
 from mambarium.kernels.conv.reference import causal_conv1d_reference
-from mambarium.kernels.conv.registration import causal_conv1d_forward
+from mambarium.kernels.conv.registration import conv_forward
 
 # The kernels compare 32-bit numbers: wider ones could collide when they are cut.
 _DOCUMENTS = (torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -98,7 +98,8 @@ def causal_conv1d(
     Returns:
         out (batch, dim, length) of x's dtype and memory layout, or (out, final_states) with final_states
         (batch, dim, width - 1) of x's dtype, where entries of another document than the last position's are
-        zero. Both are differentiable.
+        zero. Both are differentiable, once and in reverse mode; through the reference any number of times, and
+        forward mode is always its work.
 
     Raises:
         ValueError: an argument's shape, dtype or device does not fit, or the backend does not serve it.
@@ -112,7 +113,7 @@ def causal_conv1d(
     if name == "reference":
         out = causal_conv1d_reference(x, weight, bias, seq_idx, initial_states, silu, reverse)
     else:
-        out = causal_conv1d_forward(
+        out = conv_forward(
             x.transpose(1, 2),
             weight.float(),
             None if bias is None else bias.float(),

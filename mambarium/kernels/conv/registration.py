@@ -8,6 +8,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mambarium.kernels.backend import load_backend
 from mambarium.kernels.conv.interface import ConvBackend
+from mambarium.kernels.transforms import differentiable, differentiable_once
 
 
 def _backend(name: str) -> ConvBackend:
@@ -84,23 +85,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     x, weight, bias, seq_idx, initial_states = ctx.saved_tensors
-    grads = causal_conv1d_backward(
-        grad_out, x, weight, bias, seq_idx, initial_states, ctx.silu, ctx.reverse, ctx.backend
-    )
+    grads = conv_backward(grad_out, x, weight, bias, seq_idx, initial_states, ctx.silu, ctx.reverse, ctx.backend)
     grad_x, grad_weight, grad_bias, grad_initial = (
         None if value is None else grad for value, grad in zip((x, weight, bias, initial_states), grads, strict=True)
     )
     return grad_x, grad_weight, grad_bias, None, grad_initial, None, None, None
 
 
-causal_conv1d_forward.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _no_second_derivative(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError("causal_conv1d: second derivatives are served by backend='reference' only")
-
-
-causal_conv1d_backward.register_autograd(_no_second_derivative)
+conv_forward = differentiable(causal_conv1d_forward, _backward, _setup_context)
+conv_backward = differentiable_once(causal_conv1d_backward)
 
 
 @register_flop_formula(torch.ops.mambarium.causal_conv1d_forward)

@@ -8,8 +8,9 @@ from torch import Tensor
 from mambarium.kernels.arguments import HALF_OR_FLOAT, REAL, check_device, check_dtype, check_shape
 from mambarium.kernels.backend import Backend, choose_backend
 from mambarium.kernels.grid.reference import grid_scan_reference
-from mambarium.kernels.grid.registration import encode_routes, grid_scan_forward
+from mambarium.kernels.grid.registration import encode_routes, grid_forward
 from mambarium.kernels.grid.routes import Route
+from mambarium.kernels.transforms import under_transforms
 
 
 def grid_scan(
@@ -56,8 +57,8 @@ def grid_scan(
         backend: "triton", "cpu" or "reference"; None chooses by MAMBARIUM_BACKEND, else by the tensors.
 
     Returns:
-        (batch, dim, height, width) of u's dtype and memory layout. Differentiable once; through the reference any
-        number of times.
+        (batch, dim, height, width) of u's dtype and memory layout. Differentiable once, in reverse mode; through the
+        reference any number of times, and forward mode is always its work.
 
     Raises:
         ValueError: an argument's shape, dtype or device does not fit, or the backend does not serve it.
@@ -70,8 +71,11 @@ def grid_scan(
         return grid_scan_reference(u, delta, A, B, C, D, delta_bias, delta_softplus, routes)
 
     inputs = (u, delta, A, B, C, D, delta_bias)
-    needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    out, _ = grid_scan_forward(
+    # What a transform of torch.func does outside the innermost one isn't seen at the tensors.
+    needs_gradient = under_transforms() or (
+        torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    )
+    out, _ = grid_forward(
         _channel_last(u.unsqueeze(1) if u.dim() == 4 else u),
         _channel_last(delta),
         A.float(),

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 from mambarium.kernels.backend import load_backend
 from mambarium.kernels.grid.interface import GridBackend
 from mambarium.kernels.grid.routes import Route
+from mambarium.kernels.transforms import differentiable, differentiable_once
 
 
 def encode_routes(routes: Sequence[Route]) -> list[int]:
@@ -127,19 +128,13 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Any, ...]:
     *inputs, checkpoints = ctx.saved_tensors
     if grad_out is None:
         return (None,) * 11
-    grads = grid_scan_backward(grad_out, *inputs, ctx.routes, ctx.delta_softplus, checkpoints, ctx.backend)
+    grads = grid_backward(grad_out, *inputs, ctx.routes, ctx.delta_softplus, checkpoints, ctx.backend)
     present = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
     return (*present, None, None, None, None)
 
 
-grid_scan_forward.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _no_second_derivative(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError("grid_scan: second derivatives are served by backend='reference' only")
-
-
-grid_scan_backward.register_autograd(_no_second_derivative)
+grid_forward = differentiable(grid_scan_forward, _backward, _setup_context)
+grid_backward = differentiable_once(grid_scan_backward)
 
 
 def _forward_flops(delta: Any, A: Any, D: Any) -> int:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mambarium.kernels.backend import load_backend
 from mambarium.kernels.scan.interface import ScanBackend
+from mambarium.kernels.transforms import differentiable, differentiable_once
 
 
 def _backend(name: str, shapes_only: bool = False) -> ScanBackend:
@@ -150,7 +151,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_last_state: Tensor | None,
         grad_out = torch.zeros_like(u)
     if grad_last_state is None:
         grad_last_state = A.new_zeros((u.shape[0], u.shape[2], A.shape[1]))
-    grads = selective_scan_backward(
+    grads = scan_backward(
         grad_out,
         grad_last_state,
         u,
@@ -173,14 +174,8 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_last_state: Tensor | None,
     return (*present, None, None, None, None, None)
 
 
-selective_scan_forward.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _no_second_derivative(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError("selective_scan: second derivatives are served by backend='reference' only")
-
-
-selective_scan_backward.register_autograd(_no_second_derivative)
+scan_forward = differentiable(selective_scan_forward, _backward, _setup_context)
+scan_backward = differentiable_once(selective_scan_backward)
 
 
 def _forward_flops(u: Any, A: Any, D: Any, z: Any) -> int:

@@ -16,7 +16,8 @@ from mambarium.kernels.arguments import (
 )
 from mambarium.kernels.backend import Backend, choose_backend
 from mambarium.kernels.scan.reference import selective_scan_reference
-from mambarium.kernels.scan.registration import selective_scan_forward
+from mambarium.kernels.scan.registration import scan_forward
+from mambarium.kernels.transforms import under_transforms
 
 
 @overload
@@ -131,8 +132,8 @@ def selective_scan(
 
     Returns:
         out (batch, dim, length) of u's dtype and memory layout, or (out, last_state) with last_state
-        (batch, dim, d_state) float32 (reference: of the dtype it computes in). Both are differentiable, once;
-        through the reference any number of times.
+        (batch, dim, d_state) float32 (reference: of the dtype it computes in). Both are differentiable, once and
+        in reverse mode; through the reference any number of times, and forward mode is always its work.
 
     Raises:
         ValueError: an argument's shape, dtype or device does not fit, or the backend does not serve it.
@@ -148,8 +149,11 @@ def selective_scan(
 
     groups = math.lcm(_groups(B), _groups(C))
     inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    out, last_state, _ = selective_scan_forward(
+    # What a transform of torch.func does outside the innermost one isn't seen at the tensors.
+    needs_gradient = under_transforms() or (
+        torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    )
+    out, last_state, _ = scan_forward(
         u.transpose(1, 2),
         delta.transpose(1, 2),
         A.float(),

@@ -51,7 +51,10 @@ def selective_state_update_reference(
         step = F.softplus(step)
     per_group = x.shape[1] // B.shape[1]
     B, C = (matrix.to(dtype).repeat_interleave(per_group, dim=1)[:, :, None] for matrix in (B, C))
-    before = state if state_batch_indices is None else state[state_batch_indices.clamp(min=0)]
+    if state_batch_indices is not None:
+        before = state[state_batch_indices.clamp(min=0)]
+    else:
+        before = state.clone() if torch.is_grad_enabled() else state  # derivatives need what is overwritten
     decay = torch.exp(step[..., None] * A.to(dtype))  # (batch, heads, dim, d_state)
     after = decay * before + (step * inputs)[..., None] * B
     y = (after * C).sum(-1)

@@ -5,12 +5,13 @@ from torch import Tensor
 
 from mambarium.kernels.arguments import HALF_OR_FLOAT, REAL, check_device, check_dtype, check_shape
 from mambarium.kernels.backend import Backend, choose_backend
+from mambarium.kernels.step.reference import selective_state_update_reference
 from mambarium.kernels.step.registration import selective_state_update_step
+from mambarium.kernels.transforms import under_transforms
 
 _INDICES = (torch.int32, torch.int64)
 
 
-@torch.no_grad()
 def selective_state_update(
     state: Tensor,
     x: Tensor,
@@ -29,9 +30,12 @@ def selective_state_update(
     """One step of `selective_scan` on a state that is updated in place, for generation token by token.
 
     The arguments are those of mamba_ssm's `selective_state_update`. Strides are free. Computed in float32 (float64
-    by the reference, if x is), and rounded to the state's dtype at the end: keep states in float32. Nothing is
-    differentiable; `selective_scan` with initial_state is, for one position too. On a CPU this is plain PyTorch.
-    Under `torch.utils.flop_counter` it counts as one position of the scan.
+    by the reference, if x is), and rounded to the state's dtype at the end: keep states in float32. Plain autograd
+    records nothing, lest decoding keep every step's graph; `selective_scan` with initial_state is differentiable, for
+    one position too. Under torch.func's transforms and in forward mode the step is plain PyTorch and differentiable;
+    there torch asks for a state that the transformed function was given or made, and for state_batch_indices that are
+    the same for all elements of a vmap. On a CPU this is plain PyTorch too. Under `torch.utils.flop_counter` it counts
+    as one position of the scan.
 
     Args:
         state: (batch, dim, d_state), or (batch, heads, dim, d_state) of Mamba-2; updated in place. With
@@ -72,7 +76,12 @@ def selective_state_update(
     z = z.unsqueeze(1) if z is not None and z.dim() == 2 else z
     D, dt_bias = (p.unsqueeze(0) if p is not None and p.dim() == 1 else p for p in (D, dt_bias))
     _check_arguments(state, x, dt, A, B, C, D, z, dt_bias, state_batch_indices, name)
-    out = selective_state_update_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, name)
+    arguments = (state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
+    if under_transforms():
+        out = selective_state_update_reference(*arguments)
+    else:
+        with torch.no_grad():
+            out = selective_state_update_step(*arguments, name)
     return out if with_heads else out.squeeze(1)
 
 

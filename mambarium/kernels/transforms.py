@@ -1,0 +1,90 @@
+"""Derivatives of the operations: in reverse mode, under the transforms of torch.func, and in forward mode.
+
+The formula that an operation of torch.library registers serves plain reverse mode alone: torch.func refuses it, and
+forward mode takes the derivative that it lacks for zero. So a call asks first whether one of them is at work. Then
+`torch.func.grad`, `vjp`, `jacrev` and `vmap` see an autograd.Function around the operation, and forward mode is left to
+the plain references (`choose_backend`).
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+from torch.library import CustomOpDef
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode derivatives may be taken: within torch.func.jvp, jacfwd and forward_ad.dual_level."""
+    return forward_ad._current_level >= 0  # to enter and to leave a level is public, the level is not
+
+
+def under_transforms() -> bool:
+    """Whether a transform of torch.func or forward mode is at work."""
+    return torch._C._are_functorch_transforms_active() or in_forward_mode()  # there is no public question
+
+
+def differentiable(
+    operation: CustomOpDef, backward: Callable[..., Any], setup_context: Callable[..., None]
+) -> Callable[..., Any]:
+    """Registers an operation's backward, and makes the function to call it by, transforms included.
+
+    Under torch.vmap the operation is called for one element after another: each has gradients of its own for what
+    they share.
+
+    Args:
+        operation: returns a tensor or a tuple of tensors.
+        backward: as that of torch.autograd.Function.
+        setup_context: as that of torch.autograd.Function.
+
+    Returns:
+        The function, with the operation's arguments; it raises RuntimeError in forward mode, which it can't serve.
+    """
+    operation.register_autograd(backward, setup_context=setup_context)
+    schema = operation._opoverload._schema
+    name = schema.name
+
+    def forward(*arguments: Any) -> Any:
+        return operation(*arguments)
+
+    # torch.compile counts the parameters to tell whether the first of them is a context.
+    kind = inspect.Parameter.POSITIONAL_ONLY
+    parameters = inspect.Signature([inspect.Parameter(x.name, kind) for x in schema.arguments])
+    forward.__signature__ = parameters  # type: ignore[attr-defined]  # functions have room for it
+
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        outputs = []
+        for element in range(info.batch_size):
+            pairs = zip(arguments, in_dims, strict=True)
+            outputs.append(apply(*(x.select(dim, element) if isinstance(dim, int) else x for x, dim in pairs)))
+        if isinstance(outputs[0], torch.Tensor):
+            return torch.stack(outputs), 0
+        return tuple(map(torch.stack, zip(*outputs, strict=True))), (0,) * len(outputs[0])
+
+    rules = {"forward": forward, "setup_context": setup_context, "backward": backward, "vmap": vmap}
+    function = type(name, (torch.autograd.Function,), {rule: staticmethod(f) for rule, f in rules.items()})
+    apply: Callable[..., Any] = function.apply  # type: ignore[attr-defined]  # mypy takes its class for type[function]
+
+    def call(*arguments: Any) -> Any:
+        if not under_transforms():
+            return operation(*arguments)
+        if in_forward_mode():
+            raise RuntimeError(f"{name}: forward-mode derivatives are served by backend='reference' only")
+        return apply(*arguments)
+
+    return call
+
+
+def differentiable_once(operation: CustomOpDef) -> Callable[..., Any]:
+    """`differentiable` for an operation that computes gradients: theirs are refused."""
+
+    def backward(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(
+            f"{operation._opoverload._schema.name}: second derivatives are served by backend='reference' only"
+        )
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    return differentiable(operation, backward, setup_context)
