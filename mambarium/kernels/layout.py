@@ -57,10 +57,11 @@ def pack_channels(x: Tensor, groups: int = 1) -> Tensor:
 
 
 def unpack_channels(x: Tensor, dim: int, groups: int = 1) -> Tensor:
-    """Undoes `pack_channels`: (..., blocks, n, 16) to (..., dim, n), contiguous, never a view of x."""
+    """Undoes `pack_channels`: (..., blocks, n, 16) to (..., dim, n), contiguous, memory of its own, no view."""
     if x.shape[-3] * LANES == dim:
-        x = x.transpose(-1, -2).clone(memory_format=torch.contiguous_format)
-        return x.view(*x.shape[:-3], dim, x.shape[-1])
+        unpacked = x.new_empty(*x.shape[:-3], dim, x.shape[-2])
+        unpacked.view(*x.shape[:-2], LANES, x.shape[-2]).copy_(x.transpose(-1, -2))
+        return unpacked
     x = x.transpose(-1, -2).unflatten(-3, (groups, -1)).flatten(-3, -2)  # (..., groups, padded, n)
     return x[..., : dim // groups, :].flatten(-3, -2).clone(memory_format=torch.contiguous_format)
 
@@ -76,10 +77,13 @@ def sum_parts(parts: Tensor) -> Tensor:
 
 
 def laid_out_as(x: Tensor, like: Tensor) -> Tensor:
-    """x with the dtype of `like` and the strides that `torch.empty_like(like)` has."""
+    """x, which is used up, with the dtype of `like` and the strides that `torch.empty_like(like)` has.
+
+    No view of x: torch forbids to change in place what an operation returns as a view.
+    """
     layout = torch.empty_like(like, device="meta")
-    if x.dtype == layout.dtype and x.is_contiguous() and layout.is_contiguous():
-        return x.as_strided(layout.shape, layout.stride())  # axes of size 1 may have other strides
     if x.dtype == layout.dtype and x.stride() == layout.stride():
         return x
+    if x.dtype == layout.dtype and x.is_contiguous() and layout.is_contiguous():
+        return x.as_strided_(layout.shape, layout.stride())  # axes of size 1 may have other strides
     return torch.empty_like(like).copy_(x)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from mambarium.kernels import CROSS, causal_conv1d, grid_scan, selective_scan, selective_state_update
+from mambarium.kernels import BIDIRECTIONAL, CROSS, causal_conv1d, grid_scan, selective_scan, selective_state_update
 
 pytestmark = [
     pytest.mark.usefixtures("device"),
@@ -251,3 +251,24 @@ def test_a_step_outside_transforms_records_nothing():
     inputs, function = step_case(False)
     leaves = {name: x.requires_grad_(name != "state") for name, x in inputs.items()}
     assert not function(None, **floats(leaves)).requires_grad
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6), (1, 1, 3), (2, 16, 1), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("channel_last", [True, False])
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_outputs_can_be_changed_in_place(shape, channel_last, backend):
+    batch, dim, length = shape
+    x = torch.randn(batch, length, dim).transpose(1, 2) if channel_last else torch.randn(shape)
+    x.requires_grad_()
+    A, B = -torch.rand(2, dim, 3), torch.randn(batch, 2, 3, length)
+    grids = [values[..., None] for values in (x[:, None].expand(-1, 2, -1, -1), B, B)]
+
+    def outputs():
+        yield causal_conv1d(x, A[0, :, :2], activation="silu", backend=backend)
+        yield from selective_scan(x, x, A[0], B[:, 0], B[:, 1], return_last_state=True, backend=backend)
+        yield grid_scan(x[..., None], grids[0], A, *grids[1:], routes=BIDIRECTIONAL, backend=backend)
+
+    for changed, out in zip(outputs(), outputs(), strict=True):
+        found = torch.autograd.grad((changed.mul_(3) ** 2).sum(), x, retain_graph=True)
+        expected = torch.autograd.grad(((3 * out) ** 2).sum(), x, retain_graph=True)
+        torch.testing.assert_close(found, expected)
