@@ -147,9 +147,13 @@ class RunFolder:
         decision = self.follow()
         if decision.found is not None:
             self._refuse_never(resume)
-            if "run_config" not in decision.found.checkpoint:
-                raise InputError(f"{decision.found.path} is no checkpoint that fit wrote here: use another --name")
-            self._check_config(yaml.safe_load(decision.found.checkpoint["run_config"]), config)
+            try:
+                stored = parsed_config(decision.found.checkpoint.get("run_config", ""))
+            except ValueError as error:
+                raise InputError(
+                    f"{decision.found.path} is no checkpoint that fit wrote here ({error}): use another --name"
+                ) from error
+            self._check_config(stored, config)
             return decision
         if not record:
             entries = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
@@ -183,7 +187,7 @@ class RunFolder:
         if resume == "never":
             raise InputError(f"{self.path} holds a run already: use another --name, or --resume auto to go on with it")
 
-    def _check_config(self, stored: Any, config: dict[str, Any]) -> None:
+    def _check_config(self, stored: dict[str, Any], config: dict[str, Any]) -> None:
         if differences := config_differences(stored, config):
             listed = "; ".join(differences[:SHOWN_DIFFERENCES])
             if len(differences) > SHOWN_DIFFERENCES:
@@ -193,20 +197,18 @@ class RunFolder:
             )
 
     def _stored_config(self) -> dict[str, Any]:
-        """The configuration that the folder holds.
+        """The configuration in `config.yaml`.
 
         Raises:
             InputError: If it can't be read.
         """
-        way_out = "put it back, or use another --name"
         try:
-            stored = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            return parsed_config(self.config_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             cause = " ".join(str(error).split())
-            raise InputError(f"{self.config_path} can't be read ({cause}): {way_out}") from error
-        if not isinstance(stored, dict):
-            raise InputError(f"{self.config_path} holds no configuration (found {type(stored).__name__}): {way_out}")
-        return stored
+            raise InputError(
+                f"{self.config_path} can't be read ({cause}): put it back, or use another --name"
+            ) from error
 
     def stamp(self) -> list[tuple[str, int, int, int]]:
         """What tells whether another process has worked here since: the record's and the checkpoints' inodes."""
@@ -285,6 +287,21 @@ def installed(name: str) -> bool:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def parsed_config(text: str) -> dict[str, Any]:
+    """A configuration from its YAML text.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        config = yaml.safe_load(text)
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{'nothing' if config is None else type(config).__name__} where a configuration has sections")
+    return config
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

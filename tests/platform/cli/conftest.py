@@ -30,6 +30,12 @@ trainer: {accelerator: cpu, max_steps: 3, enable_progress_bar: false}
 """
 
 
+@pytest.fixture(scope="session")
+def tiny_digits() -> str:
+    """The configuration of `digits.yaml`."""
+    return TINY_DIGITS
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs a command in an empty folder that holds `digits.yaml` and `text.yaml`."""

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 
-def _load(name: str, folder: Path = Path(__file__).parent) -> ModuleType:
-    path = folder / f"{name}.py"
+def _load(name: str) -> ModuleType:
+    path = Path(__file__).with_name(f"{name}.py")
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -29,15 +29,3 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def differences():
-    """What differs between the finished runs in two folders; nothing but wall-clock time may."""
-    comparison = _load("comparison", Path(__file__).parents[3] / "scripts" / "faults")
-
-    def compare(first: Path, second: Path) -> list[str]:
-        return comparison.differences(first, second)
-
-    compare.events = comparison.events
-    return compare
