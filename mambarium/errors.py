@@ -21,6 +21,6 @@ def original_line(message: str) -> str:
     A process can't hand its exception over: torch makes a new one of the same class and passes it the whole traceback
     as the message. Its last line is the original message, after the exception's name.
     """
-    if "\nTraceback (most recent call last)" not in message:
+    if "Traceback (most recent call last)" not in message:
         return message
     return message.strip().splitlines()[-1].partition(": ")[2]

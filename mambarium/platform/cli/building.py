@@ -12,9 +12,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 import mambarium.backbones
 import mambarium.platform.data
 import mambarium.tasks  # noqa: F401  (imported so that YAML can name their classes by short names)
+from mambarium.backbones.contract import Backbone
 from mambarium.errors import InputError
 from mambarium.platform.cli.boundary import one_line, root_of
 from mambarium.platform.cli.imports import check_classes
+from mambarium.platform.cli.model_size import make_backbone
 from mambarium.platform.cli.parser import StrictParser
 from mambarium.platform.cli.trained import TrainedModel
 from mambarium.platform.data.module import ExactDataModule
@@ -84,6 +86,6 @@ def instantiated(parser: LightningArgumentParser, parsed: Namespace, trained: Tr
     """The objects of a parsed configuration, the data module knowing what a checkpoint knows of its data.
 
     Raises:
-        InputError: If a constructor refuses its arguments.
+        InputError: If a constructor refuses its arguments, inside the errors that jsonargparse makes of it.
     """
-    return parser.instantiate(parsed, instantiators=data_makers(trained))
+    return parser.instantiate(parsed, instantiators=[*data_makers(trained), (make_backbone, Backbone, True)])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -24,7 +25,7 @@ from mambarium.platform.cli.checkpoint_choice import (
     load_checkpoint,
     run_path,
 )
-from mambarium.platform.cli.composition import Composition, compose, paired
+from mambarium.platform.cli.composition import SECTIONS, Composition, compose, paired
 from mambarium.platform.cli.description import (
     describe_end,
     describe_start,
@@ -173,9 +174,9 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
-        check_seed(self.config[self.config.subcommand].seed_everything)
-        options = self.config[self.config.subcommand]
-        check_classes({section: options[section].as_dict() for section in ("model", "data", "trainer")})
+        check_sections(self.options)
+        check_seed(self.options.seed_everything)
+        check_classes({section: self.options[section].as_dict() for section in SECTIONS})
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint never changes the configuration; where the two differ, it is said or refused."""
@@ -183,7 +184,7 @@ class TrainingCLI(LightningCLI):
     @property
     def options(self) -> Any:
         """The parsed options of the verb."""
-        return self.config[self.subcommand]
+        return self.config[self.config.subcommand]
 
     def resolved_config(self) -> dict[str, Any]:
         """The configuration with every default, as plain data that `--config` can read again."""
@@ -384,6 +385,17 @@ class TrainingCLI(LightningCLI):
             )
         self.model.load_state_dict(trained.content["state_dict"])
         return trained, changed
+
+
+def check_sections(options: Namespace) -> None:
+    """Refuse a configuration without one of its sections, or with a plain value in its place.
+
+    Raises:
+        InputError: If there is none.
+    """
+    for section in SECTIONS:
+        if not isinstance(found := options.get(section), Namespace):
+            raise InputError(f"{section}: expected 'key: value' lines, found {'nothing' if found is None else found!r}")
 
 
 def check_seed(seed: int) -> None:

@@ -12,6 +12,9 @@ from mambarium.errors import InputError
 from mambarium.platform.data.facts import Facts, require_agreement
 from mambarium.platform.data.order import EvaluationBatches, TrainingBatches
 
+MOST_WORKERS = 1024
+MOST_BATCHES = 10**12
+
 
 class Samples(Protocol):
     """A map-style data set whose sample is a pure function of its key (and of the seed it was built with)."""
@@ -52,8 +55,8 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
             raise InputError(f"data.batch_size is {batch_size}: give 1 or more")
         if passes is not None and not passes > 0:
             raise InputError(f"data.passes is {passes}: give a number above 0")
-        if num_workers < 0:
-            raise InputError(f"data.num_workers is {num_workers}: give 0 or more")
+        if not 0 <= num_workers <= MOST_WORKERS:
+            raise InputError(f"data.num_workers is {num_workers}: give 0 to {MOST_WORKERS:,}")
         self.batch_size = batch_size
         self.passes = passes
         self.num_workers = num_workers
@@ -159,13 +162,17 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         """Global batches of the whole run, from `passes` or else from the trainer's `max_steps`.
 
         Raises:
-            InputError: If neither says how long the run is.
+            InputError: If neither says how long the run is, or it has no end that anyone will see.
         """
         if self.passes is not None:
-            return max(1, round(self.passes * self.batches_per_pass))
-        if self.trainer is None or self.trainer.max_steps < 1:
+            total = max(1, round(min(self.passes * self.batches_per_pass, MOST_BATCHES + 1)))
+        elif self.trainer is None or self.trainer.max_steps < 1:
             raise InputError("the length of the run is not given: set data.passes or trainer.max_steps")
-        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        else:
+            total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        if total > MOST_BATCHES:
+            raise InputError(f"the run would be longer than {MOST_BATCHES:,} batches: lower its length")
+        return total
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns a loader over the whole run that starts at the trainer's position."""

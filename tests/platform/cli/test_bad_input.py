@@ -26,6 +26,12 @@ Run = Callable[..., int]
         (["--config", "digits.yaml", "--trainer.max_steps", "3"], ["given twice", "data.passes"]),
         (["--config", "digits.yaml", "--data.passes", "null"], ["length of the run is not given"]),
         (["--config", "digits.yaml", "--trainer.max_steps", "0"], ["trainer.max_steps is 0", "1 or more"]),
+        (["--config", "digits.yaml", "--data.passes", "1e300"], ["longer than 1,000,000,000,000 batches"]),
+        (["--config", "digits.yaml", "--data.num_workers", "1000000"], ["num_workers is 1000000", "0 to 1,024"]),
+        (["--config", "digits.yaml", "--model.backbone.depth", "1000000"], ["20,000 parameter tensors", "depth"]),
+        (["--config", "digits.yaml", "--model.backbone.width", "1000000000"], ["GiB of memory", "width"]),
+        (["--config", "digits.yaml", "--trainer", "3"], ["trainer", "3"]),
+        (["--config", "plain.yaml"], ["trainer: expected 'key: value' lines, found 'fast'"]),
         (["--config", "digits.yaml", "--seed_everything", "-1"], ["seed_everything is -1", "0 to 4294967295"]),
         (["--config", "digits.yaml", "--seed_everything", "4294967296"], ["seed_everything is 4294967296"]),
         (
@@ -59,6 +65,7 @@ def test_fit_explains(
     (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
     (tmp_path / "double.yaml").write_text("model: 1\nmodel: 2\n")
     text = (tmp_path / "digits.yaml").read_text()
+    (tmp_path / "plain.yaml").write_text(text[: text.index("trainer:")] + "trainer: fast")
     (tmp_path / "typo.yaml").write_text(text.replace("batch_size", "batchsize"))
     assert tiny("fit", *options) == 2
     error = capsys.readouterr().err.strip()
