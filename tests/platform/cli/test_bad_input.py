@@ -31,7 +31,7 @@ Run = Callable[..., int]
         (["--config", "digits.yaml", "--model.backbone.depth", "1000000"], ["20,000 parameter tensors", "depth"]),
         (["--config", "digits.yaml", "--model.backbone.width", "1000000000"], ["GiB of memory", "width"]),
         (["--config", "digits.yaml", "--trainer", "3"], ["trainer", "3"]),
-        (["--config", "plain.yaml"], ["trainer: expected 'key: value' lines, found 'fast'"]),
+        (["--config", "plain.yaml"], ["trainer: expected 'key: value' lines, found []"]),
         (["--config", "digits.yaml", "--seed_everything", "-1"], ["seed_everything is -1", "0 to 4294967295"]),
         (["--config", "digits.yaml", "--seed_everything", "4294967296"], ["seed_everything is 4294967296"]),
         (
@@ -65,7 +65,7 @@ def test_fit_explains(
     (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
     (tmp_path / "double.yaml").write_text("model: 1\nmodel: 2\n")
     text = (tmp_path / "digits.yaml").read_text()
-    (tmp_path / "plain.yaml").write_text(text[: text.index("trainer:")] + "trainer: fast")
+    (tmp_path / "plain.yaml").write_text(text[: text.index("trainer:")] + "trainer: []")
     (tmp_path / "typo.yaml").write_text(text.replace("batch_size", "batchsize"))
     assert tiny("fit", *options) == 2
     error = capsys.readouterr().err.strip()
