@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mambarium.errors import InputError
+from mambarium.platform.cli.devices import device_settings
 from mambarium.platform.cli.progress import Progress
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.pictures.callback import PredictionPictures
@@ -55,6 +55,11 @@ def fit_trainer(
         InputError: If an option has no meaning in an exactly resumable run, or the run's length isn't given once.
     """
     check_length(options, data)
+    if options["precision"] == "16-true":
+        raise InputError(
+            "trainer.precision 16-true: float16 weights lose small updates, and AdamW's eps of 1e-8 is 0 in float16; "
+            "set 16-mixed on a GPU, or bf16-mixed"
+        )
     callbacks = exact_callbacks(folder.checkpoints, seed, primary_metric, options["val_check_interval"])
     position = callbacks[0]
     assert isinstance(position, Position)
@@ -98,17 +103,13 @@ def make_trainer(settings: dict[str, Any]) -> Trainer:
     Raises:
         InputError: If Lightning refuses an option.
     """
-    settings["plugins"] = [*as_list(settings["plugins"]), AtomicCheckpointIO()]
+    settings = device_settings(settings)
+    settings["plugins"] = [*settings["plugins"], AtomicCheckpointIO()]
     settings["enable_model_summary"] = bool(settings["enable_model_summary"])
-    if settings["accelerator"] == "auto":
-        settings["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
-    if settings["devices"] == "auto":
-        settings["devices"] = 1
-    if settings["accelerator"] == "mps":
-        raise InputError("trainer.accelerator mps: the kernels run on cuda or cpu")
     try:
         return Trainer(**settings)
-    except (ValueError, MisconfigurationException) as error:
+    # Lightning's checks of its options raise all of these
+    except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
