@@ -71,6 +71,13 @@ class DetectionMetrics(TaskMetrics):
         self.frequencies = None if frequencies is None else list(frequencies)
         self.records: dict[int, ImageRecord] = {}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        rarities = () if self.frequencies is None else ("APr", "APc", "APf")
+        of_sizes = (f"AP_{size}" for size in SIZES)
+        of_boxes = ("AP", "AP50", "AP75", *of_sizes, *rarities, *(f"AP_class/{name}" for name in self.class_names))
+        return (*of_boxes, *(f"mask_{name}" for name in of_boxes)) if self.masks else of_boxes
+
     def reset(self) -> None:
         super().reset()
         self.records = {}

@@ -32,6 +32,10 @@ class ClassificationMetrics(TaskMetrics):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("accuracy", "loss", "top5_accuracy") if self.num_classes > 5 else ("accuracy", "loss")
+
     def update(self, predictions: Tensor, batch: ImageBatch) -> None:
         """Count logits (batch, num_classes)."""
         logits, labels = predictions.float(), batch["label"]

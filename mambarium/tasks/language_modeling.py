@@ -33,6 +33,10 @@ class LanguageMetrics(TaskMetrics):
         self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("bytes", torch.tensor(0), dist_reduce_fx="sum")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("bits_per_byte", "perplexity", "loss", "accuracy")
+
     def update(self, predictions: Tensor, batch: TokenBatch) -> None:
         """Count logits (batch, length, vocab_size)."""
         losses = F.cross_entropy(

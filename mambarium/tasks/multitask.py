@@ -36,6 +36,12 @@ class MultiTaskMetrics(TaskMetrics):
         self.metrics = nn.ModuleDict({name: objective.new_metrics() for name, objective in objectives.items()})
         self.primary = {name: objective.primary_metric.name for name, objective in objectives.items()}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        names = {name: self.of_task(name).names for name in self.primary}
+        known = all(names.values())
+        return ("mean", *(f"{name}/{metric}" for name in names for metric in names[name])) if known else ()
+
     def update(self, predictions: Mapping[str, Any], batch: MultiTaskBatch) -> None:
         for name, of_task in predictions.items():
             self.of_task(name).update(of_task, batch["tasks"][name])

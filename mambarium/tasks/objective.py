@@ -73,6 +73,11 @@ class TaskMetrics(Metric, ABC):
 
     full_state_update = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all values that `compute` may give; empty, as here, where they aren't known beforehand."""
+        return ()
+
     @abstractmethod
     def update(self, predictions: Any, batch: Any) -> None:
         """Count a batch."""

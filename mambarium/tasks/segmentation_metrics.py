@@ -53,6 +53,10 @@ class SegmentationMetrics(TaskMetrics):
         empty = torch.zeros(len(self.class_names), len(self.class_names), dtype=torch.int64)
         self.add_state("confusion", empty, dist_reduce_fx="sum")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("mIoU", "mean_accuracy", "pixel_accuracy", *(f"IoU/{name}" for name in self.class_names))
+
     def update(self, predictions: Sequence[Tensor], batch: SegmentationBatch) -> None:
         """Count class maps, for each image one of the original (height, width)."""
         for predicted, truth in zip(predictions, batch["original_mask"], strict=True):

@@ -173,6 +173,13 @@ class Task(LightningModule, ABC):
         """The metric by which runs of this task are ranked."""
         return self.objective.primary_metric
 
+    @property
+    def logged_names(self) -> tuple[str, ...]:
+        """All names under which a validation may log; empty where a task or metrics of the user's may log others."""
+        if not type(self).__module__.startswith("mambarium."):
+            return ()
+        return tuple(f"val/{name}" for name in self.val_metrics.names)
+
     @abstractmethod
     def training_losses(self, batch: Any) -> dict[str, Tensor]:
         """Losses of a training batch by name, auxiliary ones of the backbone included; their sum is trained on."""

@@ -22,5 +22,7 @@ def quiet_lightning() -> None:
     """
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # what callbacks say was asked for: a summary, or verbose=True
+    logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
     for pattern in UNHELPFUL_WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)

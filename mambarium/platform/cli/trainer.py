@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -14,11 +15,12 @@ from mambarium.platform.cli.progress import Progress
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.pictures.callback import PredictionPictures
 from mambarium.platform.pictures.text_samples import TextSamples
+from mambarium.platform.resume.callbacks import check_callbacks
 from mambarium.platform.resume.checkpoint_io import AtomicCheckpointIO
 from mambarium.platform.resume.position import Position
 from mambarium.platform.resume.settings import exact_callbacks, exact_loggers, exact_trainer_settings
 from mambarium.platform.run_folder import RunFolder
-from mambarium.tasks.objective import PrimaryMetric
+from mambarium.tasks.task import Task
 
 
 class RunConfig(Callback):
@@ -36,23 +38,25 @@ def fit_trainer(
     folder: RunFolder,
     data: ExactDataModule,
     seed: int,
-    primary_metric: PrimaryMetric,
+    task: Task,
     config: str,
 ) -> Trainer:
     """The Trainer of `fit`: exactly resumable, with our loggers and callbacks beside the user's.
 
-    Samples are shown in TensorBoard by `PredictionPictures` and `TextSamples`, unless the user configured their own.
+    Samples are shown in TensorBoard by `PredictionPictures` and `TextSamples`, progress on the terminal by `Progress`,
+    unless the user configured their own.
 
     Args:
         options: The `trainer` section, instantiated.
         folder: The run's folder.
         data: The run's data.
         seed: The run's seed.
-        primary_metric: The task's, for `best.ckpt`.
+        task: The task, for its primary metric and what it logs.
         config: The resolved configuration as YAML.
 
     Raises:
-        InputError: If an option has no meaning in an exactly resumable run, or the run's length isn't given once.
+        InputError: If an option or a callback has no meaning in an exactly resumable run, or can't be had, or the run's
+            length isn't given once.
     """
     check_length(options, data)
     if options["precision"] == "16-true":
@@ -60,15 +64,16 @@ def fit_trainer(
             "trainer.precision 16-true: float16 weights lose small updates, and AdamW's eps of 1e-8 is 0 in float16; "
             "set 16-mixed on a GPU, or bf16-mixed"
         )
-    callbacks = exact_callbacks(folder.checkpoints, seed, primary_metric, options["val_check_interval"])
+    users = as_list(options["callbacks"])
+    check_callbacks(users, task.logged_names)
+    callbacks = exact_callbacks(folder.checkpoints, seed, task.primary_metric, options["val_check_interval"])
     position = callbacks[0]
     assert isinstance(position, Position)
-    users = as_list(options["callbacks"])
     ours = [
         shown for shown in (PredictionPictures(), TextSamples()) if not any(type(shown) is type(own) for own in users)
     ]
     callbacks += [RunConfig(config), *ours, *users]
-    if options["enable_progress_bar"] is not False:
+    if options["enable_progress_bar"] is not False and not has_progress_bar(users):
         callbacks.append(Progress())
     settings = exact_trainer_settings(options)
     settings["callbacks"] = callbacks
@@ -77,18 +82,23 @@ def fit_trainer(
 
 
 def evaluation_trainer(options: dict[str, Any], seed: int, devices: int | None = None) -> Trainer:
-    """The Trainer of `validate`, `test` and `predict`: no loggers, no checkpoints.
+    """The Trainer of `validate`, `test` and `predict`: no loggers, no checkpoints, progress in the user's bar alone.
 
     Args:
         options: The `trainer` section, instantiated.
         seed: The run's seed.
         devices: Number of devices instead of the section's.
+
+    Raises:
+        InputError: If an option or a callback has no meaning here.
     """
     settings = exact_trainer_settings(options)
+    users = as_list(options["callbacks"])
+    check_callbacks(users)
     settings.update(
-        callbacks=[Position(seed), *as_list(options["callbacks"])],
+        callbacks=[Position(seed), *users],
         logger=False,
-        enable_progress_bar=False,
+        enable_progress_bar=has_progress_bar(users),
         max_steps=-1,
         accumulate_grad_batches=1,
     )
@@ -134,6 +144,11 @@ def check_length(options: dict[str, Any], data: ExactDataModule) -> None:
 def user_loggers(option: Any) -> list[Logger]:
     """Loggers that the user configured beside ours."""
     return [] if option in (None, True, False) else as_list(option)
+
+
+def has_progress_bar(callbacks: list[Callback]) -> bool:
+    """Whether the user configured a bar."""
+    return any(isinstance(callback, ProgressBar) for callback in callbacks)
 
 
 def as_list(value: Any) -> list:

@@ -246,7 +246,7 @@ class TrainingCLI(LightningCLI):
         seed = self.options.seed_everything
         if self.subcommand == "fit":
             config = yaml.safe_dump(self.run_config, sort_keys=False)
-            return fit_trainer(options, self.folder, self.datamodule, seed, self.model.primary_metric, config)
+            return fit_trainer(options, self.folder, self.datamodule, seed, self.model, config)
         return evaluation_trainer(options, seed, devices=1 if self.subcommand == "predict" else None)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
 from mambarium.errors import InputError
+from mambarium.platform.resume.averaging import AverageBeforeItsStart
+from mambarium.platform.resume.callbacks import CallbackCheck
 from mambarium.platform.resume.checkpoints import RunCheckpoint
 from mambarium.platform.resume.csv_logger import MetricsFile
 from mambarium.platform.resume.finite import FiniteLoss
@@ -104,6 +106,8 @@ def exact_callbacks(
         ValidationSchedule(1.0 if val_check_interval is None else val_check_interval),
         RunCheckpoint(checkpoint_folder, primary_metric, every_minutes, every_steps),
         FiniteLoss(),
+        AverageBeforeItsStart(),
+        CallbackCheck(),
     ]
 
 
