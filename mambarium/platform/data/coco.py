@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import Transform
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
 from mambarium.platform.data.coco_masks import encode_segmentation
+from mambarium.platform.data.contained import contained
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample
@@ -46,6 +47,8 @@ class CocoDetection(DetectionImages):
             mambarium.platform.data.dense_transforms; None: the shorter side to `short_side`, random horizontal flip.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
+            use.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether a file that is missing or can't be read ends the run (raise) or is noted and passed over (skip):
             then the next one is trained on in its place; evaluation images are all read once at the start.
@@ -73,6 +76,7 @@ class CocoDetection(DetectionImages):
         train_transforms: list[Transform] | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        intensity_range: tuple[float, float] | None = None,
         size_multiple: int = 32,
         broken: BrokenPolicy = "raise",
         batch_size: int = 16,
@@ -97,6 +101,7 @@ class CocoDetection(DetectionImages):
             eval_transforms=for_evaluation,
             mean=mean,
             std=std,
+            intensity_range=intensity_range,
             size_multiple=size_multiple,
             broken=broken,
             batch_size=batch_size,
@@ -125,9 +130,8 @@ class CocoDetection(DetectionImages):
             "class_frequencies": read_frequencies(categories, file) if has_frequencies else None,
         }
 
-    @cached_property
-    def splits(self) -> Splits[DetectionSample]:
-        """The images of the annotation files."""
+    def read_splits(self) -> Splits[DetectionSample]:
+        """Returns the images of the annotation files."""
         facts = self.found_facts
         names = dict(zip(facts["category_ids"], facts["class_names"], strict=True))
         sources = {}
@@ -135,7 +139,7 @@ class CocoDetection(DetectionImages):
             content = self._training_content if part == "train" else read_annotations(file)
             check_names(content, file, names)
             images = read_images(content, file, folder, list(names), self._masks)
-            sources[part] = ObjectFiles(images, str(file), self._masks, part == "train", self._broken)
+            sources[part] = ObjectFiles(images, str(file), self._masks, part == "train", self._broken, self.reader)
         del self._training_content  # many times the size of what is kept of it
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
 
@@ -158,7 +162,7 @@ def read_annotations(file: Path) -> dict[str, Any]:
         raise InputError(
             f"{file}: cannot be read ({error.strerror}): check data.path and the names below it"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: not a JSON file ({error})") from error
     for name in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
@@ -275,7 +279,7 @@ def read_images(
             )
             checked = (negative, partial)
         images[record["id"]] = AnnotatedImage(
-            folder / name, record["id"], record["height"], record["width"], [], checked
+            contained(folder, name, f"{file}: {what}"), record["id"], record["height"], record["width"], [], checked
         )
     require_lists_of_all(content["images"], file)
     required = ("image_id", "category_id", "bbox", "segmentation") if masks else ("image_id", "category_id", "bbox")

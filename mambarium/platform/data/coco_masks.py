@@ -14,6 +14,9 @@ from torch import Tensor
 UPSAMPLING = 5
 """The official tools draw a polygon's outline on a grid finer by this factor."""
 
+LONGEST = 2**22
+"""Steps of a polygon's outline on that grid, which are all in memory at once."""
+
 FARTHEST = 100
 """How many times the image's longer side a corner may be away, as the outline is drawn point by point."""
 
@@ -131,6 +134,8 @@ def _polygon_pixels(polygon: Sequence[float], height: int, width: int) -> NDArra
         raise ValueError(f"a polygon with a corner more than {FARTHEST} times the image's longer side away")
     corners = np.trunc(UPSAMPLING * np.asarray(polygon, dtype=np.float64).reshape(-1, 2) + 0.5).astype(np.int64)
     following = np.roll(corners, -1, axis=0)
+    if np.abs(following - corners).max(axis=1).sum() > LONGEST:
+        raise ValueError(f"a polygon with an outline of more than {LONGEST // UPSAMPLING} pixels")
     outline = np.concatenate([_line(start, end) for start, end in zip(corners, following, strict=True)])
     (x_before, y_before), (x_after, y_after) = outline[:-1].T, outline[1:].T
     crossing = x_before != x_after

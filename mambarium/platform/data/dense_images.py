@@ -30,7 +30,7 @@ class DenseImages(ImageData, Generic[Sample]):
     Images keep the sizes that the transforms leave; a batch pads them. Normalisation comes before the padding, so
     padding is zero.
 
-    A subclass defines `splits`, `annotated` and `collate`, and `read_class_names` if the classes are not given.
+    A subclass defines `read_splits`, `annotated` and `collate`, and `read_class_names` if the classes are not given.
 
     Args:
         class_names: One name per class; None: the data says them.
@@ -38,6 +38,8 @@ class DenseImages(ImageData, Generic[Sample]):
         eval_transforms: Applied to validation, test and prediction images.
         mean: Subtracted per channel, on a scale of 0 to 1.
         std: Divided by per channel, on a scale of 0 to 1.
+        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
+            use.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether a sample that can't be read ends the run ("raise") or is noted and passed over ("skip"): then
             the next one is trained on in its place; evaluation samples are all read once at the start to leave it out.
@@ -54,6 +56,7 @@ class DenseImages(ImageData, Generic[Sample]):
         eval_transforms: Sequence[Transform],
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        intensity_range: tuple[float, float] | None,
         size_multiple: int,
         broken: BrokenPolicy,
         batch_size: int,
@@ -67,6 +70,7 @@ class DenseImages(ImageData, Generic[Sample]):
             eval_transforms=eval_transforms,
             mean=mean,
             std=std,
+            intensity_range=intensity_range,
             broken=broken,
             batch_size=batch_size,
             passes=passes,
@@ -77,10 +81,9 @@ class DenseImages(ImageData, Generic[Sample]):
             raise InputError(f"data.size_multiple is {size_multiple}: give 1 or more")
         self.size_multiple = size_multiple
 
-    @property
     @abstractmethod
-    def splits(self) -> Splits[Sample]:
-        """The images to train on, validate on and test on."""
+    def read_splits(self) -> Splits[Sample]:
+        """Finds the images to train on, validate on and test on."""
 
     @abstractmethod
     def annotated(
@@ -104,7 +107,7 @@ class DenseImages(ImageData, Generic[Sample]):
 
     def prediction_images(self, files: Sequence[Path], transforms: Sequence[Transform]) -> UnannotatedImages:
         """Returns the data set of image files to predict on."""
-        return UnannotatedImages(files, transforms)
+        return UnannotatedImages(files, transforms, self.reader)
 
     @property
     def prediction_collate(self) -> CollateForPadding:

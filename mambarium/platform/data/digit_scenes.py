@@ -79,6 +79,14 @@ class DigitScenes:
     def __len__(self) -> int:
         return self._num_scenes
 
+    def name(self, index: int) -> str:
+        """Returns what an error message calls a scene."""
+        return f"{self._split} scene {index}"
+
+    def stored(self, index: int) -> None:
+        """Scenes are drawn, not stored."""
+        return None
+
     def scene(self, key: SampleKey) -> Scene:
         """Draws a scene.
 
@@ -246,6 +254,7 @@ class DigitSceneImages(DenseImages[Sample]):
             eval_transforms=[],
             mean=mean,
             std=std,
+            intensity_range=None,
             size_multiple=size_multiple,
             broken="raise",
             batch_size=batch_size,
@@ -264,9 +273,8 @@ class DigitSceneImages(DenseImages[Sample]):
     def scenes(self, split: SceneSplit, num_scenes: int) -> SampleSource[Sample]:
         """Returns the annotated scenes of a split."""
 
-    @cached_property
-    def splits(self) -> Splits[Sample]:
-        """New scenes for each training pass, fixed ones for evaluation."""
+    def read_splits(self) -> Splits[Sample]:
+        """Returns new scenes for each training pass, fixed ones for evaluation."""
         return Splits(
             self.scenes("train", self.num_scenes),
             self.scenes("val", EVALUATION_SCENES),

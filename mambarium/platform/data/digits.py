@@ -1,7 +1,5 @@
 """The handwritten digits that come with scikit-learn: real images on a machine without network."""
 
-from functools import cached_property
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -51,6 +49,7 @@ class Digits(ClassificationImages):
             eval_transforms=eval_transforms,
             mean=mean,
             std=std,
+            intensity_range=None,
             cache=False,
             broken="raise",
             batch_size=batch_size,
@@ -59,9 +58,8 @@ class Digits(ClassificationImages):
             seed=seed,
         )
 
-    @cached_property
-    def splits(self) -> ImageSplits:
-        """Training digits, and the held-out ones twice."""
+    def read_splits(self) -> ImageSplits:
+        """Returns training digits, and the held-out ones twice."""
         source = _DigitImages(self.image_size)
         train, held_out = _split(source.labels)
         held_out_source = Subset(source, held_out)
@@ -91,6 +89,12 @@ class _DigitImages:
         resize = v2.Resize(image_size, antialias=True)
         self._images = resize(grey.unsqueeze(1).expand(-1, 3, -1, -1)).contiguous()  # (1797, 3, size, size)
         self.labels = digits.target.tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def stored(self, index: int) -> None:
+        return None
 
     def read(self, index: int) -> Tensor:
         return self._images[index].clone()

@@ -1,13 +1,12 @@
 """Data sets by name through the `datasets` library: from the Hugging Face hub, or from local files."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from mambarium.errors import InputError
-from mambarium.platform.data.decoding import decode_image, read_image
 from mambarium.platform.data.held_out import hold_out
 from mambarium.platform.data.sample_error import SampleError
 
@@ -20,10 +19,12 @@ class Part(NamedTuple):
     Attributes:
         rows: A `datasets.Dataset`.
         where: What an error message calls it.
+        folders: Where files that rows name may lie.
     """
 
     rows: Any
     where: str
+    folders: tuple[Path, ...]
 
 
 class HubDataSet(NamedTuple):
@@ -68,8 +69,21 @@ class HubDataSet(NamedTuple):
                     raise InputError(
                         f"{where}: no column {column!r}; it has {', '.join(rows.column_names)}: set data.{option}"
                     )
-            parts[part] = Part(rows, where)
+            parts[part] = Part(rows, where, self._folders())
         return parts
+
+    def _folders(self) -> tuple[Path, ...]:
+        """The folders of the local files, and those in which the library keeps what it downloaded."""
+        import datasets
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        files = self.data_files.values() if isinstance(self.data_files, dict) else [self.data_files or []]
+        patterns = [pattern for given in files for pattern in ([given] if isinstance(given, str) else given)]
+        # A pattern's folder is what comes before its first wildcard.
+        local = [re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or "." for pattern in patterns]
+        local += [folder for folder in (self.name, self.data_dir) if folder is not None and Path(folder).is_dir()]
+        kept = [datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE]
+        return tuple(Path(os.path.normpath(Path(folder).absolute())) for folder in [*local, *kept])
 
     def _rows(self, split: str) -> Any:
         import datasets
@@ -117,8 +131,7 @@ class ImageColumn:
     """The images of one column, by row.
 
     Args:
-        rows: A `datasets.Dataset`.
-        where: What an error message calls the data set.
+        part: The part of a data set.
         column: The column of the images.
         option: The option that names the column.
 
@@ -126,39 +139,39 @@ class ImageColumn:
         InputError: If the column holds something else.
     """
 
-    def __init__(self, rows: Any, where: str, column: str, option: str = "image_column") -> None:
+    def __init__(self, part: Part, column: str, option: str = "image_column") -> None:
         import datasets
 
         try:
             # Undecoded, so that a broken image is reported by its row.
-            self._rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+            self._rows = part.rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
         except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's errors derive from these
             raise InputError(
-                f"{where}: column {column!r} holds {rows.features[column]}, not images: set data.{option}"
+                f"{part.where}: column {column!r} holds {part.rows.features[column]}, not images: set data.{option}"
             ) from error
         self._column = column
-        self._where = where
+        self._where = part.where
+        self._folders = part.folders
 
     def name(self, row: int) -> str:
         """Returns what an error message calls a row."""
         return f"{self._where}, row {row}"
 
-    def encoded(self, row: int) -> bytes | str:
+    def stored(self, row: int) -> bytes | Path:
         """Returns the content of an image file, or its path.
 
         Raises:
-            SampleError: If the row has none.
+            SampleError: If the row has none, or names one outside the data set's folders.
         """
         stored = self._rows[row][self._column]
         if stored is None:
             raise SampleError(f"{self.name(row)}: has no image; filter such rows out of the data set")
-        return stored["path"] if stored["bytes"] is None else stored["bytes"]
-
-    def read(self, row: int) -> Tensor:
-        """Returns an image as a uint8 tensor (3, height, width).
-
-        Raises:
-            SampleError: If the row has none, or it can't be decoded.
-        """
-        encoded = self.encoded(row)
-        return decode_image(encoded, self.name(row)) if isinstance(encoded, bytes) else read_image(Path(encoded))
+        if stored["bytes"] is not None:
+            return stored["bytes"]
+        path = Path(os.path.normpath(Path(stored["path"]).absolute()))
+        if not any(path.is_relative_to(folder) for folder in self._folders):
+            raise SampleError(
+                f"{self.name(row)}: names the file {stored['path']!r}, which does not lie in the data set's folder: "
+                "move it there, or store the images themselves in the rows"
+            )
+        return path

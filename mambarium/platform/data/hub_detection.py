@@ -2,22 +2,22 @@
 
 from collections import Counter
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
 from mambarium.platform.data.coco import is_area, is_box
 from mambarium.platform.data.coco_masks import encode_segmentation
+from mambarium.platform.data.decoding import opened_image, shown_size
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample
 from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, Part, divided_rows
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
+from mambarium.platform.data.intensity import ImageReader
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.object_files import detection_transforms, with_objects
 from mambarium.platform.data.objects import ObjectRecord, ObjectTable, clean_objects, note_changes
@@ -58,6 +58,8 @@ class HubDetection(DetectionImages):
             mambarium.platform.data.dense_transforms; None: the shorter side to `short_side`, random horizontal flip.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
+            use.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
             next one is trained on in its place; evaluation images are all read once at the start.
@@ -92,6 +94,7 @@ class HubDetection(DetectionImages):
         train_transforms: list[Transform] | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        intensity_range: tuple[float, float] | None = None,
         size_multiple: int = 32,
         broken: BrokenPolicy = "raise",
         batch_size: int = 16,
@@ -114,6 +117,7 @@ class HubDetection(DetectionImages):
             eval_transforms=for_evaluation,
             mean=mean,
             std=std,
+            intensity_range=intensity_range,
             size_multiple=size_multiple,
             broken=broken,
             batch_size=batch_size,
@@ -136,15 +140,16 @@ class HubDetection(DetectionImages):
     def _objects(self) -> dict[str, list[list[dict[str, Any]]]]:
         """The objects of each row of each part."""
         column = self._objects_column
-        return {part: _objects_of(*opened, column, self._keys) for part, opened in self._parts.items()}
+        return {name: _objects_of(part.rows, part.where, column, self._keys) for name, part in self._parts.items()}
 
     def read_class_names(self) -> list[str]:
         """Returns the classes that the column declares, or else all that occur in the training split."""
-        return _class_names(*self._parts["train"], self._objects_column, self._keys[1], self._objects["train"])
+        training = self._parts["train"]
+        column, label_key = self._objects_column, self._keys[1]
+        return _class_names(training.rows, training.where, column, label_key, self._objects["train"])
 
-    @cached_property
-    def splits(self) -> Splits[DetectionSample]:
-        """The images of the three splits, or what stands in for a missing one."""
+    def read_splits(self) -> Splits[DetectionSample]:
+        """Returns the images of the three splits, or what stands in for a missing one."""
         num_rows = {part: len(objects) for part, objects in self._objects.items()}
         sources = {
             name: self._source(part, rows, training=name == "train")
@@ -153,9 +158,10 @@ class HubDetection(DetectionImages):
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
 
     def _source(self, part: str, rows: list[int], training: bool) -> "_HubObjects":
-        table, where = self._parts[part]
-        images = ImageColumn(table, where, self._image_column)
-        sizes = _image_sizes(table, images)
+        opened = self._parts[part]
+        where = opened.where
+        images = ImageColumn(opened, self._image_column)
+        sizes = _image_sizes(opened.rows, images)
         changes: Counter[str] = Counter()
         broken = [row for row in rows if sizes[row] is None]
         if broken and self._broken == "skip":
@@ -170,7 +176,7 @@ class HubDetection(DetectionImages):
             kept = with_objects(objects, where)
             rows, objects = [rows[index] for index in kept], [objects[index] for index in kept]
         known = [sizes[row] or (0, 0) for row in rows]
-        return _HubObjects(images, rows, ObjectTable(rows, known, objects, self._masks))
+        return _HubObjects(images, rows, ObjectTable(rows, known, objects, self._masks), self.reader)
 
     def _record(self, item: dict[str, Any], where: str) -> ObjectRecord:
         box_key, label_key = self._keys
@@ -201,17 +207,25 @@ class HubDetection(DetectionImages):
 class _HubObjects:
     """Rows with their objects."""
 
-    def __init__(self, images: ImageColumn, rows: list[int], objects: ObjectTable) -> None:
+    def __init__(self, images: ImageColumn, rows: list[int], objects: ObjectTable, reader: ImageReader) -> None:
         self._images = images
+        self._reader = reader
         self._rows = rows
-        self._objects = objects
+        self.objects = objects
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def stored(self, index: int) -> bytes | Path:
+        return self._images.stored(self._rows[index])
+
+    def name(self, index: int) -> str:
+        return self._images.name(self._rows[index])
+
     def read(self, key: SampleKey) -> DetectionSample:
-        row = self._rows[key[1]]
-        return self._objects.sample(key[1], self._images.read(row), self._images.name(row))
+        index = key[1]
+        name = self.name(index)
+        return self.objects.sample(index, self._reader.read(self.stored(index), name), name)
 
 
 def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> list[list[dict[str, Any]]]:
@@ -282,10 +296,8 @@ def _image_sizes(rows: Any, images: ImageColumn) -> list[tuple[int, int] | None]
             sizes.append((height, width))
             continue
         try:
-            encoded = images.encoded(row)
-            with Image.open(BytesIO(encoded) if isinstance(encoded, bytes) else Path(encoded)) as image:
-                sizes.append((image.height, image.width))
-        # Pillow's decoders raise SyntaxError and ValueError as well for files that are not what they claim to be.
-        except (SampleError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            with opened_image(images.stored(row), images.name(row)) as image:
+                sizes.append(shown_size(image))
+        except SampleError:
             sizes.append(None)
     return sizes

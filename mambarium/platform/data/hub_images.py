@@ -1,6 +1,7 @@
 """Labelled images of data sets that the `datasets` library opens by name."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from mambarium.platform.data.broken_samples import BrokenPolicy
 from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, Part
 from mambarium.platform.data.image_sources import ImageSplits, divided
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD, ClassificationImages
+from mambarium.platform.data.intensity import ImageReader
 
 
 class HubImages(ClassificationImages):
@@ -38,6 +40,8 @@ class HubImages(ClassificationImages):
             side to `image_size`, centre crop.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
+            use.
         cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
         broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
             next one is trained on in its place, evaluation images are all read once at the start, and none is kept in
@@ -68,6 +72,7 @@ class HubImages(ClassificationImages):
         eval_transforms: list[Transform] | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        intensity_range: tuple[float, float] | None = None,
         cache: bool | None = None,
         broken: BrokenPolicy = "raise",
         batch_size: int = 64,
@@ -87,6 +92,7 @@ class HubImages(ClassificationImages):
             eval_transforms=eval_transforms,
             mean=mean,
             std=std,
+            intensity_range=intensity_range,
             cache=cache,
             broken=broken,
             batch_size=batch_size,
@@ -107,14 +113,14 @@ class HubImages(ClassificationImages):
 
     def read_class_names(self) -> list[str]:
         """Returns the classes of the training split."""
-        return _class_names(*self._parts["train"], self._label_column)
+        training = self._parts["train"]
+        return _class_names(training.rows, training.where, self._label_column)
 
-    @cached_property
-    def splits(self) -> ImageSplits:
-        """The images of the three splits, or what stands in for a missing one."""
+    def read_splits(self) -> ImageSplits:
+        """Returns the images of the three splits, or what stands in for a missing one."""
         class_names = self.found_facts["class_names"]
         sources = {
-            name: _RowImages(part, self._image_column, self._label_column, class_names)
+            name: _RowImages(part, self._image_column, self._label_column, class_names, self.reader)
             for name, part in self._parts.items()
         }
         return divided(sources["train"], sources.get("val"), sources.get("test"), self._val_fraction)
@@ -125,12 +131,21 @@ class _RowImages:
 
     labels: list[int]
 
-    def __init__(self, part: Part, image_column: str, label_column: str, class_names: list[str]) -> None:
-        self._images = ImageColumn(*part, image_column)
-        self.labels = _labels(*part, label_column, class_names)
+    def __init__(
+        self, part: Part, image_column: str, label_column: str, class_names: list[str], reader: ImageReader
+    ) -> None:
+        self._images = ImageColumn(part, image_column)
+        self._reader = reader
+        self.labels = _labels(part.rows, part.where, label_column, class_names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def stored(self, index: int) -> bytes | Path:
+        return self._images.stored(index)
 
     def read(self, index: int) -> Tensor:
-        return self._images.read(index)
+        return self._reader.read(self.stored(index), self.name(index))
 
     def name(self, index: int) -> str:
         return self._images.name(index)

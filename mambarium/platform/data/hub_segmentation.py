@@ -10,6 +10,7 @@ from mambarium.platform.data.broken_samples import BrokenPolicy
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, Part, divided_rows
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
+from mambarium.platform.data.intensity import ImageReader
 from mambarium.platform.data.mask_folder import segmentation_transforms
 from mambarium.platform.data.mask_layouts import plain_layout
 from mambarium.platform.data.masks import MaskDecoder
@@ -48,6 +49,8 @@ class HubSegmentation(SegmentationImages):
             with no class above 0.75 of it, a random horizontal flip.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
+            use.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether an image that can't be read, or a mask that does not fit it, ends the run (raise) or is noted
             and passed over (skip): then the next one is trained on in its place; evaluation images are all read once at
@@ -82,6 +85,7 @@ class HubSegmentation(SegmentationImages):
         train_transforms: list[Transform] | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        intensity_range: tuple[float, float] | None = None,
         size_multiple: int = 32,
         broken: BrokenPolicy = "raise",
         batch_size: int = 16,
@@ -102,6 +106,7 @@ class HubSegmentation(SegmentationImages):
             eval_transforms=for_evaluation,
             mean=mean,
             std=std,
+            intensity_range=intensity_range,
             size_multiple=size_multiple,
             broken=broken,
             batch_size=batch_size,
@@ -120,12 +125,11 @@ class HubSegmentation(SegmentationImages):
         columns = dict(zip(("image_column", "mask_column"), self._columns, strict=True))
         return self._data_set.parts(self._split_names, columns)
 
-    @cached_property
-    def splits(self) -> Splits[SegmentationSample]:
-        """The images of the three splits, or what stands in for a missing one."""
+    def read_splits(self) -> Splits[SegmentationSample]:
+        """Returns the images of the three splits, or what stands in for a missing one."""
         num_rows = {name: len(part.rows) for name, part in self._parts.items()}
         sources = {
-            name: _HubMasks(self._parts[part], self._columns, rows, self._decoder)
+            name: _HubMasks(self._parts[part], self._columns, rows, self._decoder, self.reader)
             for name, (part, rows) in divided_rows(num_rows, self._val_fraction).items()
         }
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
@@ -134,21 +138,28 @@ class HubSegmentation(SegmentationImages):
 class _HubMasks:
     """Rows with their masks."""
 
-    def __init__(self, part: Part, columns: tuple[str, str], rows: list[int], decoder: MaskDecoder) -> None:
+    def __init__(
+        self, part: Part, columns: tuple[str, str], rows: list[int], decoder: MaskDecoder, reader: ImageReader
+    ) -> None:
         if not rows:
             raise InputError(f"{part.where}: has no rows")
-        self._images = ImageColumn(*part, columns[0])
-        self._masks = ImageColumn(*part, columns[1], option="mask_column")
+        self._images = ImageColumn(part, columns[0])
+        self._masks = ImageColumn(part, columns[1], option="mask_column")
         self._rows = rows
         self._decoder = decoder
+        self._reader = reader
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def stored(self, index: int) -> bytes | Path:
+        return self._images.stored(self._rows[index])
+
+    def name(self, index: int) -> str:
+        return self._images.name(self._rows[index])
+
     def read(self, key: SampleKey) -> SegmentationSample:
         row = self._rows[key[1]]
-        image = self._images.read(row)
-        encoded = self._masks.encoded(row)
-        stored = encoded if isinstance(encoded, bytes) else Path(encoded)
-        mask = self._decoder.decode(stored, image, self._masks.name(row))
+        image = self._reader.read(self._images.stored(row), self._images.name(row))
+        mask = self._decoder.decode(self._masks.stored(row), image, self._masks.name(row))
         return segmentation_sample(image, mask, image_id=row)

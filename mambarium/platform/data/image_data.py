@@ -1,7 +1,8 @@
 """What all data modules of images share: classes, normalisation, augmented parts, images to predict on."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,18 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
+from mambarium.platform.data.decoding import IntensityRange
 from mambarium.platform.data.facts import Facts
 from mambarium.platform.data.image_files import find_images
 from mambarium.platform.data.image_samples import Normalization
+from mambarium.platform.data.intensity import ImageReader, check_range, images_to_measure, measured_range
 from mambarium.platform.data.module import ExactDataModule, Samples
 
 
 class ImageData(ExactDataModule):
     """Images with classes, augmented by torchvision's v2 transforms.
 
-    A subclass defines `splits`, `augmented`, `prediction_images`, `prediction_collate` and `collate`, and
+    A subclass defines `read_splits`, `augmented`, `prediction_images`, `prediction_collate` and `collate`, and
     `read_class_names` if the classes are not given.
 
     Args:
@@ -28,6 +31,8 @@ class ImageData(ExactDataModule):
         eval_transforms: Applied to validation, test and prediction images.
         mean: Subtracted per channel, on a scale of 0 to 1.
         std: Divided by per channel, on a scale of 0 to 1.
+        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
+            use, as `measured_range` finds it, or the checkpoint that was restored says.
         broken: Whether a sample that can't be read ends the run ("raise") or is noted and passed over ("skip").
         batch_size: Samples per optimisation step, over all processes together.
         passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
@@ -42,6 +47,7 @@ class ImageData(ExactDataModule):
         eval_transforms: Sequence[Transform],
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        intensity_range: tuple[float, float] | None,
         broken: BrokenPolicy,
         batch_size: int,
         passes: float | None,
@@ -53,6 +59,10 @@ class ImageData(ExactDataModule):
             raise InputError(f"data.std is {list(std)}: give numbers above 0")
         self._given_class_names = None if class_names is None else list(class_names)
         self.normalization = Normalization(mean, std)
+        check_range(intensity_range)
+        self.reader = ImageReader(intensity_range)
+        self._configured_range = intensity_range
+        self._range_is_known = intensity_range is not None
         self.predict_path: str | None = None
         """Folder (or file) of images that `predict_dataloader` reads."""
         self._broken: BrokenPolicy = broken
@@ -88,10 +98,41 @@ class ImageData(ExactDataModule):
         """The normalisation."""
         return {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
 
-    @property
     @abstractmethod
+    def read_splits(self) -> Any:
+        """Finds the images to train on, validate on and test on."""
+
+    @cached_property
     def splits(self) -> Any:
-        """The images to train on, validate on and test on, as `train`, `val` and `test`."""
+        """The images to train on, validate on and test on, as `train`, `val` and `test`.
+
+        Raises:
+            InputError: If the data can't be read, or its classes are not those of a restored checkpoint.
+        """
+        _ = self.found_facts
+        splits = self.read_splits()
+        if not self._range_is_known:
+            self._use_range(measured_range(images_to_measure(splits.train)))
+        return splits
+
+    def _use_range(self, intensity_range: IntensityRange | None) -> None:
+        self.reader.intensity_range = intensity_range
+        self._range_is_known = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps: classes, normalisation and, once it is known, the range of intensities."""
+        known = self.reader.intensity_range
+        intensity_range = {"intensity_range": None if known is None else list(known)}
+        return {**super().state_dict(), **(intensity_range if self._range_is_known else {})}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes classes over from a checkpoint, and the range of intensities unless it is configured."""
+        facts = dict(state_dict)
+        if "intensity_range" in facts:
+            restored = facts.pop("intensity_range")
+            if self._configured_range is None:
+                self._use_range(None if restored is None else (restored[0], restored[1]))
+        super().load_state_dict(facts)
 
     @abstractmethod
     def augmented(self, source: Any, transforms: Sequence[Transform], training: bool) -> Samples:
@@ -125,7 +166,6 @@ class ImageData(ExactDataModule):
         return self._part("test")
 
     def _part(self, name: str) -> Samples:
-        _ = self.found_facts
         if name == "test" and self.splits.test is self.splits.val:
             name = "val"
         if name not in self._parts_read:

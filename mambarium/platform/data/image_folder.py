@@ -8,10 +8,10 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
-from mambarium.platform.data.decoding import read_image
 from mambarium.platform.data.image_files import find_images
 from mambarium.platform.data.image_sources import ImageSplits, divided
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD, ClassificationImages
+from mambarium.platform.data.intensity import ImageReader
 
 VALIDATION_FOLDERS = ("val", "validation", "valid")
 """Names that the folder of validation images may have."""
@@ -35,6 +35,8 @@ class ImageFolder(ClassificationImages):
             side to `image_size`, centre crop.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
+            use.
         cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
         broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
             next one is trained on in its place, evaluation images are all read once at the start, and none is kept in
@@ -57,6 +59,7 @@ class ImageFolder(ClassificationImages):
         eval_transforms: list[Transform] | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        intensity_range: tuple[float, float] | None = None,
         cache: bool | None = None,
         broken: BrokenPolicy = "raise",
         batch_size: int = 64,
@@ -71,6 +74,7 @@ class ImageFolder(ClassificationImages):
             eval_transforms=eval_transforms,
             mean=mean,
             std=std,
+            intensity_range=intensity_range,
             cache=cache,
             broken=broken,
             batch_size=batch_size,
@@ -94,11 +98,10 @@ class ImageFolder(ClassificationImages):
         """Returns the names of the folders of training images."""
         return _class_names(self._folders["train"])
 
-    @cached_property
-    def splits(self) -> ImageSplits:
-        """The images of the three folders, or what stands in for a missing one."""
+    def read_splits(self) -> ImageSplits:
+        """Returns the images of the three folders, or what stands in for a missing one."""
         names = self.found_facts["class_names"]
-        sources = {split: _FolderImages(folder, names) for split, folder in self._folders.items()}
+        sources = {split: _FolderImages(folder, names, self.reader) for split, folder in self._folders.items()}
         return divided(sources["train"], sources.get("val"), sources.get("test"), self._val_fraction)
 
 
@@ -107,7 +110,7 @@ class _FolderImages:
 
     labels: list[int]
 
-    def __init__(self, folder: Path, class_names: list[str]) -> None:
+    def __init__(self, folder: Path, class_names: list[str], reader: ImageReader) -> None:
         unknown = set(_class_names(folder)) - set(class_names)
         if unknown:
             raise InputError(
@@ -115,6 +118,7 @@ class _FolderImages:
                 f"{', '.join(class_names)}"
             )
         self._folder = folder
+        self._reader = reader
         self._files: list[str] = []
         self.labels = []
         for label, class_name in enumerate(class_names):
@@ -123,8 +127,14 @@ class _FolderImages:
                 self._files += [str(file.relative_to(folder)) for file in files]
                 self.labels += [label] * len(files)
 
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def stored(self, index: int) -> Path:
+        return self._folder / self._files[index]
+
     def read(self, index: int) -> Tensor:
-        return read_image(self._folder / self._files[index])
+        return self._reader.read(self.stored(index), self.name(index))
 
     def name(self, index: int) -> str:
         return str(self._folder / self._files[index])

@@ -11,8 +11,8 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.augmentation import SampleSource
-from mambarium.platform.data.decoding import read_image
 from mambarium.platform.data.image_sources import ImageSource
+from mambarium.platform.data.intensity import ImageReader
 from mambarium.platform.data.order import SampleKey
 from mambarium.platform.data.sample_error import SampleError
 from mambarium.platform.randomness import sample_randomness
@@ -127,19 +127,23 @@ class UnlabelledImages:
         files: The files.
         transforms: Applied in order to the uint8 tensor (3, height, width).
         image_size: Height and width the transforms have to leave.
+        reader: Decodes the images.
     """
 
-    def __init__(self, files: Sequence[Path], transforms: Sequence[Transform], image_size: int) -> None:
+    def __init__(
+        self, files: Sequence[Path], transforms: Sequence[Transform], image_size: int, reader: ImageReader
+    ) -> None:
         self._files = list(files)
         self._transforms = list(transforms)
         self._image_size = image_size
+        self._reader = reader
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
         name = str(self._files[index])
-        image = _transformed(read_image(self._files[index]), self._transforms, name)
+        image = _transformed(self._reader.read(self._files[index], name), self._transforms, name)
         _require_size(image, self._image_size, name)
         return image, name
 

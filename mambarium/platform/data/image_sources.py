@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -20,8 +21,14 @@ class ImageSource(Protocol):
 
     labels: list[int]
 
+    def __len__(self) -> int: ...
+
     def read(self, index: int) -> Tensor:
         """Returns image `index` as a uint8 tensor (3, height, width)."""
+        ...
+
+    def stored(self, index: int) -> bytes | Path | None:
+        """Returns the file of image `index`, or its content; None if it is made here."""
         ...
 
     def name(self, index: int) -> str:
@@ -45,6 +52,13 @@ class Subset:
         self._source = source
         self._indices = list(indices)
         self.labels = [source.labels[index] for index in self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def stored(self, index: int) -> bytes | Path | None:
+        """Returns the file of image `index`, or its content; None if it is made here."""
+        return self._source.stored(self._indices[index])
 
     def read(self, index: int) -> Tensor:
         """Returns image `index` as a uint8 tensor (3, height, width)."""
@@ -75,6 +89,13 @@ class Cached:
         self._shapes = [tuple(image.shape) for image in images]
         self._ends = list(accumulate(image.numel() for image in images))
         self._pixels = torch.cat([image.flatten() for image in images])
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def stored(self, index: int) -> bytes | Path | None:
+        """Returns the file of image `index`, or its content; None if it is made here."""
+        return self._source.stored(index)
 
     def read(self, index: int) -> Tensor:
         """Returns a copy of image `index`, a uint8 tensor (3, height, width)."""

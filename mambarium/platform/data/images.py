@@ -44,6 +44,8 @@ class ClassificationImages(ImageData):
             `image_size`, centre crop.
         mean: Subtracted per channel, on a scale of 0 to 1.
         std: Divided by per channel, on a scale of 0 to 1.
+        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
+            use.
         cache: Whether decoded images are kept in memory; None: if they are few.
         broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
             next one is trained on in its place, evaluation images are all read once at the start, and none is kept in
@@ -62,6 +64,7 @@ class ClassificationImages(ImageData):
         eval_transforms: list[Transform] | None,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        intensity_range: tuple[float, float] | None,
         cache: bool | None,
         broken: BrokenPolicy,
         batch_size: int,
@@ -84,6 +87,7 @@ class ClassificationImages(ImageData):
             eval_transforms=eval_transforms,
             mean=mean,
             std=std,
+            intensity_range=intensity_range,
             broken=broken,
             batch_size=batch_size,
             passes=passes,
@@ -97,10 +101,9 @@ class ClassificationImages(ImageData):
         """Normalisation and size of the images."""
         return {**super().settings(), "image_size": self.image_size}
 
-    @property
     @abstractmethod
-    def splits(self) -> ImageSplits:
-        """The images to train on, validate on and test on."""
+    def read_splits(self) -> ImageSplits:
+        """Finds the images to train on, validate on and test on."""
 
     def augmented(self, source: ImageSource, transforms: Sequence[Transform], training: bool) -> AugmentedImages:
         """Returns the data set of a source and its transforms."""
@@ -118,7 +121,7 @@ class ClassificationImages(ImageData):
 
     def prediction_images(self, files: Sequence[Path], transforms: Sequence[Transform]) -> UnlabelledImages:
         """Returns the data set of image files to predict on."""
-        return UnlabelledImages(files, transforms, self.image_size)
+        return UnlabelledImages(files, transforms, self.image_size, self.reader)
 
     @property
     def prediction_collate(self) -> CollateForPrediction:

@@ -1,6 +1,5 @@
 """Segmentation data in folders of images and of masks."""
 
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -9,11 +8,12 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy, with_files
-from mambarium.platform.data.decoding import read_image
+from mambarium.platform.data.contained import contained
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.dense_transforms import LargeScaleJitter, ResizeShortSide, WindowCrop
 from mambarium.platform.data.image_files import find_images
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
+from mambarium.platform.data.intensity import ImageReader
 from mambarium.platform.data.mask_layouts import PRESETS, MaskLayout, plain_layout
 from mambarium.platform.data.masks import MaskDecoder
 from mambarium.platform.data.order import SampleKey
@@ -48,6 +48,8 @@ class MaskFolder(SegmentationImages):
             with no class above 0.75 of it, a random horizontal flip.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
+            use.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether a file that is missing or can't be read, or a mask that does not fit its image, ends the run
             (raise) or is noted and passed over (skip): then the next one is trained on in its place; evaluation images
@@ -74,6 +76,7 @@ class MaskFolder(SegmentationImages):
         train_transforms: list[Transform] | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        intensity_range: tuple[float, float] | None = None,
         size_multiple: int = 32,
         broken: BrokenPolicy = "raise",
         batch_size: int = 16,
@@ -92,6 +95,7 @@ class MaskFolder(SegmentationImages):
             eval_transforms=for_evaluation,
             mean=mean,
             std=std,
+            intensity_range=intensity_range,
             size_multiple=size_multiple,
             broken=broken,
             batch_size=batch_size,
@@ -105,13 +109,12 @@ class MaskFolder(SegmentationImages):
         """The folder."""
         return str(self._root)
 
-    @cached_property
-    def splits(self) -> Splits[SegmentationSample]:
-        """The images of the folders; without test images, the validation images are the test images."""
+    def read_splits(self) -> Splits[SegmentationSample]:
+        """Returns the images of the folders; without test images, the validation images are the test images."""
         if not self._root.is_dir():
             raise InputError(f"{self._root}: no such folder (data.path)")
         sources = {
-            split: MaskFiles(image_folder, mask_folder, self._layout, self._root, split, self._broken)
+            split: MaskFiles(image_folder, mask_folder, self._layout, self._root, split, self._broken, self.reader)
             for split in self._layout.folders
             if (pair := self._folders(split))
             for image_folder, mask_folder in [pair]
@@ -139,13 +142,21 @@ class MaskFiles:
         root: The set's folder.
         split: The split, for a layout with lists.
         broken: What becomes of files that are missing.
+        reader: Decodes the images.
 
     Raises:
         InputError: If there are no images, or files are missing and `broken` is "raise".
     """
 
     def __init__(
-        self, image_folder: Path, mask_folder: Path, layout: MaskLayout, root: Path, split: str, broken: BrokenPolicy
+        self,
+        image_folder: Path,
+        mask_folder: Path,
+        layout: MaskLayout,
+        root: Path,
+        split: str,
+        broken: BrokenPolicy,
+        reader: ImageReader,
     ) -> None:
         if layout.lists is None:
             suffix = layout.image_suffix
@@ -157,21 +168,29 @@ class MaskFiles:
             file = root / layout.lists / f"{split}.txt"
             names = read_list(file)
             where = str(file)
-            images = [
-                image for _, image in with_files(names, [image_folder / f"{n}.jpg" for n in names], broken, where)
-            ]
+            listed = [contained(image_folder, f"{name}.jpg", where) for name in names]
+            images = [image for _, image in with_files(names, listed, broken, where)]
         masks = [mask_folder / _mask_name(path.relative_to(image_folder), layout) for path in images]
         pairs = with_files(images, masks, broken, where)
         self._images = [str(image) for image, _ in pairs]
         self._masks = [str(mask) for _, mask in pairs]
         self._decoder = MaskDecoder(layout.classes, layout.ignored)
+        self._reader = reader
 
     def __len__(self) -> int:
         return len(self._images)
 
+    def stored(self, index: int) -> Path:
+        """Returns the file of an image."""
+        return Path(self._images[index])
+
+    def name(self, index: int) -> str:
+        """Returns what an error message calls an image."""
+        return self._images[index]
+
     def read(self, key: SampleKey) -> SegmentationSample:
         """Returns an image with its mask."""
-        image = read_image(Path(self._images[key[1]]))
+        image = self._reader.read(self.stored(key[1]), self.name(key[1]))
         mask = self._decoder.decode(Path(self._masks[key[1]]), image, self._masks[key[1]])
         return segmentation_sample(image, mask, image_id=key[1])
 

@@ -1,15 +1,14 @@
 """From a stored mask to the class of each pixel."""
 
-import io
 from collections.abc import Mapping, Set
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mambarium.errors import InputError
+from mambarium.platform.data.decoding import SIDEWAYS, layout_name, opened_image, orientation, sideways_hint, turned
 from mambarium.platform.data.sample_error import SampleError
 from mambarium.tasks.batches import IGNORED_CLASS
 
@@ -66,45 +65,40 @@ class MaskDecoder:
         Raises:
             SampleError: If it can't be read, has another size than the image, or holds a number that is no class.
         """
-        numbers = _stored_numbers(stored, name)
-        if numbers.shape != tuple(image.shape[1:]):
+        numbers, way_up = _stored_numbers(stored, name)
+        shown = numbers.shape[::-1] if way_up in SIDEWAYS else numbers.shape
+        if shown != tuple(image.shape[1:]):
             raise SampleError(
-                f"{name}: a mask of {numbers.shape[1]} x {numbers.shape[0]} pixels for an image of "
-                f"{image.shape[2]} x {image.shape[1]}; mend or remove it"
+                f"{name}: a mask of {shown[1]} x {shown[0]} pixels for an image of {image.shape[2]} x "
+                f"{image.shape[1]}{sideways_hint(shown, image.shape[1:])}; mend or remove it"
             )
-        in_table = (numbers >= 0) & (numbers < len(self._table))
-        classes = np.where(in_table, self._table[numbers * in_table], UNKNOWN)
+        if numbers.dtype.itemsize <= 2:
+            classes = self._table[numbers]
+        else:
+            in_table = (numbers >= 0) & (numbers < len(self._table))
+            classes = np.where(in_table, self._table[numbers * in_table], UNKNOWN)
         if (classes == UNKNOWN).any():
             number = numbers[classes == UNKNOWN].flat[0]
             raise SampleError(
                 f"{name}: holds the number {number}, which is none of the {self._num_classes} classes and not ignored; "
                 "mend it, or set data.class_names and data.ignored_value to what the masks hold"
             )
-        return torch.from_numpy(classes.astype(np.uint8))
+        return turned(torch.from_numpy(classes.astype(np.uint8)), way_up)
 
 
-def _stored_numbers(stored: bytes | Path, name: str) -> np.ndarray:
-    """Numbers (height, width) as they are stored."""
-    try:
-        content = stored if isinstance(stored, bytes) else stored.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            layout = image.tile[0][3] if image.tile else None
-            if isinstance(layout, tuple):  # of TIFF files it begins with the name
-                layout = layout[0] if layout else None
-            step = GREY_STEPS.get(str(layout), 1)
-            numbers = np.asarray(image)
-            mode = image.mode
-    except FileNotFoundError as error:
-        raise SampleError(f"{name}: no such mask; add it or remove its image") from error
-    except Image.UnidentifiedImageError as error:
-        raise SampleError(f"{name}: not an image of a known format; mend or remove it") from error
-    # Pillow's decoders raise SyntaxError and ValueError as well for files that are not what they claim to be.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SampleError(f"{name}: cannot be decoded ({' '.join(str(error).split())}); mend or remove it") from error
+def _stored_numbers(stored: bytes | Path, name: str) -> tuple[np.ndarray, int]:
+    """Numbers (height, width) as they are stored, and how the mask's own EXIF data says to turn them."""
+    if isinstance(stored, Path) and not stored.exists():
+        raise SampleError(f"{name}: no such mask; add it or remove its image")
+    with opened_image(stored, name) as image:
+        step = GREY_STEPS.get(layout_name(image), 1)
+        numbers = np.asarray(image)
+        mode = image.mode
+        way_up = orientation(image)
     if mode == "F":
         raise SampleError(f"{name}: a mask of floating-point numbers; store whole ones")
     if numbers.ndim == 3:
         if mode != "RGB" or (numbers != numbers[:, :, :1]).any():
             raise SampleError(f"{name}: a mask in colours (mode {mode}); store class numbers, grey or with a palette")
         numbers = numbers[:, :, 0]
-    return numbers.astype(np.int64) // step
+    return (numbers.astype(np.uint8) if numbers.dtype == bool else numbers) // step, way_up

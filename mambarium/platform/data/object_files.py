@@ -10,9 +10,9 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy, with_files
-from mambarium.platform.data.decoding import read_image
 from mambarium.platform.data.dense_transforms import ResizeShortSide
 from mambarium.platform.data.detection_samples import DetectionSample
+from mambarium.platform.data.intensity import ImageReader
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.objects import ObjectRecord, ObjectTable, clean_objects, note_changes
 from mambarium.platform.data.order import SampleKey
@@ -48,13 +48,20 @@ class ObjectFiles:
         masks: Whether samples have masks.
         training: Whether images without objects are left out.
         broken: What becomes of files that are missing.
+        reader: Decodes the images.
 
     Raises:
         InputError: If there are no images, files are missing and `broken` is "raise", or no image is left.
     """
 
     def __init__(
-        self, images: Sequence[AnnotatedImage], where: str, masks: bool, training: bool, broken: BrokenPolicy
+        self,
+        images: Sequence[AnnotatedImage],
+        where: str,
+        masks: bool,
+        training: bool,
+        broken: BrokenPolicy,
+        reader: ImageReader,
     ) -> None:
         if not images:
             raise InputError(f"{where}: lists no images")
@@ -65,6 +72,7 @@ class ObjectFiles:
         if training:
             kept = with_objects(objects, where)
             images, objects = [images[index] for index in kept], [objects[index] for index in kept]
+        self._reader = reader
         self._files = [str(image.file) for image in images]
         self._checked_classes = [image.checked_classes for image in images]
         sizes = [(image.height, image.width) for image in images]
@@ -73,10 +81,18 @@ class ObjectFiles:
     def __len__(self) -> int:
         return len(self._files)
 
+    def stored(self, index: int) -> Path:
+        """Returns the file of an image."""
+        return Path(self._files[index])
+
+    def name(self, index: int) -> str:
+        """Returns what an error message calls an image."""
+        return self._files[index]
+
     def read(self, key: SampleKey) -> DetectionSample:
         """Returns an image with its objects."""
         name = self._files[key[1]]
-        sample = self.objects.sample(key[1], read_image(Path(name)), name)
+        sample = self.objects.sample(key[1], self._reader.read(Path(name), name), name)
         if (checked := self._checked_classes[key[1]]) is not None:
             sample["negative_classes"], sample["partial_classes"] = checked
         return sample

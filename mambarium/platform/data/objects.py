@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 
 from mambarium.platform.data.coco_masks import NO_POLYGONS, decode_segmentation, shows_nothing
+from mambarium.platform.data.decoding import sideways_hint
 from mambarium.platform.data.detection_samples import DetectionSample, detection_sample
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.sample_error import SampleError
 
 BORDER_TOLERANCE = 1.0
 """Pixels by which a box may reach over the border, as rounding makes it, and stay as it is."""
+
+
+MASK_BYTES = 2**33
+"""Memory, at a byte a pixel, that the masks of one image may take."""
 
 
 class ObjectRecord(NamedTuple):
@@ -134,7 +139,7 @@ class ObjectTable:
         if (height, width) != (said_height, said_width):
             raise SampleError(
                 f"{name}: has {width} x {height} pixels but its annotations were made for {said_width} x "
-                f"{said_height}; mend or remove it"
+                f"{said_height}{sideways_hint((height, width), (said_height, said_width))}; mend or remove it"
             )
         objects = slice(0 if index == 0 else int(self._ends[index - 1]), int(self._ends[index]))
         return detection_sample(
@@ -150,6 +155,11 @@ class ObjectTable:
     def _masks(self, objects: slice, height: int, width: int, name: str) -> Tensor | None:
         if self._segmentations is None:
             return None
+        if (objects.stop - objects.start) * height * width > MASK_BYTES:
+            raise SampleError(
+                f"{name}: the masks of its {objects.stop - objects.start} objects take more than "
+                f"{MASK_BYTES // 2**30} GiB: cut the image into tiles, make it smaller or remove it"
+            )
         masks = torch.zeros(objects.stop - objects.start, height, width, dtype=torch.bool)
         for position, encoded in enumerate(self._segmentations[objects]):
             if encoded is None:

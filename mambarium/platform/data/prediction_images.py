@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Transform
 
-from mambarium.platform.data.decoding import read_image
 from mambarium.platform.data.image_samples import Normalization
+from mambarium.platform.data.intensity import ImageReader
 from mambarium.platform.data.padded_images import pad_images
 from mambarium.tasks.batches import PaddedImages
 
@@ -31,22 +31,25 @@ class UnannotatedImages:
     Args:
         files: The files.
         transforms: Applied in order to the uint8 image (3, height, width).
+        reader: Decodes the images.
     """
 
-    def __init__(self, files: Sequence[Path], transforms: Sequence[Transform]) -> None:
+    def __init__(self, files: Sequence[Path], transforms: Sequence[Transform], reader: ImageReader) -> None:
         self._files = list(files)
         self._transforms = list(transforms)
+        self._reader = reader
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, int], int, str]:
         """Returns image, original height and width, number and path."""
-        image = tv_tensors.Image(read_image(self._files[index]))
+        name = str(self._files[index])
+        image = tv_tensors.Image(self._reader.read(self._files[index], name))
         height, width = image.shape[-2:]
         for transform in self._transforms:
             image = transform(image)
-        return image.as_subclass(torch.Tensor), (height, width), index, str(self._files[index])
+        return image.as_subclass(torch.Tensor), (height, width), index, name
 
 
 @dataclass(frozen=True)

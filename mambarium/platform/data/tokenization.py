@@ -11,6 +11,9 @@ import numpy as np
 from mambarium.errors import InputError
 from mambarium.platform.data.facts import described_difference
 
+GAPS = 4
+"""How many numbers, for each token, a tokenizer file may count."""
+
 
 class Tokenization(Protocol):
     """Turns text into token numbers that together account for every byte of it."""
@@ -85,7 +88,13 @@ class JsonTokenization:
         self.json = text
         self._name = name
         self.fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        self.vocab_size = max(self.vocabulary().values(), default=-1) + 1
+        tokens = self.vocabulary()
+        self.vocab_size = max(tokens.values(), default=-1) + 1
+        if self.vocab_size > GAPS * len(tokens) + 1000:
+            raise InputError(
+                f"{name}: has {len(tokens)} tokens with numbers up to {self.vocab_size - 1}, each of which a model "
+                "would make room for: number the tokens without gaps"
+            )
 
     @cached_property
     def _tokenizer(self) -> Any:

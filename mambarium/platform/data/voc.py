@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy, with_files
+from mambarium.platform.data.contained import contained
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample
@@ -40,6 +41,8 @@ class VocDetection(DetectionImages):
             mambarium.platform.data.dense_transforms; None: the shorter side to `short_side`, random horizontal flip.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
+            use.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether a file that is missing or can't be read ends the run (raise) or is noted and passed over (skip):
             then the next one is trained on in its place; evaluation images are all read once at the start.
@@ -64,6 +67,7 @@ class VocDetection(DetectionImages):
         train_transforms: list[Transform] | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        intensity_range: tuple[float, float] | None = None,
         size_multiple: int = 32,
         broken: BrokenPolicy = "raise",
         batch_size: int = 16,
@@ -82,6 +86,7 @@ class VocDetection(DetectionImages):
             eval_transforms=for_evaluation,
             mean=mean,
             std=std,
+            intensity_range=intensity_range,
             size_multiple=size_multiple,
             broken=broken,
             batch_size=batch_size,
@@ -106,7 +111,7 @@ class VocDetection(DetectionImages):
     def _read_list(self, part: str) -> list["VocAnnotation"]:
         file = list_file(self._root, "Main", self._lists[part])
         names = read_list(file)
-        xml_files = [self._root / "Annotations" / f"{name}.xml" for name in names]
+        xml_files = [contained(self._root / "Annotations", f"{name}.xml", str(file)) for name in names]
         annotations = []
         unreadable = 0
         for image_id, xml_file in with_files(range(len(names)), xml_files, self._broken, str(file)):
@@ -123,16 +128,15 @@ class VocDetection(DetectionImages):
             note(f"{file}: left out {unreadable} of {len(names)} images whose annotations can't be read")
         return annotations
 
-    @cached_property
-    def splits(self) -> Splits[DetectionSample]:
-        """The images of the lists."""
+    def read_splits(self) -> Splits[DetectionSample]:
+        """Returns the images of the lists."""
         class_names = self.found_facts["class_names"]
         sources = {}
         for part in self._lists:
             annotations = self._training if part == "train" else self._read_list(part)
             images = [annotation.image(class_names) for annotation in annotations]
             where = str(list_file(self._root, "Main", self._lists[part]))
-            sources[part] = ObjectFiles(images, where, False, part == "train", self._broken)
+            sources[part] = ObjectFiles(images, where, False, part == "train", self._broken, self.reader)
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
 
 
@@ -156,7 +160,8 @@ class VocAnnotation:
             raise SampleError(f"{file}: not a readable XML file ({error}); mend or remove it") from error
         self._file = file
         self._image_id = image_id
-        self._image_file = image_folder / (root.findtext("filename") or "").strip()
+        file_name = (root.findtext("filename") or "").strip()
+        self._image_file = contained(image_folder, file_name, f"{file}")
         if not self._image_file.is_file():  # copied sets often keep the names of the files they were made from
             self._image_file = image_folder / f"{file.stem}.jpg"
         self._width, self._height = (

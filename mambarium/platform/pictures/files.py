@@ -11,9 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from mambarium.errors import InputError
-from mambarium.platform.data.decoding import read_image
+from mambarium.platform.data.image_data import ImageData
 from mambarium.platform.data.pictures import paint_classes
 from mambarium.platform.pictures.masks import write_mask, write_picture
 from mambarium.platform.pictures.predicted import draw_detections
@@ -52,6 +53,13 @@ def new_folder(output: Path) -> Iterator[Path]:
         if output.exists():
             raise taken
         folder.rename(output)
+
+
+def as_seen(trainer: Trainer, file: Path) -> Tensor:
+    """An image, uint8 (3, height, width), as the data module of a prediction reads it."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
+    assert isinstance(data, ImageData)
+    return data.reader.read(file, str(file))
 
 
 class ImagePredictionFiles(Callback):
@@ -102,7 +110,7 @@ class MaskFiles(ImagePredictionFiles):
                 file.parent.mkdir(parents=True, exist_ok=True)
             class_map = class_map.cpu()
             write_mask(class_map, self.class_names, mask)
-            write_picture(paint_classes(read_image(Path(path)), class_map, self.class_names), picture)
+            write_picture(paint_classes(as_seen(trainer, Path(path)), class_map, self.class_names), picture)
 
 
 class DetectionFiles(ImagePredictionFiles):
@@ -149,7 +157,7 @@ class DetectionFiles(ImagePredictionFiles):
             self.annotations += self._annotations(image, found)
             picture = self.output / "overlays" / self.name(file)
             picture.parent.mkdir(parents=True, exist_ok=True)
-            write_picture(draw_detections(read_image(file), found, self.class_names), picture)
+            write_picture(draw_detections(as_seen(trainer, file), found, self.class_names), picture)
 
     def _annotations(self, image: dict[str, int], found: Detections) -> list[dict[str, Any]]:
         annotations: list[dict[str, Any]] = []

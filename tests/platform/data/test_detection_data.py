@@ -262,6 +262,78 @@ def test_masks_of_absurd_numbers_are_passed_over(
     assert "skipped broken sample" in capsys.readouterr().err
 
 
+def test_outlines_and_masks_that_no_memory_holds_are_refused(
+    make_coco: MakeCoco, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = [[0, 0, 3999, 3999] * 300]
+    with pytest.raises(SampleError, match=r"object 1 has a polygon with an outline of more than 838860 pixels; mend"):
+        make_coco(changed(far, "annotations", 0, "segmentation"), masks=True).validation_samples()[(0, 0)]
+    monkeypatch.setattr("mambarium.platform.data.objects.MASK_BYTES", 2 * 40 * 30 - 1)
+    with pytest.raises(SampleError, match=r"0\.png: the masks of its 2 objects take more than 0 GiB: cut the image"):
+        make_coco(masks=True).validation_samples()[(0, 0)]
+
+
+def test_annotations_nested_without_end_are_named(make_coco: MakeCoco, tmp_path: Path) -> None:
+    make_coco()
+    (tmp_path / "train.json").write_text("[" * 10**6)
+    with pytest.raises(InputError, match=r"train\.json: not a JSON file") as caught:
+        _ = make_coco_again(tmp_path).class_names
+    assert "\n" not in str(caught.value)
+
+
+def make_coco_again(folder: Path) -> CocoDetection:
+    return CocoDetection(str(folder), train_annotations="train.json", val_annotations="val.json")
+
+
+def turned_coco(folder: Path, orientation: int, size: tuple[int, int]) -> CocoDetection:
+    """A picture of `size`, stored so that it has to be turned, with a white object that is marked on what is shown."""
+    shown = Image.new("L", size)
+    shown.paste(255, (5, 3, 15, 9))
+    ways = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    folder.mkdir(exist_ok=True)
+    shown.transpose(ways[orientation]).save(folder / "a.png", exif=exif)
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": size[0], "height": size[1]}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [5, 3, 10, 6],
+                "segmentation": [[5, 3, 15, 3, 15, 9, 5, 9]],
+            }
+        ],
+        "categories": [{"id": 1, "name": "square"}],
+    }
+    (folder / "a.json").write_text(json.dumps(content))
+    files = {"train_images": "", "val_images": "", "train_annotations": "a.json", "val_annotations": "a.json"}
+    return CocoDetection(str(folder), **files, masks=True, batch_size=1, short_side=size[1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, (40, 30)), (6, (40, 40)), (6, (40, 30))])
+def test_boxes_and_masks_lie_on_what_is_shown(tmp_path: Path, orientation: int, size: tuple[int, int]) -> None:
+    data = turned_coco(tmp_path, orientation, size)
+    sample = data.splits.val.read((0, 0))
+    white = sample["image"][0].as_subclass(Tensor) == 255
+    assert torch.equal(sample["masks"][0].as_subclass(Tensor), white) and white.sum() == 60
+    x1, y1, x2, y2 = sample["boxes"][0].int().tolist()
+    assert white[y1:y2, x1:x2].all() and sample["original_size"] == size[::-1]
+    data.predict_path = str(tmp_path / "a.png")
+    assert next(iter(data.predict_dataloader()))["original_size"].tolist() == [list(size[::-1])]
+
+
+def test_annotations_of_an_image_as_it_lies_are_refused(tmp_path: Path) -> None:
+    data = turned_coco(tmp_path, 6, (40, 30))
+    text = (tmp_path / "a.json").read_text().replace('"width": 40, "height": 30', '"width": 30, "height": 40')
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(
+        SampleError, match=r"has 40 x 30 pixels .* made for 30 x 40, and images are turned as their EXIF"
+    ):
+        data.splits.val.read((0, 0))
+
+
 def test_test_images_without_annotations_are_refused(make_coco: MakeCoco) -> None:
     with pytest.raises(InputError, match=r"data\.test_images is 'images' without .*: set data\.test_annotations too"):
         make_coco(test_images="images")

@@ -142,11 +142,31 @@ def test_missing_masks_and_folders(tmp_path: Path) -> None:
 
 
 def test_images_of_other_modes(tmp_path: Path) -> None:
-    data = own_folder(tmp_path)
+    data = own_folder(tmp_path, intensity_range=[0, 4095])
     for name, mode in (("cmyk.jpg", "CMYK"), ("grey16.png", "I;16")):
         save_image(tmp_path / "val" / "images" / name, mode=mode)
         save(NUMBERS, tmp_path / "val" / "masks" / f"{Path(name).stem}.png")
     assert [data.validation_samples()[(0, i)]["image"].shape for i in range(3)] == [(3, 3, 4)] * 3
+
+
+def test_images_are_turned_and_masks_only_if_they_say_so(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.rot90(NUMBERS)  # shown as NUMBERS
+    for name, mask, of_mask in (("a", NUMBERS, None), ("b", stored, exif)):
+        for part in ("train", "val"):
+            (tmp_path / part / "images").mkdir(parents=True, exist_ok=True)
+            (tmp_path / part / "masks").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / part / "images" / f"{name}.png", exif=exif)
+            Image.fromarray(np.ascontiguousarray(mask)).save(tmp_path / part / "masks" / f"{name}.png", exif=of_mask)
+    samples = MaskFolder(str(tmp_path), class_names=["sky", "road", "car"], short_side=3).validation_samples()
+    for index in range(2):
+        sample = samples[(0, index)]
+        assert sample["original_mask"].tolist() == NUMBERS.tolist()
+        assert sample["image"][0].tolist() == NUMBERS.tolist()
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "val" / "masks" / "a.png")
+    with pytest.raises(InputError, match=r"a mask of 3 x 4 pixels for an image of 4 x 3, and images are turned as"):
+        samples[(0, 0)]
 
 
 def test_ade20k(tmp_path: Path) -> None:

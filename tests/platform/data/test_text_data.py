@@ -209,6 +209,13 @@ def test_files_patterns_and_folders(tmp_path: Path) -> None:
         assert data.raw_text("train", 5) == text[:5]
 
 
+def test_tokens_with_absurd_numbers_are_refused(text_file: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"zeile": 0, "[UNK]": 4_000_000_000}, unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "huge.json"))
+    with pytest.raises(InputError, match=r"huge\.json: has 2 tokens with numbers up to 4000000000, .* without gaps"):
+        _ = opened(text_file, tokenizer=str(tmp_path / "huge.json")).vocab_size
+
+
 def test_bad_text(tmp_path: Path, text_file: Path) -> None:
     (tmp_path / "no_text").mkdir()
     (tmp_path / "empty.txt").write_text("")
