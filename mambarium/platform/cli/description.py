@@ -55,6 +55,7 @@ def describe_start(folder: RunFolder, decision: Decision, trainer: Trainer, mode
             f"of them {number_of_parameters(model.backbone):,} in the backbone",
             f"data     {type(data).__name__}, {len(data.training_samples()):,} training samples, "
             f"{len(data.validation_samples()):,} for validation",
+            *data.description(),
             f"length   {steps:,} steps of {data.batch_size * trainer.accumulate_grad_batches} samples, "
             f"{data.total_batches / data.batches_per_pass:.4g} passes, on {device}",
         ]

@@ -160,7 +160,8 @@ def write_classes(
     probabilities = torch.cat(batches)  # (images, classes)
     likeliest = probabilities.topk(shown, dim=1)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("x", newline="", encoding="utf-8") as file:
+    # Names of files may be any bytes; what is not UTF-8 in them is written as codes.
+    with output.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for path, values, classes in zip(paths, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):

@@ -78,6 +78,7 @@ def show(data: ExactDataModule, options: Any, output: Path) -> None:
     pictures = [draw_sample(samples[key], data.class_names) for key in keys]
     write_png(arrange(pictures, options.columns), output)
     print(f"{len(pictures)} of {len(samples):,} {options.part} samples, {data.num_classes} classes: {output}")
+    print("\n".join(data.description()))
 
 
 def parser() -> StrictParser:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from mambarium.errors import InputError
+from mambarium.platform.data.image_files import in_either_form
 
 ELSEWHERE = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://")
 """How a name begins that is not one of this file system: a drive of Windows, an address."""
@@ -37,4 +38,4 @@ def contained(folder: Path, name: str, where: str) -> Path:
         if base.parts[-count:] == parts[:count] and not file.exists() and shorter.is_file():
             parts = shorter.relative_to(base).parts
             break
-    return folder.joinpath(*parts)
+    return in_either_form(folder.joinpath(*parts))

@@ -1,6 +1,7 @@
 """The data module of detection and instance masks; where the images come from is left to its subclasses."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torchvision.transforms.v2 import Transform
@@ -59,6 +60,10 @@ class DetectionImages(DenseImages[DetectionSample]):
     def read_facts(self) -> Facts:
         """Finds out the classes; a subclass adds what annotation files say of them beside their names."""
         return {**super().read_facts(), "category_ids": None, "class_frequencies": None}
+
+    def class_counts(self, source: Any) -> list[int] | None:
+        """Counts the objects of each class, crowds not among them."""
+        return source.objects.class_counts(self.num_classes) if hasattr(source, "objects") else None
 
     def annotated(
         self, source: SampleSource[DetectionSample], transforms: Sequence[Transform], training: bool

@@ -11,8 +11,18 @@ Facts = dict[str, Any]
 LISTED = 10
 """Entries up to which lists are printed whole."""
 
+ENDS = 3
+"""Entries that are printed of either end of a longer list."""
+
 SHOWN_PLACES = 3
 """Places in which longer lists differ that a message names."""
+
+
+def shortened(entries: Sequence[str]) -> str:
+    """A list in words, of a long one the beginning and the end."""
+    if len(entries) > LISTED:
+        entries = [*entries[:ENDS], "...", *entries[-ENDS:]]
+    return ", ".join(entries)
 
 
 def require_agreement(found: Facts, restored: Facts, where: str) -> None:

@@ -158,17 +158,24 @@ def _class_names(rows: Any, where: str, column: str) -> list[str]:
     import datasets
 
     feature = rows.features[column]
-    if isinstance(feature, datasets.ClassLabel) and feature.names:
-        return list(feature.names)
-    values = rows.unique(column)
-    if all(isinstance(value, str) for value in values):
-        return sorted(values)
-    if all(isinstance(value, int) for value in values) and min(values) >= 0:
-        return [str(label) for label in range(max(values) + 1)]
-    raise InputError(
-        f"{where}: column {column!r} holds {feature} with such values as {values[0]!r}, not classes: set "
-        "data.label_column"
-    )
+    declared = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    values = declared or rows.unique(column)
+    if not values:
+        raise InputError(f"{where}: has no rows")
+    if declared:
+        names = list(declared)
+    elif all(isinstance(value, str) for value in values):
+        names = sorted(values)
+    elif all(isinstance(value, int) for value in values) and min(values) >= 0:
+        names = [str(label) for label in range(max(values) + 1)]
+    else:
+        raise InputError(
+            f"{where}: column {column!r} holds {feature} with such values as {values[0]!r}, not classes: set "
+            "data.label_column"
+        )
+    if len(names) == 1:
+        raise InputError(f"{where}: column {column!r} holds one class alone, {names[0]}: set data.label_column")
+    return names
 
 
 def _labels(rows: Any, where: str, column: str, class_names: list[str]) -> list[int]:

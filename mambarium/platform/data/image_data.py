@@ -12,7 +12,8 @@ from torchvision.transforms.v2 import Transform
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
 from mambarium.platform.data.decoding import IntensityRange
-from mambarium.platform.data.facts import Facts
+from mambarium.platform.data.equal_images import equal_images
+from mambarium.platform.data.facts import Facts, shortened
 from mambarium.platform.data.image_files import find_images
 from mambarium.platform.data.image_samples import Normalization
 from mambarium.platform.data.intensity import ImageReader, check_range, images_to_measure, measured_range
@@ -153,6 +154,32 @@ class ImageData(ExactDataModule):
     def prediction_collate(self) -> Callable[[list[Any]], Any]:
         """What makes a batch of such images."""
 
+    @cached_property
+    def _shared_images(self) -> list[str]:
+        parts = {"training": self.splits.train, "validation": self.splits.val}
+        if self.splits.test is not self.splits.val:
+            parts["test"] = self.splits.test
+        return equal_images(parts)
+
+    def class_counts(self, source: Any) -> Sequence[int] | None:
+        """Counts how often each class occurs in one of the `splits`; None: that would take reading all of it."""
+        return None
+
+    def description(self) -> list[str]:
+        """Returns the classes with how often they occur, and what is odd about the images."""
+        splits = [self.splits.train, self.splits.val]
+        if self.splits.test is not self.splits.val:
+            splits.append(self.splits.test)
+        counts = [of_split for split in splits if (of_split := self.class_counts(split)) is not None]
+        names = self.class_names
+        if counts:
+            names = [f"{name} {'/'.join(map(str, many))}" for name, *many in zip(names, *counts, strict=True)]
+        parts = f" (training/validation{'/test' if len(splits) > 2 else ''})" if counts else ""
+        lines = [f"classes  {self.num_classes:,}{parts}: {shortened(names)}"]
+        if (known := self.reader.intensity_range) is not None:
+            lines.append(f"depth    more than 8 bits: {known[0]:g} is black, {known[1]:g} is white")
+        return [*lines, *(f"note     {sentence}" for sentence in self._shared_images)]
+
     def training_samples(self) -> Samples:
         """Returns the augmented training images."""
         return self._part("train")
@@ -182,7 +209,7 @@ class ImageData(ExactDataModule):
         """
         if self.predict_path is None:
             raise InputError("no images to predict on: name a folder of images")
-        files = find_images(Path(self.predict_path))[self._rank :: self._world_size]
+        files = find_images(Path(self.predict_path), tell=True)[self._rank :: self._world_size]
         return DataLoader(
             self.prediction_images(files, self._eval_transforms),
             batch_size=max(1, self.batch_size // self._world_size),

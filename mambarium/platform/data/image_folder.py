@@ -1,5 +1,6 @@
 """Images in folders named after their classes."""
 
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
@@ -8,22 +9,35 @@ from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
-from mambarium.platform.data.image_files import find_images
+from mambarium.platform.data.image_files import (
+    PassedOver,
+    composed,
+    image_suffixes,
+    note_passed_over,
+    readable,
+    walk_images,
+)
 from mambarium.platform.data.image_sources import ImageSplits, divided
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD, ClassificationImages
 from mambarium.platform.data.intensity import ImageReader
+from mambarium.platform.data.notes import note
 
-VALIDATION_FOLDERS = ("val", "validation", "valid")
-"""Names that the folder of validation images may have."""
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""The part of a set that a folder of each name, in upper or lower case, holds."""
 
 
 class ImageFolder(ClassificationImages):
     """Images of a folder with sub-folders `train`, `val` and `test`, each with one sub-folder per class.
 
-    Without `train`, `val` and `test` the class folders lie in `path` itself and are all training images.
-    Without `val`, a fixed `val_fraction` of each class is held out of the training images (chosen by a hash
-    of the file names); with `val_fraction` 0 the test images serve for validation too. Without `test`, the
-    validation images are the test images. Images of any mode and format that Pillow reads are brought to RGB.
+    Other usual names serve as well, in upper or lower case: training, valid, validation, dev, testing. Without any of
+    them the class folders lie in `path` itself and are all training images. Without `val`, a fixed `val_fraction` of
+    each class is held out of the training images (chosen by a hash of the file names); with `val_fraction` 0 the test
+    images serve for validation too. Without `test`, the validation images are the test images. Images of any mode and
+    format that Pillow reads are brought to RGB.
 
     Args:
         path: The folder.
@@ -96,7 +110,7 @@ class ImageFolder(ClassificationImages):
 
     def read_class_names(self) -> list[str]:
         """Returns the names of the folders of training images."""
-        return _class_names(self._folders["train"])
+        return list(_several_classes(self._folders["train"]))
 
     def read_splits(self) -> ImageSplits:
         """Returns the images of the three folders, or what stands in for a missing one."""
@@ -111,21 +125,25 @@ class _FolderImages:
     labels: list[int]
 
     def __init__(self, folder: Path, class_names: list[str], reader: ImageReader) -> None:
-        unknown = set(_class_names(folder)) - set(class_names)
+        folders = _class_folders(folder)
+        unknown = sorted(folders.keys() - set(class_names))
         if unknown:
             raise InputError(
-                f"{folder / min(unknown)}: no training folder has this class name; the classes are "
+                f"{folders[unknown[0]]}: no training folder has this class name; the classes are "
                 f"{', '.join(class_names)}"
             )
         self._folder = folder
         self._reader = reader
         self._files: list[str] = []
         self.labels = []
+        seen: set[str] = set()
+        passed_over: PassedOver = Counter()
         for label, class_name in enumerate(class_names):
-            if (folder / class_name).is_dir():
-                files = find_images(folder / class_name)
+            if class_name in folders:
+                files = walk_images(folders[class_name], seen, passed_over)
                 self._files += [str(file.relative_to(folder)) for file in files]
                 self.labels += [label] * len(files)
+        note_passed_over(folder, passed_over)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -140,25 +158,62 @@ class _FolderImages:
         return str(self._folder / self._files[index])
 
     def key(self, index: int) -> str:
-        return self._files[index]
+        return composed(self._files[index])
 
 
 def _find_split_folders(path: Path) -> dict[str, Path]:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder of images (data.path)")
-    folders = {name: path / name for name in ("train", "test") if (path / name).is_dir()}
-    validation = [name for name in VALIDATION_FOLDERS if (path / name).is_dir()]
-    if validation:
-        folders["val"] = path / validation[0]
-    if not folders:
+    folders = _subfolders(path)
+    splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    others = [folder.name for folder in folders if folder not in splits]
+    if others and not any(_subfolders(folder) for folder in splits):
+        return {"train": path}  # classes: trains among other vehicles
+    found: dict[str, Path] = {}
+    for folder in splits:
+        split = SPLIT_NAMES[folder.name.lower()]
+        if split in found:
+            raise InputError(
+                f"{path}: {found[split].name} and {folder.name} both name {split} images: move one of them away"
+            )
+        found[split] = folder
+    if not found:
         return {"train": path}
-    if "train" not in folders:
-        raise InputError(f"{path}: has a folder {min(folders)} but no folder train")
+    if "train" not in found:
+        raise InputError(f"{path}: has a folder {splits[0].name} but no folder train")
+    if others:
+        note(f"{path}: passed over {', '.join(others)} beside {', '.join(folder.name for folder in splits)}")
+    return found
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+
+
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """The folder of each class, in the order of their names."""
+    folders: dict[str, Path] = {}
+    for subfolder in _subfolders(folder):
+        name = readable(subfolder.name)
+        if name in folders:
+            raise InputError(f"{folder}: two folders are both called {name}, in two forms of Unicode: make them one")
+        folders[name] = subfolder
+    if not folders:
+        inside = any(item.suffix.lower() in image_suffixes() for item in folder.iterdir())
+        above = f" (it holds images itself: data.path is probably {folder.parent})" if inside else ""
+        raise InputError(
+            f"{folder}: no class folders in it: put the images of each class in a folder of its name{above}"
+        )
+    return dict(sorted(folders.items()))
+
+
+def _several_classes(folder: Path) -> dict[str, Path]:
+    """The folder of each class, where there are two or more."""
+    folders = _class_folders(folder)
+    if len(folders) == 1:
+        ((name, only),) = folders.items()
+        inside = [subfolder.name for subfolder in _subfolders(only)]
+        listed = ", ".join(inside[:5]) + (", ..." if inside[5:] else "")
+        way_out = f"it holds the folders {listed}, so data.path is probably {only}" if inside else "give two or more"
+        raise InputError(f"{folder}: has the folder of one class alone, {name}: {way_out}")
     return folders
-
-
-def _class_names(folder: Path) -> list[str]:
-    names = sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
-    if not names:
-        raise InputError(f"{folder}: no class folders in it: put the images of each class in a folder of its name")
-    return names

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
@@ -113,6 +114,10 @@ class ClassificationImages(ImageData):
         else:
             images = LabelledImages(cached_if_small(source, self.cache))
         return AugmentedImages(images, transforms, self.image_size, self.seed)
+
+    def class_counts(self, source: ImageSource) -> list[int]:
+        """Counts the images of each class."""
+        return np.bincount(source.labels, minlength=self.num_classes).tolist()
 
     @property
     def collate(self) -> CollateImages:

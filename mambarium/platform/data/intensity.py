@@ -59,7 +59,8 @@ def measured_range(images: Iterable[tuple[bytes | Path, str]]) -> IntensityRange
     """Finds the range of the images of more than 8 bits: from 0 to the highest number of as few bits as hold them.
 
     So the same scene has the same brightness in 8, 12 and 16 bits. Where some lie below 0, or all so far above it that
-    this would waste more than a bit, the range begins at the lowest one instead. A thousandth of each image's pixels may lie outside at either end.
+    this would waste more than a bit, the range begins at the lowest one instead. A thousandth of each image's pixels
+    may lie outside at either end.
 
     Args:
         images: Files, or the content of files, and what an error message calls each.

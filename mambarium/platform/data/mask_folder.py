@@ -11,11 +11,12 @@ from mambarium.platform.data.broken_samples import BrokenPolicy, with_files
 from mambarium.platform.data.contained import contained
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.dense_transforms import LargeScaleJitter, ResizeShortSide, WindowCrop
-from mambarium.platform.data.image_files import find_images
+from mambarium.platform.data.image_files import find_images, in_either_form
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.intensity import ImageReader
 from mambarium.platform.data.mask_layouts import PRESETS, MaskLayout, plain_layout
 from mambarium.platform.data.masks import MaskDecoder
+from mambarium.platform.data.notes import note
 from mambarium.platform.data.order import SampleKey
 from mambarium.platform.data.segmentation_images import SegmentationImages
 from mambarium.platform.data.segmentation_samples import SegmentationSample, segmentation_sample
@@ -160,17 +161,20 @@ class MaskFiles:
     ) -> None:
         if layout.lists is None:
             suffix = layout.image_suffix
-            images = [path for path in find_images(image_folder) if path.name.endswith(suffix)]
+            found = find_images(image_folder, tell=True)
+            images = [path for path in found if path.name.endswith(suffix)]
             where = str(image_folder)
             if not images:
                 raise InputError(f"{image_folder}: no images whose names end with {suffix}")
+            if len(images) < len(found):
+                note(f"{image_folder}: passed over {len(found) - len(images)} images that don't end with {suffix}")
         else:
             file = root / layout.lists / f"{split}.txt"
             names = read_list(file)
             where = str(file)
             listed = [contained(image_folder, f"{name}.jpg", where) for name in names]
             images = [image for _, image in with_files(names, listed, broken, where)]
-        masks = [mask_folder / _mask_name(path.relative_to(image_folder), layout) for path in images]
+        masks = [in_either_form(mask_folder / _mask_name(path.relative_to(image_folder), layout)) for path in images]
         pairs = with_files(images, masks, broken, where)
         self._images = [str(image) for image, _ in pairs]
         self._masks = [str(mask) for _, mask in pairs]

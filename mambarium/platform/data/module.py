@@ -142,6 +142,10 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         if "found_facts" in vars(self) or not self.facts_need_reading:
             self.require_agreement(self.found_facts)
 
+    def description(self) -> list[str]:
+        """Returns what a user should know of the data before a run, in lines: the classes and how many of each."""
+        return []
+
     def reference_figures(self) -> dict[str, float]:
         """Returns figures that simple methods reach on the evaluation data, by name, computed on the spot."""
         return {}

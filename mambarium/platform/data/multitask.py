@@ -119,6 +119,10 @@ class MultiTaskData(ExactDataModule):
         """Makes a `MultiTaskBatch`."""
         return CollateTasks({name: data.collate for name, data in self.tasks.items()})
 
+    def description(self) -> list[str]:
+        """Returns what a user should know of each task's data."""
+        return [f"{line} ({name})" for name, data in self.tasks.items() for line in data.description()]
+
     def reference_figures(self) -> dict[str, float]:
         """Returns each task's figures, its name before theirs."""
         return {

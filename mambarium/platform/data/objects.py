@@ -120,6 +120,10 @@ class ObjectTable:
     def __len__(self) -> int:
         return len(self._image_ids)
 
+    def class_counts(self, num_classes: int) -> list[int]:
+        """Counts the objects of each class, crowds not among them."""
+        return np.bincount(self._labels[~self._crowd], minlength=num_classes).tolist()
+
     def sample(self, index: int, image: Tensor, name: str) -> DetectionSample:
         """Puts an image and its objects together.
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +29,7 @@ def test_fit_test_and_predict_on_images(tiny: Run, tmp_path: Path, capsys: pytes
     events.Reload()
     assert events.Tags()["images"] == [f"classification/{index}" for index in range(4)]
     printed = capsys.readouterr().out
+    assert "classes  10 (training/validation): 0 142/36, " in printed
     assert "RBF-SVM accuracy" in printed and "tensorboard --logdir runs/digits/tensorboard" in printed
 
     before = (run / "run.json").read_text()
@@ -50,6 +53,18 @@ def test_fit_test_and_predict_on_images(tiny: Run, tmp_path: Path, capsys: pytes
     assert float(rows[0]["probability_1"]) >= float(rows[0]["probability_2"])
     assert tiny("predict", "--config", "digits.yaml", "--images", images) == 2
     assert "predictions.csv exists" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_names_of_any_bytes_are_predicted_on(tiny: Run, tmp_path: Path) -> None:
+    assert tiny("fit", "--config", "digits.yaml") == 0
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in (b"a.png", b"bad\xff.png", b"c.png"):
+        Image.new("L", (8, 8)).save(Path(os.fsdecode(bytes(images) + b"/" + name)))
+    assert tiny("predict", "--config", "digits.yaml", "--images", images, "--output", "table.csv") == 0
+    rows = list(csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8")))
+    assert [Path(row["path"]).name for row in rows] == ["a.png", "bad\\udcff.png", "c.png"]
 
 
 def test_fit_and_predict_on_text(tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """Names of files in annotations lead to files of the data set and to no others."""
 
 import json
+import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,13 @@ OUTSIDE = [
     "https://host/a.png",
     "a.png\0",
 ]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names in one form alone")
+def test_names_in_the_other_form_of_unicode(folder: Path) -> None:
+    apart, composed = (unicodedata.normalize(form, "Bär.png") for form in ("NFD", "NFC"))
+    Image.new("RGB", (8, 8)).save(folder / apart)
+    assert contained(folder, composed, "x") == folder / apart
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

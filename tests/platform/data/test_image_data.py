@@ -1,5 +1,7 @@
 """Image folders: layouts, formats, caching, prediction, and what bad ones get."""
 
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -151,10 +153,63 @@ def test_bad_folders(folder: Path, tmp_path: Path) -> None:
         _ = small(folder).splits
     one_line(caught, str(folder / "test" / "fox"), "cat, dog")
 
-    (folder / "train").rename(folder / "training")
+    (folder / "train").rename(folder / "all")
+    (folder / "all").rename(folder.parent / "all")
     with pytest.raises(InputError) as caught:
         _ = small(folder).class_names
-    one_line(caught, "no folder train")
+    one_line(caught, "has a folder test but no folder train")
+
+
+@pytest.mark.parametrize(
+    "names", [("Training", "Val", "Testing"), ("TRAIN", "valid", "test"), ("train", "dev", "TEST")]
+)
+def test_usual_names_of_parts(tmp_path: Path, names: tuple[str, str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    for name, count in zip(names, (4, 2, 1), strict=True):
+        for label in ("cat", "dog"):
+            write_images(tmp_path / name / label, count)
+    (tmp_path / "annotations").mkdir()
+    data = small(tmp_path)
+    assert data.class_names == ["cat", "dog"] and [len(source) for source in data.splits] == [8, 4, 2]
+    assert f"note: {tmp_path}: passed over annotations beside {sorted(names)[0]}" in capsys.readouterr().err
+    write_images(tmp_path / "validation" / "cat", 1)
+    with pytest.raises(InputError, match=r"both name val images: move one of them away"):
+        _ = small(tmp_path).class_names
+
+
+def test_classes_may_be_called_like_parts(tmp_path: Path) -> None:
+    for label in ("bus", "car", "train"):
+        write_images(tmp_path / label, 3)
+    assert small(tmp_path).class_names == ["bus", "car", "train"]
+
+
+def test_folders_a_level_too_high_or_too_low_are_refused(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        write_images(tmp_path / "images" / label, 3)
+    with pytest.raises(InputError) as caught:
+        _ = small(tmp_path).class_names
+    one_line(caught, "the folder of one class alone, images: it holds the folders cat, dog, so data.path is probably")
+    assert str(caught.value).endswith(str(tmp_path / "images"))
+    with pytest.raises(InputError) as caught:
+        _ = small(tmp_path / "images" / "cat").class_names
+    one_line(caught, f"holds images itself: data.path is probably {tmp_path / 'images'}")
+    (tmp_path / "images" / "dog").rename(tmp_path / "dog")
+    with pytest.raises(InputError, match="the folder of one class alone, cat: give two or more"):
+        _ = small(tmp_path / "images").class_names
+
+
+def test_links_between_folders_count_no_image_twice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.symlink(".", folder / "train" / "cat" / "again")
+    os.symlink("../cat", folder / "train" / "dog" / "cats")
+    data = small(folder, val_fraction=0)
+    assert np.bincount(data.splits.train.labels).tolist() == [20, 20]
+    assert f"{folder / 'train'}: passed over 2 links to folders that are read already" in capsys.readouterr().err
+
+
+def test_class_folders_in_two_forms_of_unicode_are_one_class(folder: Path) -> None:
+    for part, form in (("train", "NFD"), ("test", "NFC")):
+        write_images(folder / part / unicodedata.normalize(form, "Bär"), 4)
+    data = small(folder, val_fraction=0)
+    assert data.class_names == ["Bär", "cat", "dog"] and data.splits.test.labels.count(0) == 4
 
 
 def test_nothing_to_validate_on(folder: Path) -> None:
