@@ -79,7 +79,7 @@ def test_export_writes_the_official_format_once(
     assert "none.ckpt" in refusal(tiny, capsys, "export", "--checkpoint", "none.ckpt", "--output", "x.safetensors")
     torch.save({"state_dict": {}}, tmp_path / "bare.ckpt")
     message = refusal(tiny, capsys, "export", "--checkpoint", "bare.ckpt", "--output", "x.safetensors")
-    assert "has no configuration of its model" in message
+    assert "say what its model is" in message
     torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
     message = refusal(tiny, capsys, "export", "--checkpoint", "tensor.ckpt", "--output", "x.safetensors")
     assert "tensor.ckpt is no checkpoint: it holds a Tensor" in message
