@@ -175,7 +175,7 @@ class RunCheckpoint(Callback):
         self._signals.restore()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._agreement is None:  # the checkpoint was the run's end: Lightning trains nothing
+        if self._agreement is None and self._ended:  # the checkpoint was the run's end: Lightning trains nothing
             self._take_up(trainer)
             if trainer.is_global_zero and not self.last.exists():
                 duplicate_atomically(Path(str(trainer.ckpt_path)), self.last)
