@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from mambarium.platform.cli import commands, main
+from mambarium.platform.cli import commands, main, training
+from mambarium.platform.cli.composition import compose
 from mambarium.platform.cli.shipped import find_config
 from mambarium.platform.cli.training import TrainingCLI
 
@@ -24,7 +25,7 @@ data: {class_path: Digits, init_args: {image_size: 224, passes: 1}}
 """
 
 
-class Parsed(Exception):
+class Parsed(SystemExit):
     """The command line was understood."""
 
 
@@ -57,6 +58,10 @@ def test_command(
         def parsed(self: TrainingCLI) -> None:
             raise Parsed
 
+        # Where a checkpoint has the configuration, any will do to see whether the options are understood.
+        monkeypatch.setattr(
+            training, "compose_from_checkpoint", lambda options: (compose(["--config", "my.yaml", *options]), None)
+        )
         monkeypatch.setattr(TrainingCLI, "before_instantiate_classes", parsed)
         with pytest.raises(Parsed):
             main([verb, *arguments])
