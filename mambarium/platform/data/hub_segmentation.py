@@ -12,7 +12,7 @@ from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, Part
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.intensity import ImageReader
 from mambarium.platform.data.mask_folder import segmentation_transforms
-from mambarium.platform.data.mask_layouts import plain_layout
+from mambarium.platform.data.mask_layouts import own_layout
 from mambarium.platform.data.masks import MaskDecoder
 from mambarium.platform.data.order import SampleKey
 from mambarium.platform.data.segmentation_images import SegmentationImages
@@ -27,9 +27,12 @@ class HubSegmentation(SegmentationImages):
 
     Args:
         name: The data set's name, for instance `merve/scene_parse_150`, or a builder of the library, or a folder.
-        class_names: One name per class.
-        ignored_value: Number of pixels that don't count.
-        zero_is_ignored: Whether 0 does not count either and class 0 has the number 1.
+        class_names: One name per class, for masks that number the classes from 0.
+        mask_values: The class of each value that a mask may hold, such as `{0: background, 255: object}`, in place of
+            class_names; several values may have one class, `null` is for pixels that don't count. Classes are numbered
+            in the order of their lowest values.
+        ignored_value: Number of pixels that don't count, unless mask_values has it.
+        zero_is_ignored: Whether 0 does not count either and class 0 of class_names has the number 1.
         config: Which configuration of the data set, if it has several.
         data_dir: Folder of the files, for a builder.
         data_files: Files or patterns, alone or by split.
@@ -61,13 +64,14 @@ class HubSegmentation(SegmentationImages):
         seed: Seed of order and augmentation.
 
     Raises:
-        InputError: If the data set, a split or a column does not exist.
+        InputError: If the data set, a split or a column does not exist, or the classes are not given once.
     """
 
     def __init__(
         self,
         name: str,
-        class_names: list[str],
+        class_names: list[str] | None = None,
+        mask_values: dict[int, str | None] | None = None,
         ignored_value: int = 255,
         zero_is_ignored: bool = False,
         config: str | None = None,
@@ -95,13 +99,13 @@ class HubSegmentation(SegmentationImages):
     ) -> None:
         self._columns = (image_column, mask_column)
         self._val_fraction = val_fraction
-        layout = plain_layout(class_names, ignored_value, zero_is_ignored)
+        layout = own_layout(class_names, mask_values, ignored_value, zero_is_ignored)
         self._decoder = MaskDecoder(layout.classes, layout.ignored)
         self._data_set = HubDataSet(name, config, data_dir, data_files)
         self._split_names = {"train": train_split, "val": val_split, "test": test_split}
         for_training, for_evaluation = segmentation_transforms(train_transforms, short_side, long_side, crop_size)
         super().__init__(
-            class_names=class_names,
+            class_names=layout.class_names,
             train_transforms=for_training,
             eval_transforms=for_evaluation,
             mean=mean,
@@ -146,7 +150,7 @@ class _HubMasks:
         self._images = ImageColumn(part, columns[0])
         self._masks = ImageColumn(part, columns[1], option="mask_column")
         self._rows = rows
-        self._decoder = decoder
+        self.decoder = decoder
         self._reader = reader
 
     def __len__(self) -> int:
@@ -158,8 +162,14 @@ class _HubMasks:
     def name(self, index: int) -> str:
         return self._images.name(self._rows[index])
 
+    def stored_mask(self, index: int) -> bytes | Path:
+        return self._masks.stored(self._rows[index])
+
+    def mask_name(self, index: int) -> str:
+        return self._masks.name(self._rows[index])
+
     def read(self, key: SampleKey) -> SegmentationSample:
         row = self._rows[key[1]]
         image = self._reader.read(self._images.stored(row), self._images.name(row))
-        mask = self._decoder.decode(self._masks.stored(row), image, self._masks.name(row))
+        mask = self.decoder.decode(self.stored_mask(key[1]), image, self.mask_name(key[1]))
         return segmentation_sample(image, mask, image_id=row)

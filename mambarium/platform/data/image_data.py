@@ -165,8 +165,18 @@ class ImageData(ExactDataModule):
         """Counts how often each class occurs in one of the `splits`; None: that would take reading all of it."""
         return None
 
+    def training_counts(self) -> tuple[Sequence[int], str] | None:
+        """Counts training examples.
+
+        Returns:
+            How many examples of each class were found, and what was looked for and where; None where samples are
+            generated.
+        """
+        counts = self.class_counts(self.splits.train)
+        return None if counts is None else (counts, "training image")
+
     def description(self) -> list[str]:
-        """Returns the classes with how often they occur, and what is odd about the images."""
+        """Returns the classes with how often they occur, which don't, and what is odd about the images."""
         splits = [self.splits.train, self.splits.val]
         if self.splits.test is not self.splits.val:
             splits.append(self.splits.test)
@@ -176,6 +186,12 @@ class ImageData(ExactDataModule):
             names = [f"{name} {'/'.join(map(str, many))}" for name, *many in zip(names, *counts, strict=True)]
         parts = f" (training/validation{'/test' if len(splits) > 2 else ''})" if counts else ""
         lines = [f"classes  {self.num_classes:,}{parts}: {shortened(names)}"]
+        if (found := self.training_counts()) is not None:
+            counted, example = found
+            absent = [name for name, count in zip(self.class_names, counted, strict=True) if not count]
+            if absent:
+                missing = f"{len(absent):,} of {self.num_classes:,} classes without a {example}"
+                lines.append(f"note     {missing}: {shortened(absent)}")
         if (known := self.reader.intensity_range) is not None:
             lines.append(f"depth    more than 8 bits: {known[0]:g} is black, {known[1]:g} is white")
         return [*lines, *(f"note     {sentence}" for sentence in self._shared_images)]

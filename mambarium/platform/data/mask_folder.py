@@ -14,7 +14,7 @@ from mambarium.platform.data.dense_transforms import LargeScaleJitter, ResizeSho
 from mambarium.platform.data.image_files import find_images, in_either_form
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.intensity import ImageReader
-from mambarium.platform.data.mask_layouts import PRESETS, MaskLayout, plain_layout
+from mambarium.platform.data.mask_layouts import PRESETS, MaskLayout, own_layout
 from mambarium.platform.data.masks import MaskDecoder
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.order import SampleKey
@@ -37,9 +37,12 @@ class MaskFolder(SegmentationImages):
         path: The set's folder.
         preset: Which published set it is; None: folders `train`, `val` and, if there is one, `test`, with `images` and
             `masks` in each.
-        class_names: One name per class, for a set of one's own.
-        ignored_value: Number of pixels that don't count, for a set of one's own.
-        zero_is_ignored: Whether 0 does not count either and class 0 has the number 1, for a set of one's own.
+        class_names: One name per class, for a set of one's own whose masks number the classes from 0.
+        mask_values: The class of each value that a mask may hold, such as `{0: background, 255: object}`, in place of
+            class_names; several values may have one class, `null` is for pixels that don't count. Classes are numbered
+            in the order of their lowest values.
+        ignored_value: Number of pixels that don't count, unless mask_values has it; for a set of one's own.
+        zero_is_ignored: Whether 0 does not count either and class 0 of class_names has the number 1.
         short_side: Length that the shorter side of images is scaled to in evaluation; predictions are measured at the
             original size all the same.
         long_side: Limit of the longer side after scaling.
@@ -61,7 +64,7 @@ class MaskFolder(SegmentationImages):
         seed: Seed of order and augmentation.
 
     Raises:
-        InputError: If a folder or file is missing, or classes are given for a preset or for none.
+        InputError: If a folder or file is missing, or the classes are not given once.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class MaskFolder(SegmentationImages):
         path: str,
         preset: Preset | None = None,
         class_names: list[str] | None = None,
+        mask_values: dict[int, str | None] | None = None,
         ignored_value: int = 255,
         zero_is_ignored: bool = False,
         short_side: int = 512,
@@ -85,10 +89,14 @@ class MaskFolder(SegmentationImages):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        if (preset is None) == (class_names is None):
-            raise InputError("give data.preset for a published set or data.class_names for your own, one of the two")
+        if sum(given is not None for given in (preset, class_names, mask_values)) != 1:
+            raise InputError(
+                "give one of data.preset (a published set), data.class_names and data.mask_values (a set of your own)"
+            )
         self._root = Path(path).expanduser()
-        self._layout = PRESETS[preset] if preset else plain_layout(class_names or [], ignored_value, zero_is_ignored)
+        self._layout = (
+            own_layout(class_names, mask_values, ignored_value, zero_is_ignored) if preset is None else PRESETS[preset]
+        )
         for_training, for_evaluation = segmentation_transforms(train_transforms, short_side, long_side, crop_size)
         super().__init__(
             class_names=self._layout.class_names,
@@ -178,7 +186,7 @@ class MaskFiles:
         pairs = with_files(images, masks, broken, where)
         self._images = [str(image) for image, _ in pairs]
         self._masks = [str(mask) for _, mask in pairs]
-        self._decoder = MaskDecoder(layout.classes, layout.ignored)
+        self.decoder = MaskDecoder(layout.classes, layout.ignored)
         self._reader = reader
 
     def __len__(self) -> int:
@@ -192,10 +200,18 @@ class MaskFiles:
         """Returns what an error message calls an image."""
         return self._images[index]
 
+    def stored_mask(self, index: int) -> Path:
+        """Returns the file of an image's mask."""
+        return Path(self._masks[index])
+
+    def mask_name(self, index: int) -> str:
+        """Returns what an error message calls an image's mask."""
+        return self._masks[index]
+
     def read(self, key: SampleKey) -> SegmentationSample:
         """Returns an image with its mask."""
         image = self._reader.read(self.stored(key[1]), self.name(key[1]))
-        mask = self._decoder.decode(Path(self._masks[key[1]]), image, self._masks[key[1]])
+        mask = self.decoder.decode(self.stored_mask(key[1]), image, self.mask_name(key[1]))
         return segmentation_sample(image, mask, image_id=key[1])
 
 

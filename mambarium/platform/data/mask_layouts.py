@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from mambarium.errors import InputError
+
 CITYSCAPES_CLASSES = {
     "road": 7,
     "sidewalk": 8,
@@ -138,21 +140,37 @@ PRESETS = {"ade20k": _ade20k(), "camvid": _camvid(), "cityscapes": _cityscapes()
 """The published sets by name."""
 
 
-def plain_layout(class_names: list[str], ignored_value: int, zero_is_ignored: bool) -> MaskLayout:
+def own_layout(
+    class_names: list[str] | None,
+    mask_values: Mapping[int, str | None] | None,
+    ignored_value: int,
+    zero_is_ignored: bool,
+) -> MaskLayout:
     """The layout of a set of one's own: folders `images` and `masks` in each of `train`, `val` and `test`.
 
     Args:
-        class_names: One name per class.
-        ignored_value: Number of pixels that don't count.
-        zero_is_ignored: Whether 0 does not count either and class 0 has the number 1.
+        class_names: One name per class, for masks that number them one after the other; None: `mask_values` has them.
+        mask_values: The class of each number, None for pixels that don't count, in place of `class_names`. Classes are
+            in the order of their lowest numbers.
+        ignored_value: Number of pixels that don't count, unless `mask_values` has it.
+        zero_is_ignored: Whether 0 does not count either and class 0 has the number 1; for `class_names` alone.
 
     Returns:
         The layout.
+
+    Raises:
+        InputError: If neither names the classes, or both do.
     """
-    names = tuple(class_names)
-    return MaskLayout(
-        names,
-        numbered(names, first=int(zero_is_ignored)),
-        frozenset({ignored_value, 0} if zero_is_ignored else {ignored_value}),
-        {split: ((f"{split}/images", f"{split}/masks"),) for split in ("train", "val", "test")},
-    )
+    folders = {split: ((f"{split}/images", f"{split}/masks"),) for split in ("train", "val", "test")}
+    if (class_names is None) == (mask_values is None):
+        raise InputError("give data.class_names, or data.mask_values such as {0: background, 255: object}: one of them")
+    if mask_values is None:
+        names = tuple(class_names or ())
+        ignored = {ignored_value, 0} if zero_is_ignored else {ignored_value}
+        return MaskLayout(names, numbered(names, first=int(zero_is_ignored)), frozenset(ignored), folders)
+    if zero_is_ignored:
+        raise InputError("data.zero_is_ignored goes with data.class_names: in data.mask_values, write 0: null instead")
+    named = {number: name for number, name in sorted(mask_values.items()) if name is not None}
+    names = tuple(dict.fromkeys(named.values()))
+    ignored = {ignored_value, *mask_values} - named.keys()
+    return MaskLayout(names, {number: names.index(name) for number, name in named.items()}, frozenset(ignored), folders)

@@ -29,14 +29,19 @@ class MaskDecoder:
         ignored: Numbers of pixels that don't count.
 
     Raises:
-        InputError: If there are more classes than a mask can tell apart, or an ignored number is that of a class or
-            none that a mask can hold.
+        InputError: If there are more classes than a mask can tell apart, an ignored number is that of a class, or a
+            number is none that a mask can hold.
     """
 
     def __init__(self, classes: Mapping[int, int], ignored: Set[int]) -> None:
-        self._num_classes = len(classes)
+        self.classes = dict(classes)
+        self.ignored = frozenset(ignored)
+        self._num_classes = len(set(classes.values()))
         if not 1 <= self._num_classes <= IGNORED_CLASS:
             raise InputError(f"{self._num_classes} classes: give names of 1 to {IGNORED_CLASS} (data.class_names)")
+        for number in sorted(classes):
+            if not 0 <= number < NUMBERS:
+                raise InputError(f"data.mask_values has {number}: give 0 to {NUMBERS - 1}, what masks can hold")
         for number in sorted(ignored):
             if not 0 <= number < NUMBERS:
                 raise InputError(f"data.ignored_value is {number}: give 0 to {NUMBERS - 1}, what masks can hold")
@@ -65,13 +70,34 @@ class MaskDecoder:
         Raises:
             SampleError: If it can't be read, has another size than the image, or holds a number that is no class.
         """
-        numbers, way_up = _stored_numbers(stored, name)
-        shown = numbers.shape[::-1] if way_up in SIDEWAYS else numbers.shape
+        classes, way_up = self._stored_classes(stored, name)
+        shown = classes.shape[::-1] if way_up in SIDEWAYS else classes.shape
         if shown != tuple(image.shape[1:]):
             raise SampleError(
                 f"{name}: a mask of {shown[1]} x {shown[0]} pixels for an image of {image.shape[2]} x "
                 f"{image.shape[1]}{sideways_hint(shown, image.shape[1:])}; mend or remove it"
             )
+        return turned(torch.from_numpy(classes), way_up)
+
+    def count(self, stored: bytes | Path, name: str) -> np.ndarray:
+        """Counts the pixels of a mask.
+
+        Args:
+            stored: The file, or its content.
+            name: What an error message calls the mask.
+
+        Returns:
+            (`IGNORED_CLASS` + 1,) pixels of each class number.
+
+        Raises:
+            SampleError: If it can't be read, or holds a number that is no class.
+        """
+        classes, _ = self._stored_classes(stored, name)
+        return np.bincount(classes.ravel(), minlength=IGNORED_CLASS + 1)
+
+    def _stored_classes(self, stored: bytes | Path, name: str) -> tuple[np.ndarray, int]:
+        """Class numbers, uint8 (height, width), as they are stored, and how the mask says to turn them."""
+        numbers, way_up = _stored_numbers(stored, name)
         if numbers.dtype.itemsize <= 2:
             classes = self._table[numbers]
         else:
@@ -81,9 +107,9 @@ class MaskDecoder:
             number = numbers[classes == UNKNOWN].flat[0]
             raise SampleError(
                 f"{name}: holds the number {number}, which is none of the {self._num_classes} classes and not ignored; "
-                "mend it, or set data.class_names and data.ignored_value to what the masks hold"
+                "mend it, or say in data.mask_values what it means"
             )
-        return turned(torch.from_numpy(classes.astype(np.uint8)), way_up)
+        return classes.astype(np.uint8), way_up
 
 
 def _stored_numbers(stored: bytes | Path, name: str) -> tuple[np.ndarray, int]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mambarium.errors import InputError
 from mambarium.platform.data import HubSegmentation, MaskFolder
+from mambarium.platform.data.mask_counts import count_masks
 from mambarium.tasks.batches import IGNORED_CLASS
 
 NUMBERS = np.array([[0, 1, 1, 2], [0, 0, 255, 2], [1, 1, 0, 0]], dtype=np.uint8)
@@ -60,6 +61,79 @@ def test_zero_may_be_ignored(tmp_path: Path) -> None:
     data = own_folder(tmp_path, zero_is_ignored=True)
     mask = data.validation_samples()[(0, 0)]["original_mask"]
     assert mask.tolist() == [[255, 0, 0, 1], [255, 255, 255, 1], [0, 0, 255, 255]]
+
+
+BINARY = np.where(NUMBERS > 0, 255, 0).astype(np.uint8)
+
+
+def test_any_value_may_be_mapped(tmp_path: Path) -> None:
+    data = own_folder(tmp_path, BINARY, class_names=None, mask_values={255: "object", 0: "background"})
+    assert data.class_names == ["background", "object"]
+    assert data.validation_samples()[(0, 0)]["original_mask"].tolist() == (BINARY // 255).tolist()
+    assert data.description()[0] == "classes  2: background, object"
+    assert not any("without a pixel" in line or "ignored" in line for line in data.description())
+    merged = {0: "sky", 1: "thing", 2: "thing", 255: None}
+    data = own_folder(tmp_path, class_names=None, mask_values=merged)
+    assert data.class_names == ["sky", "thing"]
+    expected = np.where(NUMBERS == 2, 1, NUMBERS)
+    assert data.validation_samples()[(0, 0)]["original_mask"].tolist() == expected.tolist()
+    assert own_folder(tmp_path, class_names=None, mask_values={0: "a", 1: "b", 2: "c"}).num_classes == 3
+    folder = {"name": "imagefolder", "data_dir": str(tmp_path)}
+    assert HubSegmentation(**folder, mask_values=merged).class_names == ["sky", "thing"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask_values": {0: "a"}}, r"give one of data\.preset .* data\.mask_values"),
+        ({"class_names": None, "mask_values": {0: "a"}, "zero_is_ignored": True}, r"write 0: null instead"),
+        ({"class_names": None, "mask_values": {-1: "a"}}, r"data\.mask_values has -1: give 0 to 65535"),
+        ({"class_names": None, "mask_values": {0: None}}, r"0 classes: give names"),
+        ({"class_names": None, "mask_values": {0: "a", 1: "b"}}, r"a\.png: holds .* 2, .* say in data\.mask_values"),
+    ],
+)
+def test_mappings_that_cannot_be(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        own_folder(tmp_path, **arguments).validation_samples()[(0, 0)]
+
+
+def test_hub_masks_need_classes() -> None:
+    with pytest.raises(InputError, match=r"give data\.class_names, or data\.mask_values such as"):
+        HubSegmentation("anywhere")
+
+
+def test_two_classes_of_which_one_is_ignored_are_refused(tmp_path: Path) -> None:
+    data = own_folder(tmp_path, BINARY, class_names=["background", "object"])
+    with pytest.raises(InputError, match=r"no pixel is object: give data\.mask_values \{0: background, 255: object\}"):
+        data.description()
+    zeros = own_folder(tmp_path, np.zeros_like(BINARY), class_names=["background", "object"])
+    assert zeros.description()[1] == "note     1 of 2 classes without a pixel in the 1 training masks: object"
+
+
+def test_classes_without_a_pixel_are_named_and_ignored_pixels_are_counted(tmp_path: Path) -> None:
+    names = ["sky", "road", "car", *(f"rare {number}" for number in range(12))]
+    lines = own_folder(tmp_path, class_names=names).description()
+    assert lines[1] == (
+        "note     12 of 15 classes without a pixel in the 1 training masks: rare 0, rare 1, rare 2, ..., rare 9, "
+        "rare 10, rare 11"
+    )
+    assert lines[-1] == "ignored  8.3% of the pixels in the 1 training masks"
+
+
+def test_no_more_masks_are_read_than_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = own_folder(tmp_path)
+    for index in range(70):
+        save_image(tmp_path / "train" / "images" / f"b{index}.png")
+        save(NUMBERS % 2 if index % 2 else NUMBERS, tmp_path / "train" / "masks" / f"b{index}.png")
+    assert count_masks(data.splits.train, 3, "raise")[2:] == (1, 71)
+    monkeypatch.setattr("mambarium.platform.data.mask_counts.MOST_MASKS", 10)
+    counts = count_masks(data.splits.train, 4, "raise")
+    assert counts[2:] == (10, 71) and not counts.classes[3]
+    assert counts.looked_at == "10 of 71 training masks, evenly spread"
+    (tmp_path / "train" / "masks" / "a.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"a\.png"):
+        count_masks(data.splits.train, 3, "raise")
+    assert count_masks(data.splits.train, 3, "skip").read == 2
 
 
 @pytest.mark.parametrize("kind", ["palette", "16 bits", "grey as colour"])
@@ -137,7 +211,7 @@ def test_missing_masks_and_folders(tmp_path: Path) -> None:
         MaskFolder(str(tmp_path / "nowhere"), preset="camvid").training_samples()
     with pytest.raises(InputError, match="has no folders leftImg8bit/train and gtFine/train"):
         _ = MaskFolder(str(tmp_path), preset="cityscapes").splits
-    with pytest.raises(InputError, match=r"data\.preset .* or data\.class_names"):
+    with pytest.raises(InputError, match=r"give one of data\.preset .* data\.class_names and data\.mask_values"):
         MaskFolder(str(tmp_path))
 
 
