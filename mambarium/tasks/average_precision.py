@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,13 +14,17 @@ from mambarium.errors import InputError
 from mambarium.tasks.batches import DetectionBatch, RunLengths
 from mambarium.tasks.heads.detector import Detections
 from mambarium.tasks.mask_encoding import encode_mask, paste_mask, resize_mask
-from mambarium.tasks.objective import TaskMetrics
+from mambarium.tasks.objective import TaskMetrics, distinct_names
 
 Frequency = Literal["r", "c", "f"]
 """How often LVIS's training data has a class: rarely, commonly or frequently."""
 
 SIZES = ("small", "medium", "large")
 """COCO's classes of objects: areas of less than 32x32 pixels, less than 96x96, and more."""
+
+
+OFFICIAL_LIMITS = {False: 100, True: 300}
+"""Detections that COCO's evaluation counts of each class in an image and, with frequencies, LVIS's in an image."""
 
 
 class ObjectRecord(NamedTuple):
@@ -52,21 +57,29 @@ class DetectionMetrics(TaskMetrics):
     """Average precision by faster-coco-eval, each image counted once however often and wherever it was seen.
 
     `AP` is the mean over the overlaps 0.50, 0.55, ..., 0.95 and over the classes, `AP50` and `AP75` are those of one
-    overlap, `AP_small`, `AP_medium` and `AP_large` those of objects of one size, `AP_class/<name>` that of a class.
-    With LVIS's frequencies the evaluation is LVIS's (300 detections per image, classes known to be there or not), with
-    `APr`, `APc` and `APf`. Figures of masks begin with `mask_`. What has no objects has no figure.
+    overlap, `AP_small`, `AP_medium` and `AP_large` those of objects of one size, `AP_class/<name>` that of a class,
+    `AP_classes` the number of classes that AP is the mean of. With LVIS's frequencies the evaluation is LVIS's (classes
+    known to be there or not), with `APr`, `APc` and `APf`. Figures of masks begin with `mask_`. Figures of what has no
+    objects are NaN (the official programs say -1).
 
     Args:
         class_names: Name of each class.
         masks: Whether masks are evaluated, beside boxes.
         frequencies: LVIS's frequency of each class; None for COCO's evaluation.
+        counted_detections: How many detections count, the surest first: in COCO's evaluation of each class in an image,
+            in LVIS's in an image; None: their 100 and 300.
     """
 
     def __init__(
-        self, class_names: Sequence[str], masks: bool = False, frequencies: Sequence[Frequency] | None = None
+        self,
+        class_names: Sequence[str],
+        masks: bool = False,
+        frequencies: Sequence[Frequency] | None = None,
+        counted_detections: int | None = None,
     ) -> None:
         super().__init__()
-        self.class_names = list(class_names)
+        self.class_names = distinct_names(class_names)
+        self.counted_detections = counted_detections or OFFICIAL_LIMITS[frequencies is not None]
         self.masks = masks
         self.frequencies = None if frequencies is None else list(frequencies)
         self.records: dict[int, ImageRecord] = {}
@@ -145,14 +158,15 @@ class DetectionMetrics(TaskMetrics):
             InputError: If no image has an object.
         """
         values = on_first_process(self.records, self._values)
-        if "AP" not in values:
+        if math.isnan(values["AP"]):
             raise InputError("none of the evaluated images has an object: average precision is not defined")
         return {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
 
     def _values(self, records: dict[int, ImageRecord]) -> dict[str, float]:
-        values = average_precisions(records, self.class_names, "bbox", self.frequencies)
+        limit = self.counted_detections
+        values = average_precisions(records, self.class_names, "bbox", limit, self.frequencies)
         if self.masks:
-            of_masks = average_precisions(records, self.class_names, "segm", self.frequencies)
+            of_masks = average_precisions(records, self.class_names, "segm", limit, self.frequencies)
             values |= {f"mask_{name}": value for name, value in of_masks.items()}
         return values
 
@@ -178,6 +192,7 @@ def average_precisions(
     records: dict[int, ImageRecord],
     class_names: Sequence[str],
     kind: Literal["bbox", "segm"],
+    limit: int,
     frequencies: Sequence[Frequency] | None = None,
 ) -> dict[str, float]:
     """Average precision of boxes or of masks, as `DetectionMetrics` names the figures.
@@ -186,6 +201,7 @@ def average_precisions(
         records: Images by number.
         class_names: Name of each class.
         kind: Boxes or masks.
+        limit: Detections that count of each class in an image or, with frequencies, in an image.
         frequencies: LVIS's frequency of each class; None for COCO's evaluation.
     """
     from faster_coco_eval import COCO, COCOeval_faster
@@ -210,10 +226,9 @@ def average_precisions(
             "categories": categories,
         }
     )
-    evaluation = COCOeval_faster(
-        truth, truth.loadRes(_results(records, order, kind)), kind, lvis_style=frequencies is not None
-    )
-    evaluation.params.maxDets = [1, 10, 100] if frequencies is None else [300]
+    results = _results(records, order, kind, None if frequencies is None else limit)
+    evaluation = COCOeval_faster(truth, truth.loadRes(results), kind, lvis_style=frequencies is not None)
+    evaluation.params.maxDets = [limit]
     evaluation.evaluate()
     evaluation.accumulate()
     # (overlaps, recalls, classes, sizes, limits), -1 where there is nothing to be found
@@ -224,7 +239,8 @@ def average_precisions(
     if frequencies is not None:
         parts |= {f"AP{letter}": every[:, :, np.array(frequencies) == letter] for letter in ("r", "c", "f")}
     parts |= {f"AP_class/{name}": every[:, :, index] for index, name in enumerate(class_names)}
-    return {name: float(part[part > -1].mean()) for name, part in parts.items() if (part > -1).any()}
+    values = {name: float(part[part > -1].mean()) if (part > -1).any() else math.nan for name, part in parts.items()}
+    return {**values, "AP_classes": float((every > -1).any(axis=(0, 1)).sum())}
 
 
 def _annotations(records: dict[int, ImageRecord], order: list[int], kind: str) -> list[dict[str, Any]]:
@@ -247,11 +263,13 @@ def _annotations(records: dict[int, ImageRecord], order: list[int], kind: str) -
     return annotations
 
 
-def _results(records: dict[int, ImageRecord], order: list[int], kind: str) -> list[dict[str, Any]]:
+def _results(records: dict[int, ImageRecord], order: list[int], kind: str, limit: int | None) -> list[dict[str, Any]]:
+    """The detections of all images, of each the surest up to a limit."""
     results: list[dict[str, Any]] = []
     for image_id in order:
         found = records[image_id].found
-        for index, (score,) in enumerate(found.values.tolist()):
+        for index in np.argsort(-found.values[:, 0], kind="stable").tolist()[:limit]:
+            score = float(found.values[index, 0])
             result = {"image_id": image_id, "category_id": int(found.labels[index]), "score": score}
             if kind == "segm":
                 # Without a box the evaluation takes area and box from the mask, as the official one does.

@@ -28,9 +28,11 @@ class DetectionObjective(VisionObjective):
         detector: Neck and head: FCOS (if not given), RetinaNet, YOLO, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
         class_frequencies: LVIS's frequency of each class ("r", "c", "f"); None for COCO's evaluation, which
             data of the LVIS kind refuses. The command line takes them from the data.
+        counted_detections: How many detections average precision counts, the surest first: COCO's of each class in an
+            image (100 if None), LVIS's in an image (300). The detector has a limit of its own, `detections_per_image`.
 
     Raises:
-        InputError: If there is not one frequency for each class.
+        InputError: If there is not one frequency for each class, or no detection would count.
     """
 
     primary_metric = PrimaryMetric("AP", "max")
@@ -41,8 +43,12 @@ class DetectionObjective(VisionObjective):
         class_names: Sequence[str],
         detector: DetectorFactory | None = None,
         class_frequencies: Sequence[Frequency] | None = None,
+        counted_detections: int | None = None,
     ) -> None:
         super().__init__()
+        if counted_detections is not None and counted_detections < 1:
+            raise InputError(f"counted_detections is {counted_detections}: give 1 or more")
+        self.counted_detections = counted_detections
         self.detector = (detector or FCOS)(backbone.feature_info, len(class_names))
         self.divisor = math.lcm(backbone.size_divisibility, self.detector.divisor)
         self.class_names = list(class_names)
@@ -89,7 +95,8 @@ class DetectionObjective(VisionObjective):
         ]
 
     def new_metrics(self) -> DetectionMetrics:
-        return DetectionMetrics(self.class_names, self.detector.predicts_masks, self.class_frequencies)
+        masks = self.detector.predicts_masks
+        return DetectionMetrics(self.class_names, masks, self.class_frequencies, self.counted_detections)
 
 
 def objects_of(batch: DetectionBatch) -> list[Objects]:
@@ -112,6 +119,9 @@ class ObjectDetection(Task):
         class_frequencies: Frequency of each class ("r", "c", "f") for LVIS's evaluation; the command line takes them
             from the data. COCO's evaluation if not given.
         detector: Neck and head: FCOS (if not given), RetinaNet, YOLO, FasterRCNN, MaskRCNN, CascadeMaskRCNN.
+        counted_detections: How many detections average precision counts, the surest first: COCO's of each class in an
+            image (100 if not given), LVIS's in an image (300). The detector has a limit of its own,
+            `detections_per_image`.
         optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
             biases, embeddings and state-space parameters never get weight decay.
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear, WarmupSteps or Constant (if not
@@ -123,7 +133,8 @@ class ObjectDetection(Task):
         frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
 
     Raises:
-        InputError: If the backbone is no vision backbone, or the classes' names or frequencies are not one for each.
+        InputError: If the backbone is no vision backbone, the classes' names or frequencies are not one for
+            each, or no detection would count.
     """
 
     objective: DetectionObjective
@@ -136,6 +147,7 @@ class ObjectDetection(Task):
         class_names: list[str] | None = None,
         class_frequencies: list[Frequency] | None = None,
         detector: DetectorFactory | None = None,
+        counted_detections: int | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
         pretrained: str | None = None,
@@ -147,7 +159,7 @@ class ObjectDetection(Task):
         names = [str(number) for number in range(num_classes)] if class_names is None else class_names
         if len(names) != num_classes:
             raise InputError(f"class_names has {len(names)} entries for {num_classes} classes: give one for each class")
-        objective = DetectionObjective(backbone, names, detector, class_frequencies)
+        objective = DetectionObjective(backbone, names, detector, class_frequencies, counted_detections)
         super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
         self.save_constructor_arguments("detector")
 

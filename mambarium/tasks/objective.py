@@ -7,6 +7,8 @@ and predictions are depends on the task; its metrics know the same predictions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -68,8 +70,25 @@ class VisionObjective(Objective):
         return predictions
 
 
+def distinct_names(class_names: Sequence[str]) -> list[str]:
+    """Names of classes by which metrics tell them apart.
+
+    Args:
+        class_names: Name of each class.
+
+    Returns:
+        The names; where several classes have one, each with the class's number behind it.
+    """
+    counts = Counter(class_names)
+    return [name if counts[name] == 1 else f"{name} (class {index})" for index, name in enumerate(class_names)]
+
+
 class TaskMetrics(Metric, ABC):
-    """All metrics of one evaluation, summed over every sample and process, each sample counted once."""
+    """All metrics of one evaluation, summed over every sample and process, each sample counted once.
+
+    A figure of what does not occur in the evaluated data, such as a class, is NaN. A mean `<name>` over classes leaves
+    such figures out, and `<name>_classes` says over how many it was taken.
+    """
 
     full_state_update = False
 

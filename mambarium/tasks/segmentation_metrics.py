@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mambarium.errors import InputError
 from mambarium.tasks.batches import IGNORED_CLASS, SegmentationBatch
-from mambarium.tasks.objective import TaskMetrics
+from mambarium.tasks.objective import TaskMetrics, distinct_names
 
 
 def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tensor:
@@ -36,10 +36,12 @@ class SegmentationMetrics(TaskMetrics):
 
     - `mIoU`: mean over classes of the pixels that are of a class and predicted as it, over those that are either.
     - `mean_accuracy`: mean over classes of the share of a class's pixels that are predicted as it.
+    - `mIoU_classes`, `mean_accuracy_classes`: number of classes that these means are over.
     - `pixel_accuracy`: share of all pixels that are predicted as what they are.
     - `IoU/<class>`: of one class.
 
-    A class that occurs neither in the truth nor in the predictions has no value and is left out of the means.
+    A class that occurs neither in the truth nor in the predictions has IoU NaN and is left out of the mean; one that
+    occurs in predictions alone has IoU 0 and no accuracy.
 
     Args:
         class_names: One name per class.
@@ -49,7 +51,7 @@ class SegmentationMetrics(TaskMetrics):
 
     def __init__(self, class_names: Sequence[str]) -> None:
         super().__init__()
-        self.class_names = list(class_names)
+        self.class_names = distinct_names(class_names)
         empty = torch.zeros(len(self.class_names), len(self.class_names), dtype=torch.int64)
         self.add_state("confusion", empty, dist_reduce_fx="sum")
 
@@ -73,11 +75,13 @@ class SegmentationMetrics(TaskMetrics):
         confusion = self.confusion.double()
         right, of_class, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
         iou = right / (of_class + predicted - right)  # NaN for a class that occurs nowhere
+        accuracy = right / of_class
         values = {
             "mIoU": iou.nanmean(),
-            "mean_accuracy": (right / of_class).nanmean(),
+            "mIoU_classes": (~iou.isnan()).sum(),
+            "mean_accuracy": accuracy.nanmean(),
+            "mean_accuracy_classes": (~accuracy.isnan()).sum(),
             "pixel_accuracy": right.sum() / confusion.sum(),
         }
-        occurs = (of_class + predicted > 0).tolist()
-        values |= {f"IoU/{name}": iou[index] for index, name in enumerate(self.class_names) if occurs[index]}
+        values |= {f"IoU/{name}": iou[index] for index, name in enumerate(self.class_names)}
         return {name: value.float() for name, value in values.items()}

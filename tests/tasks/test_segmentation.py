@@ -1,5 +1,6 @@
 """Semantic segmentation: published metrics, losses, inference, every backbone."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -70,10 +71,14 @@ def test_metrics_equal_those_of_a_hand_made_matrix() -> None:
             "IoU/sky": 1 / 3,
             "IoU/road": 2 / 3,
             "IoU/car": 0.0,
+            "IoU/tree": math.nan,
             "mIoU": 1 / 3,
+            "mIoU_classes": 3,
             "mean_accuracy": 0.5,
+            "mean_accuracy_classes": 3,
             "pixel_accuracy": 3 / 5,
-        }
+        },
+        nan_ok=True,
     )
 
 
@@ -87,6 +92,15 @@ def test_metrics_are_of_the_data_set_not_of_its_images() -> None:
     values = metrics.compute()
     assert values["IoU/object"].item() == pytest.approx(100 / 101)
     assert values["mIoU"].item() == pytest.approx((100 / 101 + 99 / 100) / 2)
+
+
+def test_a_class_that_is_predicted_but_nowhere_true_counts_in_the_mean_iou_alone() -> None:
+    metrics = SegmentationMetrics(["sky", "road", "sky"])
+    metrics.update([torch.tensor([[0, 1]])], batch_of([torch.tensor([[0, 0]])]))
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    assert values["IoU/sky (class 0)"] == 0.5 and values["IoU/road"] == 0 and math.isnan(values["IoU/sky (class 2)"])
+    assert values["mIoU"] == 0.25 and values["mIoU_classes"] == 2
+    assert values["mean_accuracy"] == 0.5 and values["mean_accuracy_classes"] == 1
 
 
 def test_masks_without_a_counted_pixel_have_no_mean_iou() -> None:

@@ -7,6 +7,8 @@ from math import ceil
 from lightning.pytorch import Trainer
 from torch import nn
 
+from mambarium.platform.cli.detection_limits import detection_limits
+from mambarium.platform.cli.results import metric_lines
 from mambarium.platform.data.module import ExactDataModule
 from mambarium.platform.resume.checkpoints import RunCheckpoint
 from mambarium.platform.resume.csv_logger import MetricsFile
@@ -56,6 +58,7 @@ def describe_start(folder: RunFolder, decision: Decision, trainer: Trainer, mode
             f"data     {type(data).__name__}, {len(data.training_samples()):,} training samples, "
             f"{len(data.validation_samples()):,} for validation",
             *data.description(),
+            *detection_limits(model, data),
             f"length   {steps:,} steps of {data.batch_size * trainer.accumulate_grad_batches} samples, "
             f"{data.total_batches / data.batches_per_pass:.4g} passes, on {device}",
         ]
@@ -69,8 +72,7 @@ def describe_end(folder: RunFolder) -> str:
     compiled = f" (and {compilation:.0f} s loading or compiling CPU kernels)" if compilation >= 0.5 else ""
     lines = [f"\nfinished {record['step']:,} steps in {record['train_seconds']:.0f} s{compiled}"]
     primary = f"val/{record['primary_metric']['name']}"
-    for name, value in sorted(record.get("metrics", {}).items(), key=lambda item: item[0] != primary):
-        lines.append(f"  {name:20} {value:.4f}")
+    lines += metric_lines(dict(sorted(record.get("metrics", {}).items(), key=lambda item: item[0] != primary)))
     for name, value in record["references"].items():
         lines.append(f"  {name:20} {value:.4f}   (for comparison, computed on the same data)")
     kept = [path.name for path in (folder.last_checkpoint, folder.best_checkpoint) if path.exists()]

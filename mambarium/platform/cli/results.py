@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,25 @@ from mambarium.platform.atomic_files import write_atomically
 
 IDENTITY = ("checkpoint", "step", "changed", "data")
 """Entries by which two results are of the same evaluation."""
+
+
+def recorded(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics as files have them: None, null in JSON, where there is no figure, as of a class that doesn't occur."""
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
+
+
+def metric_lines(metrics: Mapping[str, float | None]) -> list[str]:
+    """Recorded metrics to be printed, a line each, means over classes with the number of classes."""
+    counts = {name.removesuffix("_classes"): value for name, value in metrics.items() if name.endswith("_classes")}
+    counts = {name: value for name, value in counts.items() if name in metrics}
+    absent = "; those that do not occur have no figure" if None in metrics.values() else ""
+    lines = []
+    for name, value in metrics.items():
+        if name.endswith("_classes") and name.removesuffix("_classes") in counts:
+            continue
+        over = f"   (mean over {counts[name]:.0f} classes{absent})" if name in counts else ""
+        lines.append(f"  {name:20} {'none' if value is None else f'{value:.4f}'}{over}")
+    return lines
 
 
 def write_result(path: Path, content: dict[str, Any]) -> Path:

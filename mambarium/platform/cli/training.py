@@ -39,7 +39,7 @@ from mambarium.platform.cli.parser import StrictParser
 from mambarium.platform.cli.predict import PREDICT_OPTIONS, add_predict_arguments, predict
 from mambarium.platform.cli.processes import ending_together
 from mambarium.platform.cli.quiet import quiet_lightning
-from mambarium.platform.cli.results import write_result
+from mambarium.platform.cli.results import metric_lines, recorded, write_result
 from mambarium.platform.cli.trained import TrainedModel
 from mambarium.platform.cli.trainer import evaluation_trainer, fit_trainer
 from mambarium.platform.data.module import ExactDataModule
@@ -296,7 +296,7 @@ class TrainingCLI(LightningCLI):
                 "primary_metric": self.model.primary_metric._asdict(),
             }
             if metrics := run_checkpoint(self.trainer).metrics:
-                values["metrics"] = metrics
+                values["metrics"] = recorded(metrics)
             if status == "finished":
                 values["references"] = self.datamodule.reference_figures()
         finally:
@@ -340,7 +340,7 @@ class TrainingCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         prefix = "test/" if self.subcommand == "test" else "val/"
-        metrics = {name.removeprefix(prefix): value for name, value in metrics_of(self.trainer).items()}
+        metrics = recorded({name.removeprefix(prefix): value for name, value in metrics_of(self.trainer).items()})
         content = {
             "metrics": metrics,
             "primary_metric": self.model.primary_metric._asdict(),
@@ -354,8 +354,7 @@ class TrainingCLI(LightningCLI):
         suffix = "" if trained.path == self.folder.last_checkpoint else f"-{trained.path.stem}"
         result = write_result(self.folder.path / f"{self.subcommand}{suffix}.json", content)
         print(f"{self.subcommand} of {trained.path}:")
-        for name, value in metrics.items():
-            print(f"  {name:16} {value:.4f}")
+        print("\n".join(metric_lines(metrics)))
         print(f"written to {result}")
 
     def _predict(self) -> None:

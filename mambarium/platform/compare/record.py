@@ -8,6 +8,7 @@ In `<runs_dir>/compare/<comparison>/` a cell has
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ class Outcome:
     """What `fit` and `test` measured.
 
     Attributes:
-        metrics: Test metrics by name.
+        metrics: Test metrics by name, NaN for what doesn't occur in the test data.
         primary_metric: The name of the metric that the task goes by.
         direction: Whether more ("max") or less ("min") of it is better.
         checkpoint: Which checkpoint was tested.
@@ -142,7 +143,7 @@ def read_outcome(run_folder: Path) -> Outcome:
         raise InputError(f"{run_folder / 'run.json'}: status is {run.get('status')!r}, not 'finished'")
     try:
         outcome = Outcome(
-            metrics={name: float(value) for name, value in test["metrics"].items()},
+            metrics={name: math.nan if value is None else float(value) for name, value in test["metrics"].items()},
             primary_metric=test["primary_metric"]["name"],
             direction=test["primary_metric"]["direction"],
             checkpoint=str(test["checkpoint"]),

@@ -1,6 +1,7 @@
 """The data module of detection and instance masks; where the images come from is left to its subclasses."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -64,6 +65,30 @@ class DetectionImages(DenseImages[DetectionSample]):
     def class_counts(self, source: Any) -> list[int] | None:
         """Counts the objects of each class, crowds not among them."""
         return source.objects.class_counts(self.num_classes) if hasattr(source, "objects") else None
+
+    def training_counts(self) -> tuple[Sequence[int], str] | None:
+        """Counts the objects of each class that are trained on."""
+        counts = self.class_counts(self.splits.train)
+        return None if counts is None else (counts, "training object")
+
+    def most_objects(self) -> tuple[int, int]:
+        """Returns the largest number of objects in an image of any part, and of one class in an image.
+
+        Crowds don't count; both are 0 where images are generated.
+        """
+        found = [split.objects.most_in_an_image() for split in self.splits if hasattr(split, "objects")]
+        return max((most for most, _ in found), default=0), max((most for _, most in found), default=0)
+
+    def image_ids(self, files: Sequence[Path]) -> tuple[list[int], str] | None:
+        """Finds the numbers that an annotation file gives to images.
+
+        Args:
+            files: Images to predict on.
+
+        Returns:
+            The number of each, and the file; None, as here, where no file lists all of them.
+        """
+        return None
 
     def annotated(
         self, source: SampleSource[DetectionSample], transforms: Sequence[Transform], training: bool

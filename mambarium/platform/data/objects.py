@@ -124,6 +124,14 @@ class ObjectTable:
         """Counts the objects of each class, crowds not among them."""
         return np.bincount(self._labels[~self._crowd], minlength=num_classes).tolist()
 
+    def most_in_an_image(self) -> tuple[int, int]:
+        """Returns the largest number of objects in an image, and of one class in an image, crowds not among them."""
+        images = np.repeat(np.arange(len(self)), np.diff(self._ends, prepend=0))[~self._crowd]
+        of_classes = np.stack([images, self._labels[~self._crowd]])
+        counts = (np.unique(keys, axis=-1, return_counts=True)[1] for keys in (images, of_classes))
+        in_image, of_class = (int(count.max(initial=0)) for count in counts)
+        return in_image, of_class
+
     def sample(self, index: int, image: Tensor, name: str) -> DetectionSample:
         """Puts an image and its objects together.
 

@@ -84,6 +84,7 @@ class CascadeMaskRCNN(Detector):
             raise InputError("CascadeMaskRCNN has three stages: give three positive_ious and three stage_weights")
         self.pyramid = FeaturePyramid(feature_info, strides, channels, extra_levels="pool")
         self.divisor = self.pyramid.divisor
+        self.detections_per_image = boxes.detections_per_image
         self.proposals = proposal_network(strides, channels, proposals)
         pooled_from = self.pyramid.merged_strides
         self.box_pooling = RegionPooling(pooled_from, boxes.pooled_size, boxes.canonical_size)

@@ -67,9 +67,11 @@ class Detector(nn.Module, ABC):
     Attributes:
         divisor: Height and width of images should be multiples of this; tasks pad.
         predicts_masks: Whether detections come with masks.
+        detections_per_image: Most detections of an image; None, as here, for no limit.
     """
 
     divisor: int
+    detections_per_image: int | None = None
     predicts_masks: bool = False
 
     @abstractmethod

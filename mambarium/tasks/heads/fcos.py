@@ -62,6 +62,7 @@ class FCOS(Detector):
         self.strides = tuple(strides)
         self.center_radius = center_radius
         self.limits = Limits(score_threshold, nms_threshold, candidates_per_level, detections_per_image)
+        self.detections_per_image = detections_per_image
 
     def _outputs(self, features: VisionFeatures, sizes: ImageSizes) -> dict[str, Tensor]:
         """The head's float32 outputs, each (batch, cells, values), nothing found in the padding."""

@@ -60,6 +60,7 @@ class FasterRCNN(Detector):
         super().__init__()
         self.pyramid = FeaturePyramid(feature_info, strides, channels, extra_levels="pool")
         self.divisor = self.pyramid.divisor
+        self.detections_per_image = boxes.detections_per_image
         self.masks: MaskBranch | None = None
         self.proposals = proposal_network(strides, channels, proposals)
         self.regions = RoIHeads(

@@ -67,6 +67,7 @@ class RetinaNet(Detector):
         self.head = RetinaNetHead(channels, self.anchors_per_cell, num_classes)
         self.matcher = Matcher(positive_iou, negative_iou, allow_low_quality_matches=True)
         self.limits = Limits(score_threshold, nms_threshold, candidates_per_level, detections_per_image)
+        self.detections_per_image = detections_per_image
 
     def _outputs(self, features: VisionFeatures, sizes: ImageSizes) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The head's float32 outputs, each (batch, anchors, values), the anchors (anchors, 4), which are padding."""

@@ -79,6 +79,7 @@ class YOLO(Detector):
         for branch in self.box_branches:
             _set_bias(branch, 1.0)
         self.limits = Limits(score_threshold, nms_threshold, 30_000, detections_per_image)
+        self.detections_per_image = detections_per_image
 
     def _outputs(self, features: VisionFeatures, sizes: ImageSizes) -> tuple[Tensor, Tensor]:
         """Class logits (batch, cells, classes) and bins of distances (batch, cells, 4, bins), in float32."""
