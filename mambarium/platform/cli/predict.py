@@ -81,23 +81,23 @@ def predict(model: LightningModule, datamodule: ExactDataModule, trainer: Traine
         if options.images is None:
             raise InputError("predict names the classes of images: give --images FOLDER")
         table = options.output or output.with_suffix(".csv")
-        print(f"{write_classes(model, datamodule, trainer, options.images, table)}: {table}")
+        print(f"wrote {write_classes(model, datamodule, trainer, options.images, table)} to {table}")
     elif isinstance(model, ObjectDetection) and isinstance(datamodule, DetectionImages):
         if options.images is None:
             raise InputError("predict finds the objects in images: give --images FOLDER")
         folder = options.output or output
-        print(f"{write_detections(model, datamodule, trainer, options.images, folder)}: {folder}")
+        print(f"wrote {write_detections(model, datamodule, trainer, options.images, folder)} to {folder}")
     elif isinstance(model, SemanticSegmentation) and isinstance(datamodule, DenseImages):
         if options.images is None:
             raise InputError("predict finds the classes of pixels: give --images FOLDER")
         folder = options.output or output
-        print(f"{write_masks(model, datamodule, trainer, options.images, folder)}: {folder}")
+        print(f"wrote {write_masks(model, datamodule, trainer, options.images, folder)} to {folder}")
     elif isinstance(model, MultiTask) and isinstance(datamodule, MultiTaskData):
         if options.images is None:
             raise InputError("predict does every task on images: give --images FOLDER")
         write_tasks(model, datamodule, trainer, options.images, options.output or output)
     else:
-        raise InputError(f"predict knows no input for {type(model).__name__} with {type(datamodule).__name__}")
+        raise InputError(f"predict has no use for {type(model).__name__} with {type(datamodule).__name__}")
 
 
 def print_continuations(model: LanguageModeling, datamodule: Text, options: Any) -> None:
@@ -133,9 +133,9 @@ def write_tasks(model: MultiTask, datamodule: MultiTaskData, trainer: Trainer, i
             elif isinstance(data, DenseImages):
                 written[name] = write_masks(of_task, data, trainer, images, folder / name)
             else:
-                raise InputError(f"predict knows no input for the task {name} with {type(data).__name__}")
+                raise InputError(f"predict has no use for the task {name} with {type(data).__name__}")
     for place, content in written.items():
-        print(f"{content}: {output / place}")
+        print(f"wrote {content} to {output / place}")
 
 
 def write_classes(
@@ -168,7 +168,7 @@ def write_classes(
             pairs = zip(classes, values, strict=True)
             ranked = [cell for number, value in pairs for cell in (names[number], f"{value:.6f}")]
             writer.writerow([path, names[classes[0]], *ranked])
-    return f"classes of {len(paths)} images"
+    return f"the classes of {len(paths):,} images"
 
 
 def write_masks(model: LightningModule, datamodule: DenseImages, trainer: Trainer, images: Path, output: Path) -> str:
@@ -184,13 +184,15 @@ def write_masks(model: LightningModule, datamodule: DenseImages, trainer: Traine
     files = find_images(images)
     with new_folder(output) as folder:
         write_files(model, datamodule, trainer, MaskFiles(images.expanduser(), files, folder, datamodule.class_names))
-    return f"masks and overlays of {len(files)} images"
+    return f"masks and overlays of {len(files):,} images"
 
 
 def write_detections(
     model: LightningModule, datamodule: DetectionImages, trainer: Trainer, images: Path, output: Path
 ) -> str:
     """Write all detections in COCO's format and a picture of the surer ones for each image.
+
+    Images that an annotation file of the data lists keep their ids there; else they are numbered from 1.
 
     Returns:
         What was written.
@@ -202,10 +204,12 @@ def write_detections(
     files = find_images(images)
     names = datamodule.class_names
     numbers = datamodule.category_ids or range(len(names))
+    listed = datamodule.image_ids(files)
+    image_ids, source = (range(1, len(files) + 1), "images.json") if listed is None else listed
     with new_folder(output) as folder:
-        writer = DetectionFiles(images.expanduser(), files, folder, names, numbers)
+        writer = DetectionFiles(images.expanduser(), files, folder, names, numbers, image_ids)
         write_files(model, datamodule, trainer, writer)
-    return f"objects and overlays of {len(files)} images"
+    return f"detections.json (with the image ids of {source}) and overlays of {len(files):,} images"
 
 
 def write_files(model: LightningModule, datamodule: ExactDataModule, trainer: Trainer, writer: Callback) -> None:

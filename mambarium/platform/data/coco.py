@@ -1,6 +1,7 @@
 """Detection data in COCO's JSON format, LVIS included."""
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,18 @@ class CocoDetection(DetectionImages):
             sources[part] = ObjectFiles(images, str(file), self._masks, part == "train", self._broken, self.reader)
         del self._training_content  # many times the size of what is kept of it
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
+
+    def image_ids(self, files: Sequence[Path]) -> tuple[list[int], str] | None:
+        """Finds the ids of images by their files, in the annotation files of their folder."""
+        wanted = [file.parent.resolve() / file.name for file in files]
+        for file, folder in reversed(self._parts.values()):
+            if not file.is_file() or not all(path.is_relative_to(folder.resolve()) for path in wanted):
+                continue
+            listed = read_images({**read_annotations(file), "annotations": []}, file, folder, [], masks=False)
+            ids = {image.file.parent.resolve() / image.file.name: image.image_id for image in listed}
+            if all(path in ids for path in wanted):
+                return [ids[path] for path in wanted], str(file)
+        return None
 
 
 def read_annotations(file: Path) -> dict[str, Any]:

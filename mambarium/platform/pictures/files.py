@@ -114,7 +114,10 @@ class MaskFiles(ImagePredictionFiles):
 
 
 class DetectionFiles(ImagePredictionFiles):
-    """Writes `detections.json` in COCO's format, with scores, and `overlays/<image>.png` to look at.
+    """Writes results in COCO's format, what their numbers mean, and `overlays/<image>.png` to look at.
+
+    `detections.json` is a list that `COCO.loadRes` reads, `images.json` lists images and categories as annotation files
+    do.
 
     Args:
         images: The folder (or file) that the images lie in.
@@ -122,6 +125,7 @@ class DetectionFiles(ImagePredictionFiles):
         output: The folder to write into.
         class_names: Name of each class.
         category_ids: Number of each class in the annotation file it was learnt from.
+        image_ids: Number of each image file.
 
     Raises:
         InputError: If two images would give the same file.
@@ -134,11 +138,13 @@ class DetectionFiles(ImagePredictionFiles):
         output: Path,
         class_names: Sequence[str],
         category_ids: Sequence[int],
+        image_ids: Sequence[int],
     ) -> None:
         super().__init__(images, files, output, class_names)
         self.category_ids = list(category_ids)
+        self.image_ids = dict(zip(files, image_ids, strict=True))
         self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
+        self.results: list[dict[str, Any]] = []
 
     def on_predict_batch_end(
         self,
@@ -152,34 +158,32 @@ class DetectionFiles(ImagePredictionFiles):
         found: Detections
         for path, found, (height, width) in zip(batch["path"], outputs, batch["original_size"].tolist(), strict=True):
             file = Path(path)
-            image = {"id": len(self.images) + 1, "height": height, "width": width}
+            image = {"id": self.image_ids[file], "height": height, "width": width}
             self.images.append(image | {"file_name": str(file.relative_to(self.root))})
-            self.annotations += self._annotations(image, found)
+            self.results += self._results(image, found)
             picture = self.output / "overlays" / self.name(file)
             picture.parent.mkdir(parents=True, exist_ok=True)
             write_picture(draw_detections(as_seen(trainer, file), found, self.class_names), picture)
 
-    def _annotations(self, image: dict[str, int], found: Detections) -> list[dict[str, Any]]:
-        annotations: list[dict[str, Any]] = []
+    def _results(self, image: dict[str, int], found: Detections) -> list[dict[str, Any]]:
+        results: list[dict[str, Any]] = []
         for index, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
-            annotation = {
-                "id": len(self.annotations) + index + 1,
+            result = {
                 "image_id": image["id"],
                 "category_id": self.category_ids[int(found.labels[index])],
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": (x2 - x1) * (y2 - y1),
-                "iscrowd": 0,
                 "score": float(found.scores[index]),
             }
             if found.masks is not None:
                 mask = paste_mask(found.masks[index], found.boxes[index], (image["height"], image["width"]))
-                annotation |= {"segmentation": encode_mask(mask), "area": int(mask.sum())}
-            annotations.append(annotation)
-        return annotations
+                result |= {"segmentation": encode_mask(mask)}
+            results.append(result)
+        return results
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         categories = [
             {"id": number, "name": name} for number, name in zip(self.category_ids, self.class_names, strict=True)
         ]
-        content = {"images": self.images, "annotations": self.annotations, "categories": categories}
-        (self.output / "detections.json").write_text(json.dumps(content), encoding="utf-8")
+        numbers = {"images": self.images, "categories": categories}
+        for name, content in (("detections.json", self.results), ("images.json", numbers)):
+            (self.output / name).write_text(json.dumps(content), encoding="utf-8")

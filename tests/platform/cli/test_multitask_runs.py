@@ -179,11 +179,11 @@ def test_predict_writes_a_folder_per_task(
 
     assert tiny("predict", "--config", "run.yaml", "--images", tmp_path / "images") == 0
     predictions = run / "predictions"
-    assert f": {Path('runs', 'run', 'predictions', 'whole', 'classes.csv')}\n" in capsys.readouterr().out
+    assert f" to {Path('runs', 'run', 'predictions', 'whole', 'classes.csv')}\n" in capsys.readouterr().out
     assert sorted(path.name for path in predictions.iterdir()) == ["boxes", "pixels", "whole"]
-    content = json.loads((predictions / "boxes" / "detections.json").read_text())
-    assert [image["file_name"] for image in content["images"]] == ["more/0.png", "more/1.png"]
-    assert 0 < len(content["annotations"]) <= 6
+    images_of_results = json.loads((predictions / "boxes" / "images.json").read_text())["images"]
+    assert [image["file_name"] for image in images_of_results] == ["more/0.png", "more/1.png"]
+    assert 0 < len(json.loads((predictions / "boxes" / "detections.json").read_text())) <= 6
     for name, size in sizes.items():
         for folder in ("boxes/overlays", "pixels/overlays", "pixels/masks"):
             assert Image.open(predictions / folder / "more" / f"{name}.png").size == size

@@ -69,7 +69,7 @@ def test_train_test_and_predict(tiny: Callable[..., int], tmp_path: Path, capsys
     assert sorted(tmp_path.iterdir()) == before
     (images / "street" / "two.jpg").write_bytes(whole)
     assert tiny(*again) == 0
-    assert capsys.readouterr().out.endswith("masks and overlays of 2 images: again\n")
+    assert capsys.readouterr().out.endswith("wrote masks and overlays of 2 images to again\n")
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "again"])
     assert (tmp_path / "again").stat().st_mode == (tmp_path / "images").stat().st_mode
     assert len(list((tmp_path / "again").rglob("*.png"))) == 4
