@@ -111,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command and options; those of the process if None.
 
     Returns:
-        0 if it ended well, 1 after an unexpected error, 2 after bad input or a fault of the environment, 130 and 143 if
-        Ctrl-C or SIGTERM stopped it.
+        0 if it ended well, 1 after an unexpected error, 2 after bad input or a fault of the environment, 128 and the
+        signal's number (130 for Ctrl-C) if a signal stopped it.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):

@@ -218,6 +218,15 @@ def test_a_signal_that_a_scheduler_repeats_is_one_wish(toy, tmp_path, number):
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
+def test_a_closed_terminal_does_not_stop_a_run_under_nohup(toy, tmp_path):
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert go_on(toy, tmp_path, toy.Options(), toy.SelfSignal("on_train_batch_start", 5, signal.SIGHUP))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_exit_code_and_handlers(toy, tmp_path, number, code):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)

@@ -69,7 +69,7 @@ def test_killed_at_random_moments(run, tmp_path, differences):
     assert differences(tmp_path / "straight", tmp_path / "chain") == []
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 140)])
 def test_whole_group_is_signalled_with_workers(run, tmp_path, differences, number, code):
     """A terminal's Ctrl-C and a scheduler's SIGTERM reach the loader's workers too; no batch may be lost."""
     options = {"num_workers": 2, "seconds_per_batch": 0.2, "every_steps": 1000}
