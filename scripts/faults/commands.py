@@ -53,9 +53,7 @@ def fit_options(run: str, threads: int = 1) -> list[str]:
         run: A name in `RUNS`.
         threads: Threads of each process.
     """
-    sys.path.insert(0, str(ROOT))
-    for module in IMPORTED:
-        importlib.import_module(module)
+    import_all()
     import torch
 
     torch.set_num_threads(threads)
@@ -63,6 +61,13 @@ def fit_options(run: str, threads: int = 1) -> list[str]:
     config, *smaller = options.split()
     common = "--data.passes null --trainer.log_every_n_steps 2 --trainer.accelerator cpu --name run"
     return ["fit", "--config", str(CONFIGS / config), "--model.backbone", backbone, *smaller, *common.split()]
+
+
+def import_all() -> None:
+    """Import what commands need, so that processes forked from this one need not."""
+    sys.path.insert(0, str(ROOT))
+    for module in IMPORTED:
+        importlib.import_module(module)
 
 
 class Process:
@@ -97,6 +102,8 @@ class Process:
             if prepare is not None:
                 prepare()
             code = main(options)
+        except SystemExit as end:  # after --help or --print_config
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
             traceback.print_exc()
         finally:

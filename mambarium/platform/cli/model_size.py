@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from mambarium.backbones.contract import Backbone
 from mambarium.errors import InputError
 
-MOST_PARAMETER_TENSORS = 20_000
+MOST_PARAMETER_TENSORS = 10_000
 """Parameter tensors that a backbone may have. Published ones have up to a few thousand; each takes time to make."""
 
 

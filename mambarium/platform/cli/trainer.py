@@ -124,11 +124,13 @@ def make_trainer(settings: dict[str, Any]) -> Trainer:
 
 
 def check_length(options: dict[str, Any], data: ExactDataModule) -> None:
-    """Refuse a run whose length is given twice, not at all, or as 0 steps.
+    """Refuse a run whose length is given twice, not at all, or as 0 steps, and steps of no batches.
 
     Raises:
         InputError: In those cases.
     """
+    if not options["accumulate_grad_batches"] >= 1:
+        raise InputError(f"trainer.accumulate_grad_batches is {options['accumulate_grad_batches']}: give 1 or more")
     if options["max_steps"] == 0:
         raise InputError("trainer.max_steps is 0: give 1 or more, or leave it away and set data.passes")
     steps = options["max_steps"] is not None and options["max_steps"] > 0

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,11 +102,8 @@ class JsonTokenization:
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
-        try:
+        with self._refusals():
             tokenizer = Tokenizer.from_str(self.json)
-        except Exception as error:  # the library raises bare Exception
-            reason = " ".join(str(error).split())
-            raise InputError(f"{self._name}: not a tokenizer.json of the tokenizers library ({reason})") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
@@ -112,6 +111,18 @@ class JsonTokenization:
     def vocabulary(self) -> dict[str, int]:
         """Returns the number of each token."""
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Makes one line, with the file, of what the library says against it."""
+        try:
+            yield
+        except BaseException as error:
+            # It raises bare Exception, or panics, which is no Exception, and finds some faults when it meets a text.
+            if type(error) is not Exception and type(error).__name__ != "PanicException":
+                raise
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self._name}: not a tokenizer.json of the tokenizers library ({reason})") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_tokenizer"}
@@ -129,7 +140,8 @@ class JsonTokenization:
                 f"{name}: not UTF-8 text (byte {error.start} of this part); convert it, or train on bytes "
                 "without data.tokenizer"
             ) from error
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        with self._refusals():
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
         tokens = np.array(encoding.ids, dtype=np.int64)
         if not len(tokens):
             return tokens, tokens
@@ -142,11 +154,13 @@ class JsonTokenization:
 
     def encode(self, text: str) -> list[int]:
         """Returns the token numbers of a prompt."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        with self._refusals():
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: list[int]) -> str:
         """Returns the text of token numbers."""
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
+        with self._refusals():
+            return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
 
 
 def read_tokenization(path: str | None) -> Tokenization:

@@ -1,5 +1,6 @@
 """Text files: windows, exact byte counts, tokenizers, the cache, and what bad ones get."""
 
+import json
 import pickle
 import sys
 from pathlib import Path
@@ -238,3 +239,19 @@ def test_bad_text(tmp_path: Path, text_file: Path) -> None:
         opened(text_file, val_fraction=0.0)
     with pytest.raises(InputError, match=r"set data\.cache_dir"):
         _ = opened(text_file, cache_dir=str(text_file)).splits
+
+
+def test_a_tokenizer_that_fails_at_a_text_is_named(tmp_path: Path, text_file: Path) -> None:
+    """Faults that the library finds when it meets a text: as an error, and as a panic of its Rust code."""
+    file = tmp_path / "tokenizer.json"
+    vocabulary = {"a": 0, "b": 1, "ab": 2}
+    for fault, words in (
+        ({"unk_token": "?"}, "Unk token `\\?` not found"),
+        ({"continuing_subword_prefix": "ü", "merges": ["a b"]}, "slice index|byte index|range"),
+    ):
+        model = {"type": "BPE", "vocab": vocabulary, "merges": [], **fault}
+        file.write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+        with pytest.raises(
+            InputError, match=f"tokenizer.json: not a tokenizer.json of the tokenizers library .*{words}"
+        ):
+            opened(text_file, tokenizer=str(file)).training_samples()

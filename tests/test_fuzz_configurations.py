@@ -2,24 +2,23 @@
 
 import importlib.util
 import itertools
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "faults" / "fuzz_configurations.py"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "faults" / "fuzz_configurations.py"
 
 
-@pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
+@pytest.fixture
+def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     spec = importlib.util.spec_from_file_location("fuzz_configurations", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     return module
 
@@ -37,9 +36,9 @@ def test_the_same_seed_gives_the_same_damaged_cases(fuzz: ModuleType) -> None:
         (0, "trainer: ...", None),
         (99, "run ...", None),
         (2, "note: x\nerror: data.path: no value given", None),
-        (None, "", "killed after 60 s"),
+        (None, "", "takes more than 60 s"),
         (1, "error: fit: unexpected KeyError: 'a' (mambarium/x.py:17)", "exit code 1: error: fit: unexpected KeyError"),
-        (-9, "", "exit code -9"),
+        (-11, "", "exit code -11"),
         (2, "usage", "exit code 2 with 0 lines of error"),
         (2, "error: a\nerror: b", "exit code 2 with 2 lines of error"),
         (2, "Traceback (most recent call last):\n  x\nKeyError: 31\nerror: a", "a traceback: error: a"),
@@ -51,18 +50,25 @@ def test_what_counts_as_a_failure(fuzz: ModuleType, code: int | None, output: st
     assert (fault is None) == (found is None) and (found is None or fault.startswith(found))
 
 
-def test_a_child_s_end_is_told(fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def speak() -> int:
-        os.write(1, b"hello\n")
-        return 3
+def test_a_case_is_brought_up_to_its_first_step_or_refused_or_takes_too_long(tmp_path: Path) -> None:
+    program = f"""
+import sys
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+from pathlib import Path
+import fuzz_configurations as fuzz
+import yaml
 
-    def hang() -> int:
-        time.sleep(60)
-        return 0
-
-    assert fuzz.in_child(speak, tmp_path)[:2] == (3, "hello\n")
-    monkeypatch.setattr(fuzz, "SECONDS_PER_CASE", 0.2)
-    assert fuzz.in_child(hang, tmp_path).code is None
+name = "classification/digits_mambaout"
+config = yaml.safe_dump(fuzz.resolve_yaml(fuzz.configs_folder() / f"{{name}}.yaml")).encode()
+for seconds, content in ((60, config), (60, config.replace(b"widths", b"width")), (0, config)):
+    fuzz.SECONDS_PER_CASE = seconds
+    folder = Path(str(seconds) + str(len(content)))
+    folder.mkdir()
+    outcome = fuzz.run_case(fuzz.Case(name, [], content), folder)
+    print(outcome.code, "model    MambaOut" in outcome.output, outcome.output.count("error: "))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout == "99 True 0\n2 False 1\nNone False 0\n", ended.stdout + ended.stderr
 
 
 @pytest.mark.slow
