@@ -31,7 +31,7 @@ class CocoDetection(DetectionImages):
     Category ids may have gaps: classes are numbered from 0 in the order of the ids, and `category_ids` leads back.
     Crowds are kept, marked. Boxes of zero area and boxes outside their image are left out, those that reach more than
     a pixel over its border are clipped, training images without an object to learn from are left out; how many, is
-    printed.
+    printed. Images are turned as their EXIF data says, and boxes and masks belong to what is shown then.
 
     Args:
         path: Folder that the other paths are relative to.
@@ -48,8 +48,9 @@ class CocoDetection(DetectionImages):
             mambarium.platform.data.dense_transforms; None: the shorter side to `short_side`, random horizontal flip.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
-            use.
+        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
+            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
+            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether a file that is missing or can't be read ends the run (raise) or is noted and passed over (skip):
             then the next one is trained on in its place; evaluation images are all read once at the start.

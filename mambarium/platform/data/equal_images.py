@@ -7,6 +7,7 @@ from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
 
+from mambarium.platform.data.image_files import readable
 from mambarium.platform.data.intensity import StoredImages
 from mambarium.platform.data.sample_error import SampleError
 
@@ -48,7 +49,7 @@ def equal_images(parts: Mapping[str, StoredImages]) -> list[str]:
         shared = [of_part for of_part in by_content.values() if one in of_part and other in of_part]
         if shared:
             count = sum(len(of_part[other]) for of_part in shared)
-            first, second = (parts[part].name(shared[0][part][0]) for part in (one, other))
+            first, second = (readable(parts[part].name(shared[0][part][0])) for part in (one, other))
             sentences.append(f"{count:,} of the {other} images are also {one} images, such as {second} and {first}")
     return sentences
 

@@ -82,7 +82,8 @@ class HubDataSet(NamedTuple):
         # A pattern's folder is what comes before its first wildcard.
         local = [re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or "." for pattern in patterns]
         local += [folder for folder in (self.name, self.data_dir) if folder is not None and Path(folder).is_dir()]
-        kept = [datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE]
+        config = datasets.config
+        kept = [config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE]
         return tuple(Path(os.path.normpath(Path(folder).absolute())) for folder in [*local, *kept])
 
     def _rows(self, split: str) -> Any:

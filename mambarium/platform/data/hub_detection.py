@@ -33,7 +33,8 @@ class HubDetection(DetectionImages):
     Local files: `name: imagefolder` with `data_dir` and a `metadata.jsonl`, `name: parquet` with `data_files`. Each row
     has an image and a column of objects: lists of boxes and classes, and if there are any, of areas ("area"), crowd
     flags ("iscrowd") and segmentations of COCO's kind ("segmentation"). Boxes are cleaned as in `CocoDetection`;
-    columns `width` and `height` spare reading the header of each image for it.
+    columns `width` and `height` spare reading the header of each image for it. Images are turned as their EXIF data
+    says, and boxes and masks belong to what is shown then.
 
     Args:
         name: The data set's name, for instance `rishitdagli/cppe-5`, or a builder of the library, or a folder.
@@ -58,8 +59,9 @@ class HubDetection(DetectionImages):
             mambarium.platform.data.dense_transforms; None: the shorter side to `short_side`, random horizontal flip.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
-            use.
+        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
+            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
+            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
             next one is trained on in its place; evaluation images are all read once at the start.

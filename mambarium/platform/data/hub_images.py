@@ -19,7 +19,8 @@ class HubImages(ClassificationImages):
     """Images of a data set by its name on the Hugging Face hub, or of local files likewise.
 
     Local files: `name: imagefolder` with `data_dir`, `name: parquet` with `data_files`. A split may be a
-    slice, such as `train[:8000]`. Images of any mode and format that Pillow reads are brought to RGB.
+    slice, such as `train[:8000]`. Images of any mode and format that Pillow reads are brought to RGB, turned as
+    their EXIF data says; stacks of several pages are refused.
 
     Args:
         name: The data set's name, for instance `uoft-cs/cifar10`, or a builder of the library, or a folder.
@@ -40,8 +41,9 @@ class HubImages(ClassificationImages):
             side to `image_size`, centre crop.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
-            use.
+        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
+            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
+            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
         cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
         broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
             next one is trained on in its place, evaluation images are all read once at the start, and none is kept in

@@ -24,6 +24,7 @@ class HubSegmentation(SegmentationImages):
 
     Local files: `name: imagefolder` with `data_dir` and a `metadata.jsonl` that has `image_file_name` and
     `mask_file_name`, `name: parquet` with `data_files`. A mask is an image that holds the number of each pixel's class.
+    Images are turned as their EXIF data says, and masks only if their own says so.
 
     Args:
         name: The data set's name, for instance `merve/scene_parse_150`, or a builder of the library, or a folder.
@@ -52,8 +53,9 @@ class HubSegmentation(SegmentationImages):
             with no class above 0.75 of it, a random horizontal flip.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
-            use.
+        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
+            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
+            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether an image that can't be read, or a mask that does not fit it, ends the run (raise) or is noted
             and passed over (skip): then the next one is trained on in its place; evaluation images are all read once at

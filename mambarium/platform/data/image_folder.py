@@ -37,7 +37,7 @@ class ImageFolder(ClassificationImages):
     them the class folders lie in `path` itself and are all training images. Without `val`, a fixed `val_fraction` of
     each class is held out of the training images (chosen by a hash of the file names); with `val_fraction` 0 the test
     images serve for validation too. Without `test`, the validation images are the test images. Images of any mode and
-    format that Pillow reads are brought to RGB.
+    format that Pillow reads are brought to RGB, turned as their EXIF data says; stacks of several pages are refused.
 
     Args:
         path: The folder.
@@ -49,8 +49,9 @@ class ImageFolder(ClassificationImages):
             side to `image_size`, centre crop.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
-            use.
+        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
+            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
+            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
         cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
         broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
             next one is trained on in its place, evaluation images are all read once at the start, and none is kept in

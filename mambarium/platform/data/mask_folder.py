@@ -31,7 +31,7 @@ class MaskFolder(SegmentationImages):
     A mask is an image that holds the number of each pixel's class: grey (8 or 16 bits) or with a palette. It has the
     image's name and the suffix `.png`, unless a preset says otherwise. Presets: ADE20K (150 classes, 0 ignored),
     Cityscapes (19 classes of the labelIds files), Pascal VOC 2012 (21 classes, 255 ignored), CamVid (11 classes, 11
-    ignored).
+    ignored). Images are turned as their EXIF data says, and masks only if their own says so.
 
     Args:
         path: The set's folder.
@@ -52,8 +52,9 @@ class MaskFolder(SegmentationImages):
             with no class above 0.75 of it, a random horizontal flip.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
-            use.
+        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
+            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
+            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether a file that is missing or can't be read, or a mask that does not fit its image, ends the run
             (raise) or is noted and passed over (skip): then the next one is trained on in its place; evaluation images

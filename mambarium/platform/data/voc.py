@@ -27,7 +27,8 @@ class VocDetection(DetectionImages):
     Boxes are stored with pixels counted from 1, last pixels included; they become x1 - 1, y1 - 1, x2, y2. Objects
     marked difficult are treated as crowds: not trained on, matched without penalty. Boxes of zero area and boxes
     outside their image are left out, those that reach more than a pixel over its border are clipped, training images
-    without an object to learn from are left out; how many, is printed.
+    without an object to learn from are left out; how many, is printed. Images are turned as their EXIF data says, and
+    boxes belong to what is shown then.
 
     Args:
         path: Folder that holds the three folders.
@@ -41,8 +42,9 @@ class VocDetection(DetectionImages):
             mambarium.platform.data.dense_transforms; None: the shorter side to `short_side`, random horizontal flip.
         mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
         std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
-            use.
+        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
+            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
+            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
         size_multiple: What height and width of a batch are padded to a multiple of.
         broken: Whether a file that is missing or can't be read ends the run (raise) or is noted and passed over (skip):
             then the next one is trained on in its place; evaluation images are all read once at the start.
