@@ -88,7 +88,8 @@ class DetectionMetrics(TaskMetrics):
     def names(self) -> tuple[str, ...]:
         rarities = () if self.frequencies is None else ("APr", "APc", "APf")
         of_sizes = (f"AP_{size}" for size in SIZES)
-        of_boxes = ("AP", "AP50", "AP75", *of_sizes, *rarities, *(f"AP_class/{name}" for name in self.class_names))
+        of_classes = (f"AP_class/{name}" for name in self.class_names)
+        of_boxes = ("AP", "AP_classes", "AP50", "AP75", *of_sizes, *rarities, *of_classes)
         return (*of_boxes, *(f"mask_{name}" for name in of_boxes)) if self.masks else of_boxes
 
     def reset(self) -> None:

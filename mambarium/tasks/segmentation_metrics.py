@@ -57,7 +57,8 @@ class SegmentationMetrics(TaskMetrics):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("mIoU", "mean_accuracy", "pixel_accuracy", *(f"IoU/{name}" for name in self.class_names))
+        means = [name for mean in ("mIoU", "mean_accuracy") for name in (mean, f"{mean}_classes")]
+        return (*means, "pixel_accuracy", *(f"IoU/{name}" for name in self.class_names))
 
     def update(self, predictions: Sequence[Tensor], batch: SegmentationBatch) -> None:
         """Count class maps, for each image one of the original (height, width)."""

@@ -234,6 +234,7 @@ def test_two_classes_of_one_name_stay_apart() -> None:
     values = metrics.compute()
     assert values["AP_class/crane (class 0)"] == 1.0 and values["AP_class/crane (class 2)"] == 0.0
     assert values["AP"] == 0.5 and "AP_class/dog" in values and "AP_class/crane" not in values
+    assert set(values) == set(metrics.names)
 
 
 @pytest.mark.parametrize("frequencies", [None, ["r", "c", "f"]])

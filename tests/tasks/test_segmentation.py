@@ -99,7 +99,7 @@ def test_a_class_that_is_predicted_but_nowhere_true_counts_in_the_mean_iou_alone
     metrics.update([torch.tensor([[0, 1]])], batch_of([torch.tensor([[0, 0]])]))
     values = {name: value.item() for name, value in metrics.compute().items()}
     assert values["IoU/sky (class 0)"] == 0.5 and values["IoU/road"] == 0 and math.isnan(values["IoU/sky (class 2)"])
-    assert values["mIoU"] == 0.25 and values["mIoU_classes"] == 2
+    assert values["mIoU"] == 0.25 and values["mIoU_classes"] == 2 and set(values) == set(metrics.names)
     assert values["mean_accuracy"] == 0.5 and values["mean_accuracy_classes"] == 1
 
 

@@ -34,6 +34,14 @@ def hub_images(files: dict[str, str], **arguments: object) -> HubImages:
     return HubImages("parquet", **{**defaults, "train_transforms": [], **arguments})
 
 
+def test_classes_without_an_image_are_named(tmp_path: Path) -> None:
+    features = datasets.Features({"img": datasets.Image(), "fine": datasets.ClassLabel(names=["ant", "bee", "wasp"])})
+    rows = {"img": [encoded(10 * i) for i in range(20)], "fine": [2 * (i % 2) for i in range(20)]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    lines = hub_images({"train": str(tmp_path / "train.parquet")}).description()
+    assert "note     1 of 3 classes without a training image: bee" in lines
+
+
 def test_images_of_a_parquet_file(parquet: dict[str, str]) -> None:
     data = hub_images(parquet, test_split="test")
     assert data.class_names == ["ant", "bee"]
