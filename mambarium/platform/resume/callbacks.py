@@ -170,7 +170,7 @@ class CallbackCheck(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != TrainerFn.FITTING:
             return
-        callbacks = self._others(trainer)
+        callbacks = self._callbacks(trainer)
         check_callbacks(callbacks)
         for callback in callbacks:
             for hook, when in EPOCH_HOOKS.items():
@@ -203,8 +203,8 @@ class CallbackCheck(Callback):
             for config in trainer.lr_scheduler_configs
             if config.monitor is not None and config.reduce_on_plateau and config.strict
         ]
-        return [*monitors(self._others(trainer)), *schedulers]
+        return [*monitors(self._callbacks(trainer)), *schedulers]
 
     @staticmethod
-    def _others(trainer: Trainer) -> list[Callback]:
+    def _callbacks(trainer: Trainer) -> list[Callback]:
         return trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy

@@ -112,9 +112,7 @@ def test_a_users_callback_and_task(
     with_callbacks(tmp_path, callback("EarlyStopping", monitor="val/onw"))
     assert tiny("fit", "--config", "run.yaml", "--name", "mistyped") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error == (
-        "error: EarlyStopping monitors 'val/onw', which is not logged; near it are: val/own, val/loss, train/loss"
-    )
+    assert error == ("error: EarlyStopping monitors 'val/onw', which is not logged; near it are: val/own, val/loss")
     run = tmp_path / "runs" / "mistyped"
     assert json.loads((run / "run.json").read_text())["status"] == "failed"
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0

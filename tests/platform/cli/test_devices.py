@@ -1,17 +1,24 @@
 """What a run computes on and with what precision: each works, or is refused in one line before anything starts."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.fabric.connector import _PRECISION_INPUT
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, Precision
 from torch.utils.data import DataLoader
 
+from mambarium.backbones.contract import Backbone
 from mambarium.platform.cli.devices import ClippedMixedPrecision
 from mambarium.platform.cli.shipped import configs_folder
+from mambarium.platform.data import Digits, DigitSceneDetection, PydocTopics
+from mambarium.tasks import FCOS, ImageClassification, LanguageModeling, ObjectDetection
+from mambarium.tasks.task import Task
 
 Run = Callable[..., int]
 
@@ -52,7 +59,7 @@ SCENES = """
 model:
   class_path: ObjectDetection
   init_args:
-    detector: {class_path: FCOS, init_args: {strides: [4, 8, 16], channels: 16, num_convs: 1}}
+    detector: {class_path: FCOS, init_args: {strides: [4, 8, 16], channels: 32, num_convs: 1}}
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.002, weight_decay: 0.1, fused: true}}
     schedule: WarmupCosine
 data:
@@ -169,9 +176,44 @@ def train(tiny: Run, tmp_path: Path, backbone: Path, steps: int, precision: str)
     return tiny("fit", "--config", "family.yaml", *options)
 
 
+def task_and_data(path: Path) -> tuple[Task, Any]:
+    """A small backbone in its task."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Backbone, "backbone")
+    backbone = parser.instantiate(parser.parse_object({"backbone": str(path)})).backbone
+    kind = path.stem.rpartition("_")[2]
+    if kind == "small":
+        return LanguageModeling(backbone, vocab_size=256), PydocTopics(batch_size=2, length=64)
+    if kind == "digits":
+        return ImageClassification(backbone, num_classes=10), Digits(batch_size=2)
+    detector = partial(FCOS, strides=(4, 8, 16), channels=32, num_convs=1)
+    scenes = DigitSceneDetection(batch_size=2, num_scenes=2, image_size=48)
+    return ObjectDetection(backbone, num_classes=10, detector=detector), scenes
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [ClippedMixedPrecision("bf16-mixed", "cpu"), HalfPrecision("bf16-true"), DoublePrecision()],
+    ids=["bf16-mixed", "bf16-true", "64-true"],
+)
 @pytest.mark.parametrize("backbone", SMALL, ids=lambda path: path.stem)
-def test_every_family_trains_in_mixed_precision(tiny: Run, tmp_path: Path, backbone: Path) -> None:
-    assert train(tiny, tmp_path, backbone, 2, "bf16-mixed") == 0
+def test_every_family_takes_steps_in_every_precision(backbone: Path, plugin: Precision) -> None:
+    torch.manual_seed(0)
+    task, data = task_and_data(backbone)
+    task = plugin.convert_module(task)
+    optimizer = torch.optim.AdamW(task.parameters(), fused=True)
+    batch = plugin.convert_input(data.collate([data.training_samples()[0, index] for index in range(2)]))
+    for _ in range(3):
+        optimizer.zero_grad()
+        with plugin.forward_context():
+            loss = torch.stack(list(task.training_losses(batch).values())).sum()
+        loss.backward()
+        plugin.clip_gradients(optimizer, 1.0)
+        optimizer.step()
+        assert loss.isfinite()
+        assert all(parameter.isfinite().all() for parameter in task.parameters())
+    with plugin.forward_context(), torch.no_grad():
+        task.eval().val_metrics.update(task.predictions(batch), batch)
 
 
 @pytest.mark.slow
