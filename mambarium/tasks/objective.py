@@ -94,7 +94,7 @@ class TaskMetrics(Metric, ABC):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all values that `compute` may give; empty, as here, where they aren't known beforehand."""
+        """Names of all values that `compute` gives; empty, as here, where they aren't known beforehand."""
         return ()
 
     @abstractmethod

@@ -71,7 +71,9 @@ def evaluated(pairs: list[tuple[DetectionBatch, Detections]], **options: Any) ->
     metrics = DetectionMetrics(CLASSES, **options)
     for batch, found in pairs:
         metrics.update([found], batch)
-    return {name: value.item() for name, value in metrics.compute().items()}
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    assert set(values) == set(metrics.names)
+    return values
 
 
 def official(pairs: list[tuple[DetectionBatch, Detections]], kind: str) -> dict[str, float]:

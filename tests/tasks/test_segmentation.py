@@ -66,6 +66,7 @@ def test_metrics_equal_those_of_a_hand_made_matrix() -> None:
     metrics = SegmentationMetrics(["sky", "road", "car", "tree"])
     metrics.update([predicted], batch_of([truth]))
     values = {name: value.item() for name, value in metrics.compute().items()}
+    assert set(values) == set(metrics.names)
     assert values == pytest.approx(
         {
             "IoU/sky": 1 / 3,

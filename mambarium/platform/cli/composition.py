@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mambarium.backbones.variants import VARIANTS, variant_config
 from mambarium.errors import InputError
 from mambarium.platform.cli.imports import packages_named
 from mambarium.platform.cli.shipped import find_config
@@ -131,6 +130,9 @@ def with_variants(value: Any) -> Any:
     A name stands for a backbone, or as `class_path` with `init_args` that differ from the published ones. It is
     replaced after composition, so that another name given later replaces the earlier one whole.
     """
+    # Imports torch, which a command that only reads options has no need of.
+    from mambarium.backbones.variants import VARIANTS, variant_config
+
     if isinstance(value, list):
         return [with_variants(item) for item in value]
     if not isinstance(value, dict):

@@ -3,18 +3,16 @@
 import itertools
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mambarium.backbones.variants import VARIANTS, variant_config
 from mambarium.errors import InputError
 from mambarium.platform.cli.messages import suggestion
 from mambarium.platform.compare.definition import Definition, digest
-from mambarium.platform.yaml_files import load_yaml, resolve_yaml
+from mambarium.platform.yaml_files import YAML_ENDINGS, load_yaml, resolve_yaml
 
 # Options that the comparison sets for every cell by itself.
 OWN_OPTIONS = ("config", "model.backbone", "seed_everything", "runs_dir", "name", "resume", "ckpt_path")
@@ -56,11 +54,9 @@ class Cell:
         """
         return {
             "config": resolve_yaml(self.task_config),
-            "backbone": (
-                variant_config(self.backbone_config)
-                if isinstance(self.backbone_config, str)
-                else resolve_yaml(self.backbone_config)
-            ),
+            "backbone": published(self.backbone_config)
+            if isinstance(self.backbone_config, str)
+            else resolve_yaml(self.backbone_config),
             "overrides": dict(self.overrides),
             "seed": self.seed,
         }
@@ -161,10 +157,11 @@ def _task_cells(task: str, entry: object, seeds: list[int], path: Path) -> list[
     for backbone, value in backbones.items():
         backbone_place = f"{place}.backbones.{backbone}"
         _checked_name(backbone, f"{place}.backbones")
-        if isinstance(value, str) and value in VARIANTS:
+        if isinstance(value, str) and not value.endswith(YAML_ENDINGS):
+            published(value, f"{backbone_place}: ")
             cells += [Cell(task, backbone, seed, config, value, overrides) for seed in seeds]
             continue
-        file = _checked_file(value, path, backbone_place, VARIANTS)
+        file = _checked_file(value, path, backbone_place)
         content = resolve_yaml(file)
         if not isinstance(content, dict) or "class_path" not in content:
             raise InputError(f"{backbone_place}: {file} is no backbone file: it has no 'class_path' at its top")
@@ -209,18 +206,28 @@ def _checked_seeds(value: object, place: str) -> list[int]:
     return value
 
 
-def _checked_file(value: object, matrix_path: Path, place: str, names: Iterable[str] = ()) -> Path:
-    """The file that a value names; `names` are what it may name instead."""
+def published(name: str, place: str = "") -> dict[str, Any]:
+    """Return the configuration of a published backbone.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    # Imports torch, which a comparison of files alone has no need of.
+    from mambarium.backbones.variants import VARIANTS, variant_config
+
+    if name not in VARIANTS:
+        raise InputError(f"{place}{name!r} is no YAML file and no published backbone{suggestion(name, VARIANTS)}")
+    return variant_config(name)
+
+
+def _checked_file(value: object, matrix_path: Path, place: str) -> Path:
     if not isinstance(value, str):
         raise InputError(f"{place}: expected the path of a YAML file, found {_shown(value)}")
     file = (matrix_path.parent / value).resolve()
     if file.is_relative_to(Path.cwd()):
         file = file.relative_to(Path.cwd())
     if not file.is_file():
-        raise InputError(
-            f"{place}: no file {file} (paths are relative to {matrix_path.name})"
-            f"{suggestion(value, names) or _suggest_file(file)}"
-        )
+        raise InputError(f"{place}: no file {file} (paths are relative to {matrix_path.name}){_suggest_file(file)}")
     return file
 
 

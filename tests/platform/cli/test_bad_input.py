@@ -116,7 +116,8 @@ def test_checkpoints_that_are_missing_truncated_or_foreign(
         error = capsys.readouterr().err.strip()
         assert words in error and "\n" not in error, error
     assert not (tmp_path / "runs" / "next").exists()
-    assert tiny("fit", "--config", "digits.yaml", "--name", "next", "--ckpt_path", whole) == 0
+    assert tiny("fit", "--config", "digits.yaml", "--name", "next", "--ckpt_path", whole) == 2
+    assert "is the end of a finished run" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,11 +152,10 @@ def test_a_run_that_died_before_its_first_checkpoint_does_not_block(
     # The same configuration, but a third class by now.
     for part in ("train", "test"):
         shutil.copytree(image_folder / part / "a", image_folder / part / "c")
-    whole = tmp_path / "runs" / "folder" / "checkpoints" / "last.ckpt"
     capsys.readouterr()
-    assert tiny("fit", "--config", "folder.yaml", "--name", "grown", "--ckpt_path", whole) == 2
-    assert "last.ckpt is of another model: 'objective." in capsys.readouterr().err
-    assert not (tmp_path / "runs" / "grown").exists()
+    assert tiny("test", "--config", "folder.yaml") == 2
+    error = capsys.readouterr().err
+    assert "class_names of the data and of the checkpoint differ (data: a, b, c; checkpoint: a, b)" in error
 
 
 def test_an_evaluation_before_the_first_fit_does_not_block_it(tiny: Run, tmp_path: Path) -> None:

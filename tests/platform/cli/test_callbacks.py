@@ -68,6 +68,7 @@ def test_refused_in_one_line(
 
 
 def test_refused_in_an_evaluation_too(tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny("fit", "--config", "digits.yaml", "--name", "run") == 0
     with_callbacks(tmp_path, callback("BatchSizeFinder"))
     assert tiny("test", "--config", "run.yaml") == 2
     assert "BatchSizeFinder tries batch sizes" in capsys.readouterr().err

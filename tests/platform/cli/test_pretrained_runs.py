@@ -83,4 +83,4 @@ def test_export_writes_the_official_format_once(
     torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
     message = refusal(tiny, capsys, "export", "--checkpoint", "tensor.ckpt", "--output", "x.safetensors")
     assert "tensor.ckpt is no checkpoint: it holds a Tensor" in message
-    assert "checkpoint: no value given" in refusal(tiny, capsys, "export", "--output", "x.safetensors")
+    assert "which run? give --config FILE" in refusal(tiny, capsys, "export", "--output", "x.safetensors")

@@ -59,7 +59,7 @@ data:
 """
 
 
-class Killed(BaseException):
+class Killed(SystemExit):
     """The process ends here; as with kill -9, nothing is written afterwards."""
 
 

@@ -25,7 +25,7 @@ FIT = ("fit", "--config", "digits.yaml", "--trainer.val_check_interval", "2", "-
 SIX_STEPS = ("--data.passes", "null", "--trainer.max_steps", "6")
 
 
-class Killed(BaseException):
+class Killed(SystemExit):
     """The process ends here; as with kill -9, nothing is written afterwards."""
 
 
