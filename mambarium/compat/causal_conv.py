@@ -9,6 +9,7 @@ from torch import Tensor
 from mambarium.kernels import causal_conv1d
 from mambarium.kernels.arguments import REAL, check_device, check_dtype, check_shape
 from mambarium.kernels.backend import Backend, choose_backend
+from mambarium.kernels.transforms import under_transforms
 
 __all__ = ["causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "causal_conv1d_update_ref"]
 
@@ -49,7 +50,6 @@ def causal_conv1d_ref(
     return causal_conv1d_fn(x, weight, bias, None, *states, activation, "reference")
 
 
-@torch.no_grad()
 def causal_conv1d_update(
     x: Tensor,
     conv_state: Tensor,
@@ -62,7 +62,7 @@ def causal_conv1d_update(
     """One or a few steps of the convolution on a state of the last inputs, which is updated in place.
 
     Plain PyTorch under every backend: a step reads width values per channel. MAMBARIUM_BACKEND is checked like
-    elsewhere.
+    elsewhere. Plain autograd records nothing; under torch.func's transforms and in forward mode it is differentiable.
 
     Args:
         x: (batch, dim) or (batch, dim, length).
@@ -93,7 +93,7 @@ def causal_conv1d_update(
         check_shape("conv_state_indices", conv_state_indices, x.shape[:1], "(batch,)")
         active = conv_state_indices >= 0
     state = conv_state if conv_state_indices is None else conv_state[conv_state_indices.clamp(min=0)]
-    batch, dim, length = new.shape
+    batch, dim, _ = new.shape
     state_length, past = state.shape[-1], weight.shape[1] - 1
     check_shape("conv_state", state, (batch, dim, state_length), "(batch, dim, state_length)")
     check_shape("weight", weight, (dim, past + 1), "(dim, width)")
@@ -108,12 +108,28 @@ def causal_conv1d_update(
     if state_length < past:
         raise ValueError(f"conv_state: expected at least width - 1 = {past} inputs; found {state_length}")
 
+    with torch.set_grad_enabled(torch.is_grad_enabled() and under_transforms()):
+        out, state = _steps(new, state, weight, bias, cache_seqlens)
+        out = (out if activation is None else F.silu(out)).to(x.dtype)
+        if active is None or conv_state_indices is None:
+            conv_state.copy_(state)
+        else:
+            conv_state[conv_state_indices[active]] = state[active]
+            out = torch.where(active[:, None, None], out, torch.zeros_like(out))
+    return out.squeeze(-1) if x.dim() == 2 else out
+
+
+def _steps(
+    new: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, cache_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The sums over taps for the new inputs, (batch, dim, length) float32, and the state after them."""
+    past, (_, dim, length), state_length = weight.shape[1] - 1, new.shape, state.shape[-1]
     if cache_seqlens is None:
         inputs = torch.cat([state, new.to(state.dtype)], dim=-1)
         state = inputs[..., length:]
         inputs = inputs[..., state_length - past :]
     else:
-        offsets = torch.arange(-past, length, device=x.device)
+        offsets = torch.arange(-past, length, device=new.device)
         places = (cache_seqlens[:, None] + offsets).remainder(state_length)  # (batch, past + length)
         places = places[:, None].expand(-1, dim, -1)
         before = state.gather(2, places[..., :past])
@@ -122,18 +138,8 @@ def causal_conv1d_update(
         # undefined which of them remain.
         kept = min(length, state_length)
         state = state.scatter(2, places[..., past + length - kept :], inputs[..., past + length - kept :])
-    if conv_state_indices is None or active is None:
-        conv_state.copy_(state)
-    else:
-        conv_state[conv_state_indices[active]] = state[active]
-
-    out = (inputs.float().unfold(-1, past + 1, 1) * weight.float()[:, None]).sum(-1)  # (batch, dim, length)
-    if bias is not None:
-        out = out + bias.float()[:, None]
-    out = (out if activation is None else F.silu(out)).to(x.dtype)
-    if active is not None:
-        out = torch.where(active[:, None, None], out, torch.zeros_like(out))
-    return out.squeeze(-1) if x.dim() == 2 else out
+    out = (inputs.float().unfold(-1, past + 1, 1) * weight.float()[:, None]).sum(-1)
+    return out if bias is None else out + bias.float()[:, None], state
 
 
 causal_conv1d_update_ref = causal_conv1d_update

@@ -106,7 +106,7 @@ def causal_conv1d(
         RuntimeError: the backend's package is not installed.
     """
     name = choose_backend(backend, x)
-    _check_arguments(x, weight, bias, seq_idx, initial_states, activation, name)
+    check_conv_arguments(x, weight, bias, seq_idx, initial_states, activation, name)
     silu = activation is not None
     if initial_states is not None:
         initial_states = initial_states.to(x.dtype)
@@ -148,7 +148,7 @@ def _final_states(x: Tensor, count: int, seq_idx: Tensor | None, initial_states:
     return states.clone()
 
 
-def _check_arguments(
+def check_conv_arguments(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -157,6 +157,7 @@ def _check_arguments(
     activation: str | None,
     backend: Backend,
 ) -> None:
+    """Raises ValueError, naming argument, expected and found, unless `causal_conv1d`'s arguments fit each other."""
     if x.dim() != 3:
         raise ValueError(f"x: expected shape (batch, dim, length); found {tuple(x.shape)}")
     if x.numel() == 0:
