@@ -1,28 +1,28 @@
 """Detection data in COCO's JSON format, LVIS included."""
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
-from mambarium.platform.data.coco_masks import encode_segmentation
-from mambarium.platform.data.contained import contained
+from mambarium.platform.data.coco_file import (
+    CocoFile,
+    check_names,
+    class_frequencies,
+    class_names,
+    read_coco,
+    read_images,
+    read_objects,
+)
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample
 from mambarium.platform.data.facts import Facts
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
-from mambarium.platform.data.notes import note
-from mambarium.platform.data.object_files import AnnotatedImage, ObjectFiles, detection_transforms
-from mambarium.platform.data.objects import ObjectRecord
-
-LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
-"""What LVIS says of each image: categories known not to be there, and those of which not every object is marked."""
+from mambarium.platform.data.object_files import ObjectFiles, detection_transforms
 
 
 class CocoDetection(DetectionImages):
@@ -31,7 +31,8 @@ class CocoDetection(DetectionImages):
     Category ids may have gaps: classes are numbered from 0 in the order of the ids, and `category_ids` leads back.
     Crowds are kept, marked. Boxes of zero area and boxes outside their image are left out, those that reach more than
     a pixel over its border are clipped, training images without an object to learn from are left out; how many, is
-    printed. Images are turned as their EXIF data says, and boxes and masks belong to what is shown then.
+    printed. Images are turned as their EXIF data says, and boxes and masks belong to what is shown then; sizes that the
+    file doesn't say are those of the images.
 
     Args:
         path: Folder that the other paths are relative to.
@@ -118,18 +119,16 @@ class CocoDetection(DetectionImages):
         return str(self._parts["train"][0])
 
     @cached_property
-    def _training_content(self) -> dict[str, Any]:
-        return read_annotations(self._parts["train"][0])
+    def _training_content(self) -> CocoFile:
+        return read_coco(self._parts["train"][0], self._masks)
 
     def read_facts(self) -> Facts:
         """Finds out the categories of the training annotations."""
-        file = self._parts["train"][0]
-        categories = read_categories(self._training_content, file)
-        has_frequencies = all("frequency" in category for category in categories)
+        names = class_names(self._training_content, self._parts["train"][0])
         return {
-            "class_names": [category["name"] for category in categories],
-            "category_ids": [category["id"] for category in categories],
-            "class_frequencies": read_frequencies(categories, file) if has_frequencies else None,
+            "class_names": list(names.values()),
+            "category_ids": list(names),
+            "class_frequencies": class_frequencies(self._training_content),
         }
 
     def read_splits(self) -> Splits[DetectionSample]:
@@ -138,10 +137,11 @@ class CocoDetection(DetectionImages):
         names = dict(zip(facts["category_ids"], facts["class_names"], strict=True))
         sources = {}
         for part, (file, folder) in self._parts.items():
-            content = self._training_content if part == "train" else read_annotations(file)
+            content = self._training_content if part == "train" else read_coco(file, self._masks)
             check_names(content, file, names)
-            images = read_images(content, file, folder, list(names), self._masks)
-            sources[part] = ObjectFiles(images, str(file), self._masks, part == "train", self._broken, self.reader)
+            images = read_images(content, file, folder, list(names))
+            objects = read_objects(content, file, list(names))
+            sources[part] = ObjectFiles(images, objects, str(file), part == "train", self._broken, self.reader)
         del self._training_content  # many times the size of what is kept of it
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
 
@@ -151,247 +151,8 @@ class CocoDetection(DetectionImages):
         for file, folder in reversed(self._parts.values()):
             if not file.is_file() or not all(path.is_relative_to(folder.resolve()) for path in wanted):
                 continue
-            listed = read_images({**read_annotations(file), "annotations": []}, file, folder, [], masks=False)
+            listed = read_images(read_coco(file, masks=False), file, folder, [])
             ids = {image.file.parent.resolve() / image.file.name: image.image_id for image in listed}
             if all(path in ids for path in wanted):
                 return [ids[path] for path in wanted], str(file)
         return None
-
-
-def read_annotations(file: Path) -> dict[str, Any]:
-    """Reads an annotation file.
-
-    Args:
-        file: The JSON file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        InputError: If it is missing, no JSON, or lacks images, annotations or categories.
-    """
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror}): check data.path and the names below it"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not a JSON file ({error})") from error
-    for name in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise InputError(f"{file}: has no list {name!r}, so it is not in COCO's format for detection")
-    return content
-
-
-def read_categories(content: dict[str, Any], file: Path) -> list[dict[str, Any]]:
-    """The categories of an annotation file in the order of their ids.
-
-    Args:
-        content: The file's content.
-        file: The file, for messages.
-
-    Returns:
-        Mappings with at least "id" and "name".
-
-    Raises:
-        InputError: If there are none, one lacks a key or has a wrong kind of value, or an id occurs twice.
-    """
-    known = set()
-    for position, category in enumerate(content["categories"]):
-        what = f"category {position + 1}"
-        require_keys(category, ("id", "name"), file, what)
-        require_number(category, "id", file, what)
-        if not isinstance(category["name"], str):
-            raise InputError(f"{file}: {what} has name {category['name']!r}, not a text")
-        if category["id"] in known:
-            raise InputError(f"{file}: category id {category['id']} is listed twice")
-        known.add(category["id"])
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    if not categories:
-        raise InputError(f"{file}: lists no categories")
-    return categories
-
-
-def read_frequencies(categories: list[dict[str, Any]], file: Path) -> list[str]:
-    """LVIS's frequency of each category.
-
-    Args:
-        categories: Mappings with "id" and "frequency".
-        file: The file, for messages.
-
-    Raises:
-        InputError: If one is none of "r", "c" and "f".
-    """
-    frequencies = [category["frequency"] for category in categories]
-    for category, frequency in zip(categories, frequencies, strict=True):
-        if frequency not in ("r", "c", "f"):
-            raise InputError(f"{file}: category {category['id']} has frequency {frequency!r}, not r, c or f")
-    return frequencies
-
-
-def check_names(content: dict[str, Any], file: Path, names: dict[int, str]) -> None:
-    """Checks that a file means the same by its category ids as the training file.
-
-    Args:
-        content: The file's content.
-        file: The file, for messages.
-        names: The training file's name of each category id.
-
-    Raises:
-        InputError: If a category has another name there, or isn't as `read_categories` wants it.
-    """
-    for category in read_categories(content, file):
-        name = names.get(category["id"], category["name"])
-        if name != category["name"]:
-            raise InputError(
-                f"{file}: category {category['id']} is {category['name']!r}, in the training file it is {name!r}: "
-                "give files of the same categories"
-            )
-
-
-def read_images(
-    content: dict[str, Any], file: Path, folder: Path, category_ids: list[int], masks: bool
-) -> list[AnnotatedImage]:
-    """The images of an annotation file with their objects.
-
-    Args:
-        content: The file's content.
-        file: The file, for messages.
-        folder: Folder of the images.
-        category_ids: The category id of each class.
-        masks: Whether segmentations are kept.
-
-    Returns:
-        The images in the file's order.
-
-    Raises:
-        InputError: If a record lacks a key or has a wrong kind of value, an id occurs twice, a category is none of the
-            classes, or only some images have LVIS's lists.
-    """
-    images: dict[int, AnnotatedImage] = {}
-    labels = {category_id: label for label, category_id in enumerate(category_ids)}
-    for position, record in enumerate(content["images"]):
-        what = record_name("image", record, position)
-        require_keys(record, ("id", "height", "width"), file, what)
-        require_number(record, "id", file, what)
-        for side in ("height", "width"):
-            require_number(record, side, file, what, least=1)
-        if record["id"] in images:
-            raise InputError(f"{file}: {what} is listed twice")
-        name = record.get("file_name")
-        if name is None:  # LVIS gives the address alone, which ends with the folder and the name
-            require_keys(record, ("coco_url",), file, f"{what} without file_name")
-            name = "/".join(str(record["coco_url"]).split("/")[-2:])
-        if not isinstance(name, str):
-            raise InputError(f"{file}: {what} has file_name {name!r}, not a text")
-        checked = None
-        if "neg_category_ids" in record:
-            negative, partial = (
-                [labels[number] for number in id_list(record, key, file, what) if number in labels]
-                for key in LVIS_LISTS
-            )
-            checked = (negative, partial)
-        images[record["id"]] = AnnotatedImage(
-            contained(folder, name, f"{file}: {what}"), record["id"], record["height"], record["width"], [], checked
-        )
-    require_lists_of_all(content["images"], file)
-    required = ("image_id", "category_id", "bbox", "segmentation") if masks else ("image_id", "category_id", "bbox")
-    strangers = 0
-    for position, record in enumerate(content["annotations"]):
-        what = record_name("annotation", record, position)
-        require_keys(record, required, file, what)
-        for key in ("image_id", "category_id"):
-            require_number(record, key, file, what)
-        if record["category_id"] not in labels:
-            raise InputError(f"{file}: {what} has category {record['category_id']}, which the training file lacks")
-        if not is_box(record["bbox"]):
-            raise InputError(f"{file}: {what} has bbox {record['bbox']!r}, not four numbers")
-        area = record.get("area")
-        if area is not None and not is_area(area):
-            raise InputError(f"{file}: {what} has area {area!r}, not a number from 0 on")
-        if record["image_id"] not in images:
-            strangers += 1
-            continue
-        x, y, width, height = record["bbox"]
-        images[record["image_id"]].objects.append(
-            ObjectRecord(
-                box=(x, y, x + width, y + height),
-                label=labels[record["category_id"]],
-                crowd=bool(record.get("iscrowd", 0)),
-                area=area,
-                segmentation=encode_segmentation(record["segmentation"]) if masks else None,
-            )
-        )
-    if strangers:
-        note(f"{file}: {strangers} annotations of images that it does not list left out")
-    return list(images.values())
-
-
-def record_name(kind: str, record: Any, position: int) -> str:
-    """What an error message calls a record: by its id, or by its place in the file."""
-    known = record.get("id") if isinstance(record, dict) else None
-    return f"{kind} number {position + 1}" if known is None else f"{kind} {known}"
-
-
-def require_keys(record: Any, keys: tuple[str, ...], file: Path, what: str) -> None:
-    """Checks that a record is a mapping with all keys.
-
-    Raises:
-        InputError: If it is none, or one is absent.
-    """
-    if not isinstance(record, dict):
-        raise InputError(f"{file}: {what} is {record!r}, not a mapping")
-    for key in keys:
-        if key not in record:
-            raise InputError(f"{file}: {what} has no {key!r}")
-
-
-def require_number(record: dict[str, Any], key: str, file: Path, what: str, least: int | None = None) -> None:
-    """Checks that a value is a whole number.
-
-    Raises:
-        InputError: If it is something else, or below the least.
-    """
-    value = record[key]
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-        wanted = "a whole number" if least is None else f"a whole number from {least} on"
-        raise InputError(f"{file}: {what} has {key} {value!r}, not {wanted}")
-
-
-def require_lists_of_all(records: list[dict[str, Any]], file: Path) -> None:
-    """Checks that LVIS's lists are those of all images or of none, as evaluation follows one rule or the other.
-
-    Raises:
-        InputError: If an image lacks a list that another has, or has only the list of incompletely marked categories.
-    """
-    given = [key for key in LVIS_LISTS if any(key in record for record in records)]
-    for key in LVIS_LISTS:
-        for record in records:
-            if key not in record and (key in given or (given and key == "neg_category_ids")):
-                raise InputError(
-                    f"{file}: image {record['id']} has no {key!r}, but the file has {' and '.join(given)}: "
-                    "give the lists to all images or to none"
-                )
-
-
-def id_list(record: dict[str, Any], key: str, file: Path, what: str) -> list[int]:
-    """A record's list of ids, empty if it has none.
-
-    Raises:
-        InputError: If it is something else than a list of whole numbers.
-    """
-    value = record.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(number, int) for number in value):
-        raise InputError(f"{file}: {what} has {key} {value!r}, not a list of whole numbers")
-    return value
-
-
-def is_box(value: Any) -> bool:
-    """Whether a value is four numbers."""
-    return isinstance(value, list | tuple) and len(value) == 4 and all(isinstance(side, int | float) for side in value)
-
-
-def is_area(value: Any) -> bool:
-    """Whether a value is a number from 0 on that single precision can hold."""
-    return isinstance(value, int | float) and 0 <= value < 2.0**127

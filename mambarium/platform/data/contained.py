@@ -26,16 +26,17 @@ def contained(folder: Path, name: str, where: str) -> Path:
         InputError: If the name leads out of the folder.
     """
     plain = name.replace("\\", "/")
-    base = Path(os.path.normpath(folder.absolute()))
-    file = Path(os.path.normpath(base / plain))
-    if ELSEWHERE.match(plain) or "\0" in plain or not file.is_relative_to(base):
+    base = os.path.join(os.path.abspath(folder), "")
+    file = os.path.normpath(os.path.join(base, plain))
+    if ELSEWHERE.match(plain) or "\0" in plain or not os.path.join(file, "").startswith(base):
         raise InputError(
             f"{where} names the file {name!r}, which does not lie inside {folder}: give names relative to that folder"
         )
-    parts = file.relative_to(base).parts
+    parts = file[len(base) :].split(os.sep)
     for count in range(len(parts) - 1, 0, -1):
-        shorter = base.joinpath(*parts[count:])
-        if base.parts[-count:] == parts[:count] and not file.exists() and shorter.is_file():
-            parts = shorter.relative_to(base).parts
+        shorter = os.path.join(base, *parts[count:])
+        repeated = base.endswith(os.path.join(os.sep, *parts[:count], ""))
+        if repeated and not os.path.exists(file) and os.path.isfile(shorter):
+            parts = parts[count:]
             break
     return in_either_form(folder.joinpath(*parts))

@@ -1,28 +1,25 @@
 """Detection data that the `datasets` library opens by name."""
 
-from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy
-from mambarium.platform.data.coco import is_area, is_box
 from mambarium.platform.data.coco_masks import encode_segmentation
-from mambarium.platform.data.decoding import opened_image, shown_size
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample
 from mambarium.platform.data.hub import DataFiles, HubDataSet, ImageColumn, Part, divided_rows
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.intensity import ImageReader
-from mambarium.platform.data.notes import note
-from mambarium.platform.data.object_files import detection_transforms, with_objects
-from mambarium.platform.data.objects import ObjectRecord, ObjectTable, clean_objects, note_changes
+from mambarium.platform.data.object_files import detection_transforms, known_sizes, with_objects
+from mambarium.platform.data.objects import ObjectRecord, Objects, ObjectTable, clean_objects
 from mambarium.platform.data.order import SampleKey
-from mambarium.platform.data.sample_error import SampleError
+from mambarium.platform.data.records import Area, Coordinate, Flag, Side, as_record
 
 BoxFormat = Literal["xywh", "xyxy"]
 
@@ -139,7 +136,7 @@ class HubDetection(DetectionImages):
         return self._data_set.parts(self._split_names, columns)
 
     @cached_property
-    def _objects(self) -> dict[str, list[list[dict[str, Any]]]]:
+    def _objects(self) -> dict[str, list[list["HubObject"]]]:
         """The objects of each row of each part."""
         column = self._objects_column
         return {name: _objects_of(part.rows, part.where, column, self._keys) for name, part in self._parts.items()}
@@ -163,47 +160,46 @@ class HubDetection(DetectionImages):
         opened = self._parts[part]
         where = opened.where
         images = ImageColumn(opened, self._image_column)
-        sizes = _image_sizes(opened.rows, images)
-        changes: Counter[str] = Counter()
-        broken = [row for row in rows if sizes[row] is None]
-        if broken and self._broken == "skip":
-            note(f"{where}: left out {len(broken)} rows without a readable image")
-            rows = [row for row in rows if sizes[row] is not None]
-        objects = []
-        for row in rows:
-            records = [self._record(item, f"{where}, row {row}") for item in self._objects[part][row]]
-            objects.append(clean_objects(records, *(sizes[row] or (2**30, 2**30)), changes))
-        note_changes(changes, where)
+        stated = _stated_sizes(opened.rows, where)
+        rows, sizes = known_sizes({row: stated[row] for row in rows}, images.stored, images.name, self._broken, where)
+        records = [self._records(self._objects[part][row], f"{where}, row {row}") for row in rows]
+        objects = clean_objects(Objects.of_records(records, self._masks), sizes, where)
         if training:
-            kept = with_objects(objects, where)
-            rows, objects = [rows[index] for index in kept], [objects[index] for index in kept]
-        known = [sizes[row] or (0, 0) for row in rows]
-        return _HubObjects(images, rows, ObjectTable(rows, known, objects, self._masks), self.reader)
+            kept = with_objects(objects, len(rows), where)
+            objects, sizes = objects.of_images(kept, len(rows)), sizes[kept]
+            rows = [rows[index] for index in kept]
+        return _HubObjects(images, rows, ObjectTable(rows, sizes, objects), self.reader)
 
-    def _record(self, item: dict[str, Any], where: str) -> ObjectRecord:
-        box_key, label_key = self._keys
-        label, box = item[label_key], item[box_key]
+    def _records(self, items: list["HubObject"], where: str) -> list[ObjectRecord]:
         class_names = self.found_facts["class_names"]
-        if isinstance(label, str) and label in class_names:
-            label = class_names.index(label)
-        if not isinstance(label, int) or not 0 <= label < len(class_names):
-            raise InputError(f"{where}: an object's {label_key!r} {label!r} is none of the {len(class_names)} classes")
-        if not is_box(box):
-            raise InputError(f"{where}: an object's {box_key!r} {box!r} is not four numbers")
-        area = item.get("area")
-        if area is not None and not is_area(area):
-            raise InputError(f"{where}: an object's 'area' {area!r} is not a number from 0 on")
-        x, y, third, fourth = (float(value) for value in box)
-        corners = (x, y, x + third, y + fourth) if self._box_format == "xywh" else (x, y, third, fourth)
-        if self._masks and item.get("segmentation") is None:
-            raise InputError(f"{where}: an object has no 'segmentation': set data.masks to false")
-        return ObjectRecord(
-            corners,
-            label,
-            crowd=bool(item.get("iscrowd") or 0),
-            area=area,
-            segmentation=encode_segmentation(item["segmentation"]) if self._masks else None,
-        )
+        records = []
+        for position, item in enumerate(items):
+            place, label = f"objects[{position}]", item.category
+            if isinstance(label, str) and label in class_names:
+                label = class_names.index(label)
+            if not isinstance(label, int) or not 0 <= label < len(class_names):
+                raise InputError(
+                    f"{where}: {place}.{self._keys[1]}: found {label!r}, none of the {len(class_names)} classes"
+                )
+            x, y, third, fourth = item.bbox
+            corners = (x, y, x + third, y + fourth) if self._box_format == "xywh" else item.bbox
+            if self._masks and item.segmentation is None:
+                raise InputError(f"{where}: {place} has no 'segmentation': set data.masks to false")
+            segmentation = (
+                encode_segmentation(item.segmentation, where, f"{place}.segmentation") if self._masks else None
+            )
+            records.append(ObjectRecord(corners, label, bool(item.iscrowd), item.area, segmentation))
+        return records
+
+
+class HubObject(msgspec.Struct):
+    """An object of a row, the box and the class under their usual names."""
+
+    bbox: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+    category: int | str
+    area: Area | None = None
+    iscrowd: Flag | None = None
+    segmentation: Any = None
 
 
 class _HubObjects:
@@ -230,8 +226,10 @@ class _HubObjects:
         return self.objects.sample(index, self._reader.read(self.stored(index), name), name)
 
 
-def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> list[list[dict[str, Any]]]:
-    """The objects of each row as mappings, whether they are stored as lists of mappings or as a mapping of lists."""
+def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> list[list[HubObject]]:
+    """The objects of each row, whether they are stored as lists of mappings or as a mapping of lists."""
+    box_key, label_key = keys
+    kind = msgspec.defstruct("HubObject", [], bases=(HubObject,), rename={"bbox": box_key, "category": label_key})
     found = []
     for row, stored in enumerate(rows[column][:]):
         items: Any = [] if stored is None else stored
@@ -259,11 +257,11 @@ def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> li
                         f"{where}, row {row}: the objects have no {key!r}; they have {', '.join(item)}: "
                         f"set data.{option}"
                     )
-        found.append(items)
+        found.append(as_record(items, list[kind], f"{where}, row {row}", column))  # type: ignore[valid-type]
     return found
 
 
-def _class_names(rows: Any, where: str, column: str, label_key: str, objects: list[list[dict[str, Any]]]) -> list[str]:
+def _class_names(rows: Any, where: str, column: str, label_key: str, objects: list[list[HubObject]]) -> list[str]:
     """The classes that a column declares, or else all that its objects have."""
     import datasets
 
@@ -274,13 +272,14 @@ def _class_names(rows: Any, where: str, column: str, label_key: str, objects: li
     label = getattr(label, "feature", label)
     if isinstance(label, datasets.ClassLabel) and label.names:
         return list(label.names)
-    labels = [item[label_key] for of_image in objects for item in of_image]
+    labels = [item.category for of_image in objects for item in of_image]
     if not labels:
         raise InputError(f"{where}: no object says what the classes are: set data.class_names")
-    if all(isinstance(label, str) for label in labels):
-        return sorted(set(labels))
+    names = [label for label in labels if isinstance(label, str)]
     numbers = [label for label in labels if isinstance(label, int)]
-    if len(numbers) < len(labels):
+    if len(names) == len(labels):
+        return sorted(set(names))
+    if names:
         raise InputError(
             f"{where}: the objects' {label_key!r} are neither all whole numbers nor all names: mend them, or set "
             "data.label_key"
@@ -288,18 +287,11 @@ def _class_names(rows: Any, where: str, column: str, label_key: str, objects: li
     return [str(number) for number in range(max(numbers) + 1)]
 
 
-def _image_sizes(rows: Any, images: ImageColumn) -> list[tuple[int, int] | None]:
-    """Height and width of each row's image, None where it has none that can be read."""
-    stated = {"height", "width"} <= set(rows.column_names)
-    known = list(zip(rows["height"][:], rows["width"][:], strict=True)) if stated else [(None, None)] * len(rows)
-    sizes: list[tuple[int, int] | None] = []
-    for row, (height, width) in enumerate(known):
-        if height is not None and width is not None:
-            sizes.append((height, width))
-            continue
-        try:
-            with opened_image(images.stored(row), images.name(row)) as image:
-                sizes.append(shown_size(image))
-        except SampleError:
-            sizes.append(None)
-    return sizes
+def _stated_sizes(rows: Any, where: str) -> list[tuple[int, int]]:
+    """Height and width of each row's image; 0 where columns of these names don't say them."""
+    if not {"height", "width"} <= set(rows.column_names):
+        return [(0, 0)] * len(rows)
+    heights, widths = (
+        as_record(rows[side][:], list[Side | None], where, f"column {side}") for side in ("height", "width")
+    )
+    return [(height or 0, width or 0) for height, width in zip(heights, widths, strict=True)]

@@ -1,32 +1,34 @@
 """Image files with objects, and the data module over three annotated parts of them."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.broken_samples import BrokenPolicy, with_files
+from mambarium.platform.data.decoding import opened_image, shown_size
 from mambarium.platform.data.dense_transforms import ResizeShortSide
 from mambarium.platform.data.detection_samples import DetectionSample
 from mambarium.platform.data.intensity import ImageReader
 from mambarium.platform.data.notes import note
-from mambarium.platform.data.objects import ObjectRecord, ObjectTable, clean_objects, note_changes
+from mambarium.platform.data.objects import Objects, ObjectTable, clean_objects
 from mambarium.platform.data.order import SampleKey
+from mambarium.platform.data.sample_error import SampleError
 
 
 class AnnotatedImage(NamedTuple):
-    """An image file and its objects as an annotation file describes them.
+    """An image file as an annotation file describes it.
 
     Attributes:
         file: The image file.
         image_id: Its number in the data set.
-        height: Height in pixels.
-        width: Width in pixels.
-        objects: Its objects.
+        height: Height in pixels; 0: it isn't said.
+        width: Width in pixels; 0: it isn't said.
         checked_classes: In data of the LVIS kind, classes known not to be in the image, and classes of which not every
             object is marked; else None.
     """
@@ -35,7 +37,6 @@ class AnnotatedImage(NamedTuple):
     image_id: int
     height: int
     width: int
-    objects: list[ObjectRecord]
     checked_classes: tuple[list[int], list[int]] | None = None
 
 
@@ -44,8 +45,8 @@ class ObjectFiles:
 
     Args:
         images: The images.
+        objects: Their objects.
         where: What lists them, for messages.
-        masks: Whether samples have masks.
         training: Whether images without objects are left out.
         broken: What becomes of files that are missing.
         reader: Decodes the images.
@@ -57,26 +58,28 @@ class ObjectFiles:
     def __init__(
         self,
         images: Sequence[AnnotatedImage],
+        objects: Objects,
         where: str,
-        masks: bool,
         training: bool,
         broken: BrokenPolicy,
         reader: ImageReader,
     ) -> None:
         if not images:
             raise InputError(f"{where}: lists no images")
-        images = [image for image, _ in with_files(images, [image.file for image in images], broken, where)]
-        changes: Counter[str] = Counter()
-        objects = [clean_objects(image.objects, image.height, image.width, changes) for image in images]
-        note_changes(changes, where)
+        files = [image.file for image in images]
+        present = with_files(range(len(images)), files, broken, where)
+        stated = {index: (images[index].height, images[index].width) for index, _ in present}
+        kept, sizes = known_sizes(stated, files.__getitem__, lambda index: str(files[index]), broken, where)
+        objects = clean_objects(objects.of_images(kept, len(images)), sizes, where)
+        images = [images[index] for index in kept]
         if training:
-            kept = with_objects(objects, where)
-            images, objects = [images[index] for index in kept], [objects[index] for index in kept]
+            learnt = with_objects(objects, len(images), where)
+            objects, sizes = objects.of_images(learnt, len(images)), sizes[learnt]
+            images = [images[index] for index in learnt]
         self._reader = reader
         self._files = [str(image.file) for image in images]
         self._checked_classes = [image.checked_classes for image in images]
-        sizes = [(image.height, image.width) for image in images]
-        self.objects = ObjectTable([image.image_id for image in images], sizes, objects, masks)
+        self.objects = ObjectTable([image.image_id for image in images], sizes, objects)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -98,11 +101,47 @@ class ObjectFiles:
         return sample
 
 
-def with_objects(objects: Sequence[Sequence[ObjectRecord]], where: str) -> list[int]:
+def known_sizes(
+    stated: Mapping[int, tuple[int, int]],
+    stored: Callable[[int], bytes | Path],
+    name: Callable[[int], str],
+    broken: BrokenPolicy,
+    where: str,
+) -> tuple[list[int], NDArray[np.int64]]:
+    """Looks up the sizes that annotations don't say in the images.
+
+    Args:
+        stated: Height and width of each image by its number, below 1 where they aren't said.
+        stored: Returns an image's file, or its content.
+        name: Returns what an error message calls an image.
+        broken: Whether an image that can't be read is an error, or is left out and noted.
+        where: What lists them, for messages.
+
+    Returns:
+        The numbers of the images that have a size, and (images, 2) height and width of these.
+
+    Raises:
+        SampleError: If an image can't be read and `broken` is "raise".
+    """
+    sizes = dict(stated)
+    for number in [number for number, size in stated.items() if min(size) < 1]:
+        try:
+            with opened_image(stored(number), name(number)) as image:
+                sizes[number] = shown_size(image)
+        except SampleError as error:
+            if broken == "raise":
+                raise
+            note(f"{where}: left out an image whose size is not known: {error}")
+            del sizes[number]
+    return list(sizes), np.array(list(sizes.values()), dtype=np.int64).reshape(-1, 2)
+
+
+def with_objects(objects: Objects, num_images: int, where: str) -> list[int]:
     """Which images have an object to learn from, crowds not counted; says how many have none.
 
     Args:
-        objects: The objects of each image.
+        objects: The objects.
+        num_images: How many images there are.
         where: What lists them, for messages.
 
     Returns:
@@ -111,11 +150,11 @@ def with_objects(objects: Sequence[Sequence[ObjectRecord]], where: str) -> list[
     Raises:
         InputError: If there is none.
     """
-    kept = [index for index, of_image in enumerate(objects) if any(not item.crowd for item in of_image)]
+    kept = np.unique(objects.images[~objects.crowd]).tolist()
     if not kept:
         raise InputError(f"{where}: no image has an object to learn from")
-    if len(kept) < len(objects):
-        note(f"{where}: left out {len(objects) - len(kept)} of {len(objects)} training images, which show no object")
+    if len(kept) < num_images:
+        note(f"{where}: left out {num_images - len(kept)} of {num_images} training images, which show no object")
     return kept
 
 

@@ -1,15 +1,17 @@
 """Objects of annotation files: cleaned once, kept in a few arrays."""
 
-import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mambarium.platform.data.coco_masks import NO_POLYGONS, decode_segmentation, shows_nothing
+from mambarium.errors import InputError
+from mambarium.platform.data.coco_masks import NO_POLYGONS, decode_segmentation, shows_nothing, stored_segmentation
 from mambarium.platform.data.decoding import sideways_hint
 from mambarium.platform.data.detection_samples import DetectionSample, detection_sample
 from mambarium.platform.data.notes import note
@@ -18,6 +20,8 @@ from mambarium.platform.data.sample_error import SampleError
 BORDER_TOLERANCE = 1.0
 """Pixels by which a box may reach over the border, as rounding makes it, and stay as it is."""
 
+ROUNDING = 1e-3
+"""By how much boxes that are given as parts of their image may reach over 1."""
 
 MASK_BYTES = 2**33
 """Memory, at a byte a pixel, that the masks of one image may take."""
@@ -41,51 +45,108 @@ class ObjectRecord(NamedTuple):
     segmentation: bytes | None = None
 
 
-def clean_objects(
-    objects: Sequence[ObjectRecord], height: int, width: int, changes: Counter[str]
-) -> list[ObjectRecord]:
-    """Leaves out boxes of zero area or outside the image and objects without a polygon, and clips boxes.
+class Objects(NamedTuple):
+    """The objects of many images, in the order of the images, an entry of each column for each object.
 
-    Boxes that reach over the border by more than the tolerance are clipped to the image. Objects with an empty mask
-    are counted and stay: evaluation has to find them, `visible_objects` leaves them out of training.
+    Attributes:
+        images: int64, which of the images it is in.
+        boxes: float64 (objects, 4), corners x1, y1, x2, y2 in pixels.
+        labels: int64, class numbers from 0.
+        crowd: Boolean, whether it is a crowd, or too difficult to count.
+        areas: float64, in pixels; NaN: that of the box.
+        segmentations: As `encode_segmentation` leaves them; None: there are no masks.
+    """
+
+    images: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    segmentations: list[bytes] | None
+
+    @classmethod
+    def of_records(cls, records: Sequence[Sequence[ObjectRecord]], masks: bool) -> "Objects":
+        """Puts the objects of each image in columns."""
+        flat = [item for of_image in records for item in of_image]
+        return cls(
+            np.repeat(np.arange(len(records)), [len(of_image) for of_image in records]),
+            np.array([item.box for item in flat], dtype=np.float64).reshape(-1, 4),
+            np.array([item.label for item in flat], dtype=np.int64),
+            np.array([item.crowd for item in flat], dtype=bool),
+            np.array([math.nan if item.area is None else item.area for item in flat], dtype=np.float64),
+            [item.segmentation or NO_POLYGONS for item in flat] if masks else None,
+        )
+
+    def chosen(self, rows: NDArray[np.int64]) -> "Objects":
+        """Returns some of the objects, in the given order."""
+        segmentations = None if self.segmentations is None else [self.segmentations[row] for row in rows.tolist()]
+        return Objects(
+            self.images[rows], self.boxes[rows], self.labels[rows], self.crowd[rows], self.areas[rows], segmentations
+        )
+
+    def of_images(self, kept: Sequence[int], num_images: int) -> "Objects":
+        """Returns the objects of some of the images, which are numbered anew from 0 in the given order."""
+        numbers = np.full(num_images, -1)
+        numbers[list(kept)] = np.arange(len(kept))
+        renumbered = self._replace(images=numbers[self.images])
+        return renumbered.chosen(np.flatnonzero(renumbered.images >= 0))
+
+
+def clean_objects(objects: Objects, sizes: NDArray[np.int64], where: str) -> Objects:
+    """Leaves out boxes of zero area or outside the image and objects without a polygon, and clips boxes; tells it.
+
+    Boxes that reach over the border by more than the tolerance are clipped to the image. Boxes of less than a pixel and
+    objects with an empty mask are counted and stay: evaluation has to find them, `visible_objects` leaves them out of
+    training unless they are enlarged.
 
     Args:
-        objects: The objects of an image.
-        height: Height of the image.
-        width: Width of the image.
-        changes: Counts what was done; added to.
+        objects: The objects.
+        sizes: (images, 2) height and width of each image.
+        where: The annotations, for messages.
 
     Returns:
         The objects that are left.
+
+    Raises:
+        InputError: If all boxes are given as parts of their image.
     """
-    kept = []
-    for item in objects:
-        x1, y1, x2, y2 = item.box
-        if not (x2 > x1 and y2 > y1):  # not a number is neither
-            changes["boxes of zero area left out"] += 1
-        elif x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-            changes["boxes outside their image left out"] += 1
-        elif item.segmentation == NO_POLYGONS:
-            changes["objects without a polygon left out"] += 1
-        else:
-            if item.segmentation is not None and shows_nothing(json.loads(item.segmentation), height, width):
+    _require_pixels(objects.boxes, where)
+    changes: Counter[str] = Counter()
+    x1, y1, x2, y2 = objects.boxes.T
+    height, width = sizes[objects.images].T
+    flat = ~((x2 > x1) & (y2 > y1))
+    outside = ~flat & ((x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0))
+    changes["boxes of zero area left out"] = int(flat.sum())
+    changes["boxes outside their image left out"] = int(outside.sum())
+    kept = ~(flat | outside)
+    if objects.segmentations is not None:
+        for row in np.flatnonzero(kept).tolist():
+            encoded = objects.segmentations[row]
+            if encoded == NO_POLYGONS:
+                changes["objects without a polygon left out"] += 1
+                kept[row] = False
+            elif shows_nothing(stored_segmentation(encoded), int(height[row]), int(width[row])):
                 changes["objects with an empty mask left out of training"] += 1
-            if max(-x1, -y1, x2 - width, y2 - height) > BORDER_TOLERANCE:
-                changes["boxes clipped to their image"] += 1
-                item = item._replace(box=(max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2)))
-            kept.append(item)
-    return kept
+    objects = objects.chosen(np.flatnonzero(kept))
+    limits = np.tile(sizes[objects.images][:, ::-1], 2)  # (objects, 4) width, height, width, height
+    over = np.maximum(-objects.boxes, objects.boxes - limits).max(axis=1, initial=0) > BORDER_TOLERANCE
+    objects.boxes[over] = np.clip(objects.boxes[over], 0, limits[over])
+    changes["boxes clipped to their image"] = int(over.sum())
+    small = (objects.boxes[:, 2:] - objects.boxes[:, :2]).min(axis=1, initial=math.inf) < 1
+    changes["boxes less than a pixel wide or high"] = int(small.sum())
+    told = ", ".join(f"{count} {change}" for change, count in sorted(changes.items()) if count)
+    if told:
+        note(f"{where}: {told}")
+    return objects
 
 
-def note_changes(changes: Counter[str], where: str) -> None:
-    """Tells what was cleaned, if anything.
-
-    Args:
-        changes: Counts by what was done.
-        where: The annotations.
-    """
-    if changes:
-        note(f"{where}: " + ", ".join(f"{count} {change}" for change, count in sorted(changes.items())))
+def _require_pixels(boxes: NDArray[np.float64], where: str) -> None:
+    sides = boxes[:, 2:] - boxes[:, :2]
+    if (sides > 0).any() and (np.abs(boxes) <= 1 + ROUNDING).all() and (boxes % 1 != 0).any():
+        raise InputError(
+            f"{where}: every box lies within 0 and 1, such as {boxes[0].round(4).tolist()} (corners), as a part of its "
+            "image: multiply by the images' width and height, boxes are expected in pixels"
+        )
 
 
 class ObjectTable:
@@ -93,29 +154,20 @@ class ObjectTable:
 
     Args:
         image_ids: The number of each image.
-        sizes: Height and width of each image.
-        objects: The objects of each image.
-        masks: Whether samples have masks.
+        sizes: (images, 2) height and width of each image.
+        objects: Their objects.
     """
 
-    def __init__(
-        self,
-        image_ids: Sequence[int],
-        sizes: Sequence[tuple[int, int]],
-        objects: Sequence[Sequence[ObjectRecord]],
-        masks: bool,
-    ) -> None:
+    def __init__(self, image_ids: Sequence[int], sizes: NDArray[np.int64], objects: Objects) -> None:
         self._image_ids = np.array(image_ids, dtype=np.int64)
-        self._sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
-        self._ends = np.cumsum([len(of_image) for of_image in objects])
-        flat = [item for of_image in objects for item in of_image]
-        self._boxes = np.array([item.box for item in flat], dtype=np.float32).reshape(-1, 4)
-        self._labels = np.array([item.label for item in flat], dtype=np.int64)
-        self._crowd = np.array([item.crowd for item in flat], dtype=bool)
+        self._sizes = sizes
+        self._ends = np.searchsorted(objects.images, np.arange(len(image_ids)), side="right")
+        self._boxes = objects.boxes.astype(np.float32)
+        self._labels = objects.labels
+        self._crowd = objects.crowd
         box_areas = (self._boxes[:, 2:] - self._boxes[:, :2]).prod(axis=1)
-        areas = [box if item.area is None else item.area for item, box in zip(flat, box_areas, strict=True)]
-        self._areas = np.array(areas, dtype=np.float32)
-        self._segmentations = [item.segmentation for item in flat] if masks else None
+        self._areas = np.where(np.isnan(objects.areas), box_areas, objects.areas).astype(np.float32)
+        self._segmentations = objects.segmentations
 
     def __len__(self) -> int:
         return len(self._image_ids)
@@ -174,10 +226,8 @@ class ObjectTable:
             )
         masks = torch.zeros(objects.stop - objects.start, height, width, dtype=torch.bool)
         for position, encoded in enumerate(self._segmentations[objects]):
-            if encoded is None:
-                raise SampleError(f"{name}: object {position + 1} has no segmentation; leave data.masks false")
             try:
-                masks[position] = decode_segmentation(json.loads(encoded), height, width)
+                masks[position] = decode_segmentation(stored_segmentation(encoded), height, width)
             except ValueError as error:
                 raise SampleError(f"{name}: object {position + 1} has {error}; mend or remove it") from error
         return masks

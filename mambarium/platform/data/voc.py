@@ -1,11 +1,13 @@
 """Detection data in Pascal VOC's XML format."""
 
-import math
+import re
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
@@ -14,10 +16,12 @@ from mambarium.platform.data.contained import contained
 from mambarium.platform.data.dense_images import Splits
 from mambarium.platform.data.detection_images import DetectionImages
 from mambarium.platform.data.detection_samples import DetectionSample
+from mambarium.platform.data.image_files import image_suffixes
 from mambarium.platform.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.notes import note
 from mambarium.platform.data.object_files import AnnotatedImage, ObjectFiles, detection_transforms
-from mambarium.platform.data.objects import ObjectRecord
+from mambarium.platform.data.objects import ObjectRecord, Objects
+from mambarium.platform.data.records import Coordinate, Flag, Name, Side, as_record
 from mambarium.platform.data.sample_error import SampleError
 
 
@@ -136,10 +140,43 @@ class VocDetection(DetectionImages):
         sources = {}
         for part in self._lists:
             annotations = self._training if part == "train" else self._read_list(part)
-            images = [annotation.image(class_names) for annotation in annotations]
+            images = [annotation.image() for annotation in annotations]
+            objects = Objects.of_records([annotation.objects(class_names) for annotation in annotations], masks=False)
             where = str(list_file(self._root, "Main", self._lists[part]))
-            sources[part] = ObjectFiles(images, where, False, part == "train", self._broken, self.reader)
+            sources[part] = ObjectFiles(images, objects, where, part == "train", self._broken, self.reader)
         return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
+
+
+class VocBox(msgspec.Struct):
+    """Corners of a box, pixels counted from 1, the last ones included."""
+
+    xmin: Coordinate
+    ymin: Coordinate
+    xmax: Coordinate
+    ymax: Coordinate
+
+
+class VocObject(msgspec.Struct):
+    """An object."""
+
+    name: Name
+    bndbox: VocBox
+    difficult: Flag | None = None
+
+
+class VocSize(msgspec.Struct):
+    """The image's size."""
+
+    width: Side = 0
+    height: Side = 0
+
+
+class VocImage(msgspec.Struct):
+    """What an XML file says of an image."""
+
+    object: list[VocObject]
+    size: VocSize
+    filename: str = ""
 
 
 class VocAnnotation:
@@ -152,6 +189,7 @@ class VocAnnotation:
 
     Raises:
         SampleError: If it can't be parsed or lacks what is needed.
+        InputError: If it names a file outside the folder.
     """
 
     def __init__(self, file: Path, image_folder: Path, image_id: int) -> None:
@@ -160,62 +198,84 @@ class VocAnnotation:
         # The parser raises ValueError and LookupError for encodings that it does not know.
         except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
             raise SampleError(f"{file}: not a readable XML file ({error}); mend or remove it") from error
+        said = {
+            **_texts(root),
+            "size": _texts(root.find("size")),
+            "object": [_object(item) for item in root.iter("object")],
+        }
+        self._image: VocImage = as_record(said, VocImage, str(file))
         self._file = file
         self._image_id = image_id
-        file_name = (root.findtext("filename") or "").strip()
-        self._image_file = contained(image_folder, file_name, f"{file}")
-        if not self._image_file.is_file():  # copied sets often keep the names of the files they were made from
-            self._image_file = image_folder / f"{file.stem}.jpg"
-        self._width, self._height = (
-            int(self._number(root, f"size/{side}", "the image")) for side in ("width", "height")
-        )
-        if min(self._width, self._height) < 1:
-            raise SampleError(
-                f"{file}: says that the image has {self._width} x {self._height} pixels; mend or remove it"
-            )
-        self.class_names: list[str] = []
-        self._objects: list[ObjectRecord] = []
-        for position, item in enumerate(root.iter("object")):
-            what = f"object {position + 1}"
-            name = (item.findtext("name") or "").strip()
-            if not name:
-                raise SampleError(f"{file}: {what} has no name")
-            x1, y1, x2, y2 = (self._number(item, f"bndbox/{side}", what) for side in ("xmin", "ymin", "xmax", "ymax"))
-            # Whoever counts from 0 has a 0 here, which stays within the tolerance of a pixel.
-            box = (x1 - 1, y1 - 1, x2, y2)
-            # With last pixels included these would be a pixel wide: a click that was meant to be a box.
-            degenerate = x2 <= x1 or y2 <= y1
-            crowd = (item.findtext("difficult") or "0").strip() == "1"
-            self.class_names.append(name)
-            self._objects.append(ObjectRecord((0, 0, 0, 0) if degenerate else box, label=-1, crowd=crowd))
+        self._image_file = image_file(image_folder, self._image.filename, file)
 
-    def _number(self, element: ElementTree.Element, path: str, what: str) -> float:
-        text = element.findtext(path)
-        try:
-            number = float(text or "")
-        except ValueError as error:
-            found = "no" if text is None else f"{text!r} as"
-            raise SampleError(f"{self._file}: {what} has {found} {path}") from error
-        if not math.isfinite(number):
-            raise SampleError(f"{self._file}: {what} has {text!r} as {path}")
-        return number
+    @property
+    def class_names(self) -> list[str]:
+        """The class of each object."""
+        return [item.name for item in self._image.object]
 
-    def image(self, class_names: Sequence[str]) -> AnnotatedImage:
-        """Returns the image and its objects, labelled.
+    def image(self) -> AnnotatedImage:
+        """Returns the image."""
+        size = self._image.size
+        return AnnotatedImage(self._image_file, self._image_id, size.height, size.width)
+
+    def objects(self, class_names: Sequence[str]) -> list[ObjectRecord]:
+        """Returns the objects, labelled.
 
         Raises:
             InputError: If an object's class is none of the classes.
         """
         labels = {name: label for label, name in enumerate(class_names)}
-        for position, name in enumerate(self.class_names):
-            if name not in labels:
+        records = []
+        for position, item in enumerate(self._image.object):
+            if item.name not in labels:
                 raise InputError(
-                    f"{self._file}: object {position + 1} is {name!r}, none of the classes {', '.join(class_names)}"
+                    f"{self._file}: object[{position}] is {item.name!r}, none of the classes {', '.join(class_names)}"
                 )
-        objects = [
-            item._replace(label=labels[name]) for item, name in zip(self._objects, self.class_names, strict=True)
-        ]
-        return AnnotatedImage(self._image_file, self._image_id, self._height, self._width, objects)
+            box = item.bndbox
+            # Whoever counts from 0 has a 0 here, which stays within the tolerance of a pixel.
+            corners = (box.xmin - 1, box.ymin - 1, box.xmax, box.ymax)
+            # With last pixels included these would be a pixel wide: a click that was meant to be a box.
+            degenerate = box.xmax <= box.xmin or box.ymax <= box.ymin
+            records.append(
+                ObjectRecord((0, 0, 0, 0) if degenerate else corners, labels[item.name], crowd=bool(item.difficult))
+            )
+        return records
+
+
+def image_file(folder: Path, name: str, annotation: Path) -> Path:
+    """The file that an annotation is of.
+
+    Args:
+        folder: Folder of the images.
+        name: The name in the annotation, which may lack the suffix, begin with the path of another machine, or be that
+            of the file that the image was made from.
+        annotation: The XML file.
+
+    Returns:
+        The named file, or else the one named like the annotation.
+
+    Raises:
+        InputError: If the name leads out of the folder.
+    """
+    if PureWindowsPath(name).root:
+        name = PureWindowsPath(name).name
+    named = contained(folder, name, str(annotation))
+    for stem in (str(named), str(folder / annotation.stem)):
+        for suffix in ("", ".jpg", *sorted(image_suffixes())):
+            if (file := Path(stem + suffix)).is_file():
+                return file
+    return folder / f"{annotation.stem}.jpg"
+
+
+def _texts(element: ElementTree.Element | None) -> dict[str, Any]:
+    """The texts of an element's children, those that are blank left out."""
+    children = [] if element is None else list(element)
+    return {child.tag: child.text.strip() for child in children if child.text and child.text.strip()}
+
+
+def _object(element: ElementTree.Element) -> dict[str, Any]:
+    box = element.find("bndbox")
+    return _texts(element) | ({} if box is None else {"bndbox": _texts(box)})
 
 
 def list_file(root: Path, kind: str, name: str) -> Path:
@@ -238,10 +298,11 @@ def read_list(file: Path) -> list[str]:
     if not file.is_file():
         raise InputError(f"{file}: no such list of images: check data.path and the names of the lists")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not text in UTF-8 ({error}): store it as such") from error
-    names = [line.split()[0] for line in lines if line.strip()]
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise InputError(f"{file}: names no image")
-    return names
+    of_class = [re.fullmatch(r"(.*\S)\s+(?:-1|0|1)", name) for name in names]
+    return [match[1] for match in of_class if match] if all(of_class) else names

@@ -1,14 +1,26 @@
 """Polygons and run lengths, against values of the official tools and against geometry."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from mambarium.platform.data.coco_masks import decode_segmentation, shows_nothing
+from mambarium.platform.data.coco_masks import (
+    NO_POLYGONS,
+    Runs,
+    Segmentation,
+    decode_segmentation,
+    encode_plain,
+    encode_segmentation,
+    shows_nothing,
+    stored_segmentation,
+)
+from mambarium.platform.data.sample_error import SampleError
 
 
 def test_run_lengths_run_down_the_columns() -> None:
-    mask = decode_segmentation({"size": [3, 4], "counts": [2, 2, 3, 4, 1]}, 3, 4)
+    mask = decode_segmentation(Runs((3, 4), [2, 2, 3, 4, 1]), 3, 4)
     assert mask.int().tolist() == [[0, 1, 0, 1], [0, 0, 1, 1], [1, 0, 1, 0]]
 
 
@@ -30,8 +42,8 @@ def test_text_form() -> None:
     generator = torch.Generator().manual_seed(0)
     counts = torch.randint(1, 400, (31,), generator=generator).tolist()
     height, width = 1, sum(counts)
-    plain = decode_segmentation({"size": [height, width], "counts": counts}, height, width)
-    packed = decode_segmentation({"size": [height, width], "counts": text_of(counts)}, height, width)
+    plain = decode_segmentation(Runs((height, width), counts), height, width)
+    packed = decode_segmentation(Runs((height, width), text_of(counts)), height, width)
     assert torch.equal(plain, packed) and plain.sum() == sum(counts[1::2])
 
 
@@ -67,14 +79,14 @@ def test_polygons_are_their_inside() -> None:
         ([[1, -9, 1, 0, 5, 0], [0, 6, 9, 6, 9, 12]], True),
         ([[-9, 1, 0, 1, 0, 5], [2, 1, 7, 1, 7, 4, 2, 4]], False),
         ([[-3, -2, 20, -2, 20, 30, -3, 30]], False),
-        ({"size": [6, 9], "counts": [54]}, True),
-        ({"size": [6, 9], "counts": [20, 0, 34]}, True),
-        ({"size": [6, 9], "counts": text_of([20, 0, 34])}, True),
-        ({"size": [6, 9], "counts": text_of([20, 4, 30])}, False),
-        ({"size": [6, 9], "counts": [0, 54]}, False),
+        (Runs((6, 9), [54]), True),
+        (Runs((6, 9), [20, 0, 34]), True),
+        (Runs((6, 9), text_of([20, 0, 34])), True),
+        (Runs((6, 9), text_of([20, 4, 30])), False),
+        (Runs((6, 9), [0, 54]), False),
     ],
 )
-def test_empty_masks_are_seen_without_pixels(segmentation: object, empty: bool) -> None:
+def test_empty_masks_are_seen_without_pixels(segmentation: Segmentation, empty: bool) -> None:
     assert shows_nothing(segmentation, 6, 9) == (not decode_segmentation(segmentation, 6, 9).any()) == empty
 
 
@@ -82,23 +94,70 @@ def test_empty_masks_are_seen_without_pixels(segmentation: object, empty: bool) 
     ("segmentation", "reason"),
     [
         ([[1, 2, 3, 4]], "polygon of 4 numbers"),
-        ({"size": [4, 4], "counts": [16]}, "4 x 4"),
-        ({"size": [3, 4], "counts": [5, 4]}, "9 pixels"),
-        ("text", "neither"),
-        ([1, 2, 3, 4, 5, 6], "polygon 1, not a list"),
-        ([[1, 2, 3, 4, 5, None]], "something else than finite numbers"),
-        ([[1, 2, 3, 4, 5, float("nan")]], "something else than finite numbers"),
-        ({"size": 3, "counts": [12]}, "size is 3"),
-        ({"size": [3, 4], "counts": [None]}, "no list of whole numbers"),
-        ({"size": [3, 4], "counts": [10**30]}, "a run length below 0 or above the 12 pixels"),
-        ({"size": [3, 4], "counts": "oooooooooooooooooooo0"}, "a run length below 0 or above the 12 pixels"),
-        ({"size": [3, 4], "counts": [6, -1, 7]}, "a run length below 0"),
+        (Runs((4, 4), [16]), "4 x 4"),
+        (Runs((3, 4), [5, 4]), "9 pixels"),
+        (Runs((3, 4), [10**30]), "a run length below 0 or above the 12 pixels"),
+        (Runs((3, 4), "oooooooooooooooooooo0"), "a run length below 0 or above the 12 pixels"),
+        (Runs((3, 4), [6, -1, 7]), "a run length below 0"),
         ([[0, 0, 401, 0, 4, 3]], "a corner more than 100 times the image's longer side away"),
         ([[0, 0, 1e13, 0, 1e13, 1e13]], "a corner more than 100 times"),
         ([[0, 0, 1e300, 0, 1e300, 1e300]], "a corner more than 100 times"),
-        ([[0, 0, 10**400, 0, 4, 3]], "a corner more than 100 times"),
     ],
 )
-def test_what_does_not_fit(segmentation: object, reason: str) -> None:
+def test_what_does_not_fit(segmentation: Segmentation, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         decode_segmentation(segmentation, 3, 4)
+
+
+TRIANGLE = [[2.0, 1.0, 7.0, 1.0, 7.0, 4.0]]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "read"),
+    [
+        ([[2, 1, 7, 1, 7, 4]], TRIANGLE),
+        ([2, 1, 7, 1, 7, 4], TRIANGLE),
+        ([[2, 1], [7, 1], [7, 4]], TRIANGLE),
+        ([[[2, 1], [7, 1], [7, 4]]], TRIANGLE),
+        ([["2", "1", "7.0", "1", "7", "4"]], TRIANGLE),
+        ([[2, 1, 7, 1, 7, 4], [3, 3, 4, 4], []], TRIANGLE),
+        ([[[2, 1], [7, 1], [7, 4]], [[3, 3]]], TRIANGLE),
+        ([], []),
+        ([[]], []),
+        (None, []),
+        ([[1, 2, 3, 4]], []),
+        ({"size": [3, 4], "counts": [6, 6]}, Runs((3, 4), [6, 6])),
+        ({"size": ["3", "4"], "counts": ["6", 6.0]}, Runs((3, 4), [6, 6])),
+        ({"size": [3, 4], "counts": "d0X1", "more": 1}, Runs((3, 4), "d0X1")),
+        ({"size": [3, 4], "counts": [10**30]}, Runs((3, 4), [10**30])),
+    ],
+)
+def test_forms_of_segmentations(segmentation: object, read: Segmentation) -> None:
+    for encoded in (
+        encode_segmentation(segmentation, "file", "place"),
+        encode_plain(json.dumps(segmentation).encode(), "file", "place"),
+    ):
+        assert stored_segmentation(encoded) == read
+        assert (encoded == NO_POLYGONS) == (read == [])
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ("text", r"file: place: expected `array`, got `str`; found 'text'"),
+        ([[1, 2, 3, 4, 5, None]], r"file: place\[0\]\[5\]: expected `float`, got `null`; found None"),
+        ([[1, 2, 3, 4, 5, float("nan")]], r"file: place\[0\]\[5\]: expected `float` .*; found nan"),
+        (
+            [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]],
+            r"file: place\[1\]: found 7 numbers, expected x, y, x, y",
+        ),
+        ({"size": 3, "counts": [12]}, r"file: place\.size: expected `array`, got `int`; found 3"),
+        ({"size": [3, 4], "counts": [None]}, r"file: place\.counts\[0\]: expected `int`, got `null`; found None"),
+        ({"size": [3, 4]}, r"file: place: object missing required field `counts`; found \{'size'"),
+        ([[0, 0, 10**400, 0, 4, 3]], r"file: place\[0\]\[2\]: number out of range; found 10+"),
+    ],
+)
+def test_what_is_no_segmentation(segmentation: object, message: str) -> None:
+    with pytest.raises(SampleError, match=message) as caught:
+        encode_segmentation(segmentation, "file", "place")
+    assert "\n" not in str(caught.value)
