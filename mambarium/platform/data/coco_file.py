@@ -94,14 +94,13 @@ def class_names(content: CocoFile, file: Path) -> dict[int, str]:
         file: The file, for messages.
 
     Raises:
-        InputError: If there are none, or an id or a name occurs twice.
+        InputError: If there are none, or an id occurs twice.
     """
     categories = content.categories
     if not categories:
         raise InputError(f"{file}: lists no categories")
     _require_different([category.id for category in categories], file, "categories", "id")
     names = [category.name.strip() for category in categories]
-    _require_different(names, file, "categories", "name")
     return dict(sorted(zip((category.id for category in categories), names, strict=True)))
 
 
