@@ -79,11 +79,15 @@ def encode_plain(encoded: bytes, where: str, place: str) -> bytes:
     """Does what `encode_segmentation` does, of JSON: most segmentations of a file are in that form already."""
     try:
         found = _DECODER.decode(encoded)
-    except msgspec.ValidationError:
+    except msgspec.DecodeError:
         found = []
     if isinstance(found, Runs) or (found and all(len(polygon) >= 6 and not len(polygon) % 2 for polygon in found)):
         return encoded
-    return encode_segmentation(msgspec.json.decode(encoded), where, place)
+    try:
+        segmentation = msgspec.json.decode(encoded)
+    except msgspec.DecodeError as error:
+        raise SampleError(f"{where}: {place}: not JSON ({error})") from error
+    return encode_segmentation(segmentation, where, place)
 
 
 def stored_segmentation(encoded: bytes) -> Segmentation:

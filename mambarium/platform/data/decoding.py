@@ -126,7 +126,7 @@ def opened_image(stored: bytes | Path, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
     # Pillow's decoders raise SyntaxError and others as well for files that are not what they claim to be.
-    except (OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError, EOFError, struct.error) as error:
         reason = " ".join(str(error).split())
         raise SampleError(f"{name}: cannot be decoded ({reason}); mend or remove it") from error
 

@@ -161,3 +161,8 @@ def test_what_is_no_segmentation(segmentation: object, message: str) -> None:
     with pytest.raises(SampleError, match=message) as caught:
         encode_segmentation(segmentation, "file", "place")
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_json_is_refused() -> None:
+    with pytest.raises(SampleError, match=r"^file: place: not JSON \(Invalid UTF-8"):
+        encode_plain(b'{"size": [3, 4], "counts": "\xff"}', "file", "place")

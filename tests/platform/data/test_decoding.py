@@ -143,13 +143,41 @@ def test_broken_exif_data_says_nothing(exif: bytes, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
-def test_cut_files_of_every_kind_are_named() -> None:
-    for kind in ("PNG", "TIFF", "JPEG", "WEBP", "GIF", "BMP", "JPEG2000", "AVIF"):
-        encoded = io.BytesIO()
-        pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(encoded, kind)
-        for part in range(5, len(encoded.getvalue()) - 60, 97):
-            try:
-                decode_image(encoded.getvalue()[:part], "image")
-            except SampleError as error:
-                assert str(error).startswith("image: ") and "\n" not in str(error)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP", "GIF", "BMP", "JPEG2000", "AVIF"])
+def test_damaged_files_of_every_kind_are_named(kind: str) -> None:
+    encoded = io.BytesIO()
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(encoded, kind)
+    whole = np.frombuffer(encoded.getvalue(), np.uint8)
+    damaged = [whole[:part] for part in range(5, len(whole) - 60, 97)]
+    # The directory of a TIFF comes last, the header of the others first.
+    start = len(whole) - 200 if kind == "TIFF" else 0
+    for _ in range(200):
+        changed = whole.copy()
+        changed[generator.integers(start, start + 200, 3) % len(whole)] = generator.integers(0, 256, 3)
+        damaged.append(changed)
+    refused = 0
+    for content in damaged:
+        try:
+            decode_image(content.tobytes(), "image")
+        except SampleError as error:
+            assert str(error).startswith("image: ") and "\n" not in str(error)
+            refused += 1
+    assert refused >= 20
+
+
+@pytest.mark.parametrize(
+    ("position", "changed"),
+    [
+        (8 + 2 + 5 * 12 + 2, struct.pack("<H", 2)),  # where the pixels are: in letters
+        (8 + 2 + 5 * 12 + 2, struct.pack("<H", 5)),  # as a fraction
+        (8 + 2 + 11 * 12, struct.pack("<I", 160)),  # a second page without a size
+    ],
+)
+def test_fields_that_pillow_does_not_expect_are_named(position: int, changed: bytes) -> None:
+    encoded = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(encoded, "TIFF", tiffinfo={274: 3})
+    content = bytearray(encoded.getvalue())
+    content[position : position + len(changed)] = changed
+    with pytest.raises(SampleError, match=r"^image: cannot be decoded \("):
+        decode_image(bytes(content), "image")
