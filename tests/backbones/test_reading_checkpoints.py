@@ -4,6 +4,7 @@ import argparse
 import collections
 import json
 import os
+import pickle
 import sys
 from pathlib import Path, PosixPath
 from types import ModuleType
@@ -252,3 +253,11 @@ def test_mamba_2_is_not_taken_for_mamba(tmp_path: Path) -> None:
     stored = {"backbone.embedding.weight": torch.zeros(8, 4), "backbone.layers.0.mixer.dt_bias": torch.zeros(4)}
     torch.save(stored, tmp_path / "mamba2.bin")
     assert "no format known here" in refusal(tmp_path / "mamba2.bin", Mamba(width=8, depth=1, d_state=2))
+
+
+def test_a_plain_pickle_is_refused_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    file = tmp_path / "weights.pkl"
+    file.write_bytes(pickle.dumps({"weights": [1.0, 2.0]}, protocol=4))
+    with pytest.raises(InputError, match="is damaged or no checkpoint"):
+        read_checkpoint(file)
+    assert not recwarn.list

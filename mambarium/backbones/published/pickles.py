@@ -7,6 +7,7 @@ import collections
 import pathlib
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ def read_pickle(path: Path) -> Any:
         InputError: If the file is damaged, no checkpoint, or holds anything else.
     """
     try:
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+            # Torch warns of pickles of other protocols, which either load or end in an error.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except PermissionError as error:
         raise InputError(f"{path} can't be read ({error.strerror})") from error
