@@ -70,7 +70,7 @@ class MambaYOLO(VisionBackbone):
 
         self.stem = SimpleStem(widths[0], stem_stride)
         self.downsample_layers = nn.ModuleList(VisionClueMerge(before, after) for before, after in pairwise(widths))
-        rates = iter(drop_path_rates(drop_path, sum(depths)))
+        rates = drop_path_rates(drop_path, sum(depths))
         self.blocks = nn.ModuleList(
             nn.Sequential(*(ODSSBlock(width, width, d_state, ssm_ratio, drop_path=next(rates)) for _ in range(depth)))
             for width, depth in zip(widths, depths, strict=True)

@@ -78,7 +78,7 @@ class MambaOut(VisionBackbone):
         self.feature_info = tuple(FeatureInfo(width, stem_stride * 2**i) for i, width in enumerate(widths))
         self.downsample_layers = nn.ModuleList([Stem(widths[0], stem_stride)])
         self.downsample_layers.extend(Downsample(before, after) for before, after in pairwise(widths))
-        rates = iter(drop_path_rates(drop_path, sum(depths)))
+        rates = drop_path_rates(drop_path, sum(depths))
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 *(

@@ -103,7 +103,7 @@ class MambaVision(VisionBackbone):
             nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False) for channels in widths[:-1]
         )
         self.levels = nn.ModuleList()
-        rates = iter(drop_path_rates(drop_path, sum(depths)))
+        rates = drop_path_rates(drop_path, sum(depths))
         for stage, (channels, depth) in enumerate(zip(widths, depths, strict=True)):
             position = stage - (len(depths) - len(num_heads))
             if position < 0:

@@ -57,7 +57,7 @@ class ViT(TorchvisionBackbone):
             raise InputError(f"ViT's mlp_ratio must leave a hidden channel of its width {width}, got {mlp_ratio}")
         self.width, self.depth, self.num_heads = width, depth, num_heads
         self.mlp_width = int(mlp_ratio * width)
-        self.rates = drop_path_rates(drop_path, depth)
+        self.drop_path = drop_path
         self.patch_size = self.size_divisibility = patch_size
         self.feature_info = (FeatureInfo(width, patch_size),)
         self.grid_size = self._grid(image_size, image_size)
@@ -78,7 +78,7 @@ class ViT(TorchvisionBackbone):
         )
         network.heads, network.encoder.ln = nn.Identity(), nn.Identity()
         network.conv_proj.reset_parameters()
-        for block, rate in zip(network.encoder.layers, self.rates, strict=True):
+        for block, rate in zip(network.encoder.layers, drop_path_rates(self.drop_path, self.depth), strict=True):
             # The dropouts at the ends of the two branches, which DeiT does not use.
             block.dropout, block.mlp[-1] = DropPath(rate), DropPath(rate)
         for name, parameter in network.encoder.layers.named_parameters():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -35,11 +37,11 @@ class DropPath(nn.Module):
         return f"rate={self.rate:g}"
 
 
-def drop_path_rates(last: float, depth: int) -> list[float]:
+def drop_path_rates(last: float, depth: int) -> Iterator[float]:
     """The linear rule: rates from 0 at the first of `depth` branches to `last` at the last one.
 
     Raises:
         InputError: If `last` is not in [0, 1).
     """
     check_rate("drop_path", last)
-    return [last * i / max(depth - 1, 1) for i in range(depth)]
+    return (last * i / max(depth - 1, 1) for i in range(depth))

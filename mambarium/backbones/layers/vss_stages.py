@@ -65,7 +65,7 @@ class VSSStages(VisionBackbone):
 
         self.stem = stem(widths[0], stem_stride)
         self.downsample_layers = nn.ModuleList(downsampling(before, after) for before, after in pairwise(widths))
-        rates = iter(drop_path_rates(drop_path, sum(depths)))
+        rates = drop_path_rates(drop_path, sum(depths))
         self.blocks = nn.ModuleList(
             nn.Sequential(*(block(width, next(rates)) for _ in range(depth)))
             for width, depth in zip(widths, depths, strict=True)

@@ -24,6 +24,7 @@ from mambarium.tasks.task import Task
 
 LINKED_FACTS = ("num_classes", "class_names", "class_frequencies", "vocab_size")
 """What a task's constructor takes from the data module's attributes."""
+LINKED_ARGUMENTS = [f"model.{fact}" for fact in LINKED_FACTS]
 
 
 def link_data_to_model(parser: LightningArgumentParser) -> None:
@@ -77,7 +78,7 @@ def described_task(trained: TrainedModel, description: dict[str, Any], device: s
     parser.add_subclass_arguments(ExactDataModule, "data", required=True)
     link_data_to_model(parser)
     parsed = parser.parse_object({key: description[key] for key in ("model", "data")})
-    check_classes(parsed.as_dict())
+    check_classes(parsed.as_dict(), LINKED_ARGUMENTS)
     with torch.device(device):
         return instantiated(parser, parsed, trained).model
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import set_parsing_settings
 
@@ -34,12 +35,41 @@ def allow_imports(packages: Iterable[str]) -> None:
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*TRUSTED_PACKAGES, *packages])
 
 
-def check_classes(config: Any) -> None:
+def check_classes(config: Any, linked: Iterable[str] = ()) -> None:
     """Refuse a parsed configuration whose `class_path` is a function, which the parser would call for a class's object.
 
+    The parser also takes a null for any argument.
+
+    Args:
+        config: Nested mappings and lists.
+        linked: Dotted keys of the arguments that are filled in later.
+
     Raises:
-        InputError: If there is one.
+        InputError: If there is one, or an argument is null that can't be.
     """
-    for place, path in import_paths(config):
-        if place.endswith("class_path") and not isinstance(named(path), type):
-            raise InputError(f"{place}: {path} is no class; name a class")
+    for place, path, arguments in _classes(config):
+        found = named(path)
+        if not isinstance(found, type):
+            raise InputError(f"{place}.class_path: {path} is no class; name a class")
+        kinds = get_type_hints(found.__init__)  # type: ignore[misc]  # of the class that is made
+        for name, value in arguments.items():
+            if value is None and f"{place}.{name}" not in linked and not _takes_none(kinds.get(name, Any)):
+                kind = getattr(kinds[name], "__name__", kinds[name])
+                raise InputError(f"{place}.{name}: expected {kind}, found null: give a value or leave the line out")
+
+
+def _classes(config: Any, place: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every class in nested mappings and lists: its dotted key, its path and its arguments."""
+    if isinstance(config, dict):
+        if isinstance(path := config.get("class_path"), str):
+            yield place.removeprefix("."), path, config.get("init_args") or {}
+        for key, item in config.items():
+            yield from _classes(item, place if key == "init_args" else f"{place}.{key}")
+    elif isinstance(config, list | tuple):
+        for index, item in enumerate(config):
+            yield from _classes(item, f"{place}[{index}]")
+
+
+def _takes_none(kind: Any) -> bool:
+    union = get_origin(kind) in (Union, UnionType)
+    return kind in (Any, None, NoneType, object) or (union and any(_takes_none(part) for part in get_args(kind)))

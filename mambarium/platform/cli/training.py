@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mambarium.errors import InputError
 from mambarium.kernels import warm_up
-from mambarium.platform.cli.building import build_task, instantiated, link_data_to_model
+from mambarium.platform.cli.building import LINKED_ARGUMENTS, build_task, instantiated, link_data_to_model
 from mambarium.platform.cli.checkpoint_choice import (
     CKPT_PATH_HELP,
     check_fit,
@@ -176,7 +176,7 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(args)
         check_sections(self.options)
         check_seed(self.options.seed_everything)
-        check_classes({section: self.options[section].as_dict() for section in SECTIONS})
+        check_classes({section: self.options[section].as_dict() for section in SECTIONS}, LINKED_ARGUMENTS)
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint never changes the configuration; where the two differ, it is said or refused."""

@@ -56,6 +56,8 @@ Run = Callable[..., int]
         (["--config", "empty.yaml"], ["empty.yaml", "key: value"]),
         (["--config", "broken.yaml"], ["broken.yaml", "not valid YAML"]),
         (["--config", "double.yaml"], ["double.yaml, line 2", "'model' stands there twice"]),
+        (["--config", "digits.yaml", "--data.batch_size", "null"], ["data.batch_size: expected int, found null"]),
+        (["--config", "null.yaml"], ["model.backbone.depth: expected int, found null"]),
         (["--config", "typo.yaml"], ["batchsize", "did you mean 'batch_size'"]),
     ],
 )
@@ -68,6 +70,7 @@ def test_fit_explains(
     text = (tmp_path / "digits.yaml").read_text()
     (tmp_path / "plain.yaml").write_text(text[: text.index("trainer:")] + "trainer: []")
     (tmp_path / "typo.yaml").write_text(text.replace("batch_size", "batchsize"))
+    (tmp_path / "null.yaml").write_text(text.replace("depth: 1", "depth: null"))
     assert tiny("fit", *options) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and "\n" not in error, error
