@@ -11,6 +11,7 @@ UNHELPFUL_WARNINGS = (
     r".*Starting from v1\.9\.0, `tensorboardX` has been removed.*",
     r".*The ``compute`` method of metric .* was called before the ``update`` method.*",
     r".*module\(s\) in eval mode at the start of training.*",  # frozen stages are
+    r"\s*Unable to serialize instance cpu",  # the parser's, of a callback's default
     r".*You have overridden `transfer_batch_to_device`.*",
 )
 

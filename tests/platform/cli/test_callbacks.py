@@ -57,10 +57,16 @@ def callback(name: str, **arguments: Any) -> dict[str, Any]:
     ],
 )
 def test_refused_in_one_line(
-    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], callbacks: list[Any], words: str
+    tiny: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+    callbacks: list[Any],
+    words: str,
 ) -> None:
     with_callbacks(tmp_path, *callbacks, enable_progress_bar=True)
     assert tiny("fit", "--config", "run.yaml") == 2
+    assert not [found for found in recwarn if "serialize" in str(found.message)]
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and "\n" not in error, error
     assert words in error, error
