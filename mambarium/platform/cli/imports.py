@@ -51,9 +51,10 @@ def check_classes(config: Any, linked: Iterable[str] = ()) -> None:
         found = named(path)
         if not isinstance(found, type):
             raise InputError(f"{place}.class_path: {path} is no class; name a class")
-        kinds = get_type_hints(found.__init__)  # type: ignore[misc]  # of the class that is made
-        for name, value in arguments.items():
-            if value is None and f"{place}.{name}" not in linked and not _takes_none(kinds.get(name, Any)):
+        nulls = [name for name, value in arguments.items() if value is None and f"{place}.{name}" not in linked]
+        kinds = _argument_types(found) if nulls else {}
+        for name in nulls:
+            if not _takes_none(kinds.get(name, Any)):
                 kind = getattr(kinds[name], "__name__", kinds[name])
                 raise InputError(f"{place}.{name}: expected {kind}, found null: give a value or leave the line out")
 
@@ -68,6 +69,14 @@ def _classes(config: Any, place: str = "") -> Iterator[tuple[str, str, dict[str,
     elif isinstance(config, list | tuple):
         for index, item in enumerate(config):
             yield from _classes(item, f"{place}[{index}]")
+
+
+def _argument_types(made: type) -> dict[str, Any]:
+    """The types of a constructor's arguments by name, none where they name what only a type checker imports."""
+    try:
+        return get_type_hints(made.__init__)  # type: ignore[misc]  # of the class that is made, not of another
+    except NameError:
+        return {}
 
 
 def _takes_none(kind: Any) -> bool:
