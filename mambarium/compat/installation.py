@@ -24,8 +24,8 @@ _OPERATIONS = {
     "causal_conv1d.cpp_functions": "causal_conv_extension",
     "causal_conv1d_cuda": "causal_conv_extension",
     "selective_scan_cuda": "scan_extension",
-    "selective_scan_cuda_core": "core",
-    "selective_scan_cuda_oflex": "oflex",
+    "selective_scan_cuda_core": "vmamba_core",
+    "selective_scan_cuda_oflex": "vmamba_oflex",
 }
 # What a package of that name keeps for itself.
 _MODULES = {"mamba_ssm": "mamba_ssm", "mamba_ssm.modules.mamba_simple": "mamba_simple"}

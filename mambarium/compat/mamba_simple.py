@@ -84,9 +84,9 @@ class Mamba(nn.Module):
             steps = exponents.exp().clamp(min=dt_init_floor)
             self.dt_proj.bias.copy_(steps + (-torch.expm1(-steps)).log())  # what softplus makes the step of
         # The marks that training code of mamba_ssm looks for.
-        self.dt_proj.bias._no_reinit = True  # type: ignore[attr-defined]
-        self.A_log._no_weight_decay = True  # type: ignore[attr-defined]
-        self.D._no_weight_decay = True  # type: ignore[attr-defined]
+        self.dt_proj.bias._no_reinit = True  # type: ignore[attr-defined]  # tensors have room for it
+        self.A_log._no_weight_decay = True  # type: ignore[attr-defined]  # tensors have room for it
+        self.D._no_weight_decay = True  # type: ignore[attr-defined]  # tensors have room for it
 
     def forward(self, hidden_states: Tensor, inference_params: Any = None) -> Tensor:
         """Mixes along time.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mambarium.compat import causal_conv_extension as conv
-from mambarium.compat import core, oflex, scan_extension
+from mambarium.compat import scan_extension, vmamba_core, vmamba_oflex
 from mambarium.compat.causal_conv import causal_conv1d_fn, causal_conv1d_ref
 from mambarium.compat.causal_conv_varlen import causal_conv1d_varlen_states
 from mambarium.compat.mamba_simple import Mamba
@@ -62,8 +62,8 @@ def test_selective_scan_cuda(gated):
 def test_selective_scan_cuda_core_is_oflex_with_an_output_of_the_input_s_dtype():
     inputs = {name: x for name, x in scan_inputs().items() if name != "z"}
     inputs["u"], inputs["delta"] = inputs["u"].bfloat16(), inputs["delta"].bfloat16()
-    out, _ = core.fwd(*inputs.values(), True, 1)
-    wide, _ = oflex.fwd(*inputs.values(), True, 1, True)
+    out, _ = vmamba_core.fwd(*inputs.values(), True, 1)
+    wide, _ = vmamba_oflex.fwd(*inputs.values(), True, 1, True)
     assert out.dtype == torch.bfloat16 and torch.equal(out, wide.bfloat16())
 
 

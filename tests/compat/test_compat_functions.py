@@ -14,9 +14,9 @@ DIM, D_STATE, RANK, LENGTH = 6, 3, 2, 11
 @pytest.fixture(scope="module")
 def compat():
     """The functions under their own names, without leaving other packages' names in this process."""
-    from mambarium.compat import causal_conv, layer_norm, oflex, selective_scan_interface
+    from mambarium.compat import causal_conv, layer_norm, selective_scan_interface, vmamba_oflex
 
-    yield {**vars(selective_scan_interface), **vars(causal_conv), **vars(layer_norm), "oflex": oflex}
+    yield {**vars(selective_scan_interface), **vars(causal_conv), **vars(layer_norm), "oflex": vmamba_oflex}
     for name, module in list(sys.modules.items()):
         if getattr(getattr(module, "__spec__", None), "origin", None) == "mambarium.compat":
             del sys.modules[name]
