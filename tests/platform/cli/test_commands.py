@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -160,3 +161,13 @@ def test_a_finished_run_says_its_figures_again(tiny: Run, tmp_path: Path, capsys
     again = capsys.readouterr().out
     for line in first[first.index("finished") :].splitlines():
         assert line in again
+
+
+def test_steps_are_the_optimiser_s_in_all_that_is_said(tiny: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "4", "--data.passes", "null"]
+    options += ["--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "1"]
+    assert tiny("fit", "--config", "digits.yaml", *options) == 0
+    said = capsys.readouterr().out
+    assert "length   4 steps of 128 samples" in said
+    assert re.findall(r"^step (\d+)  val/", said, re.MULTILINE) == ["2", "4"]
+    assert "finished 4 steps" in said
