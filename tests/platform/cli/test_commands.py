@@ -165,7 +165,7 @@ def test_a_finished_run_says_its_figures_again(tiny: Run, tmp_path: Path, capsys
 
 def test_steps_are_the_optimiser_s_in_all_that_is_said(tiny: Run, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "4", "--data.passes", "null"]
-    options += ["--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "1"]
+    options += ["--trainer.val_check_interval", "2", "--trainer.enable_progress_bar", "true"]
     assert tiny("fit", "--config", "digits.yaml", *options) == 0
     said = capsys.readouterr().out
     assert "length   4 steps of 128 samples" in said
