@@ -1,5 +1,6 @@
 """TensorBoard logs of a run in one folder, the same after any chain of interruptions."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,11 +37,13 @@ class RunTensorBoard(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Writes points, with `pass` in place of Lightning's `epoch`, which is always 0 here.
 
+        What is no number has no point: it is the figure of a class that does not occur.
+
         Args:
             metrics: Values by name.
             step: The step they belong to.
         """
-        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        values = {name: value for name, value in metrics.items() if name != "epoch" and not math.isnan(value)}
         if self._position.passes is not None:
             values["pass"] = self._position.passes
         super().log_metrics(values, step)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from mambarium.errors import InputError
@@ -105,3 +106,13 @@ def test_missing_events_are_refused_and_the_rest_is_left(tmp_path):
     with pytest.raises(InputError, match="holds 8 of the 9 events"):
         board(tmp_path).begin({".": 9})
     assert path.stat().st_size == size
+
+
+def test_a_figure_that_does_not_exist_has_no_point(tmp_path):
+    logger = board(tmp_path)
+    logger.begin(None)
+    logger.log_metrics({"val/AP": 0.5, "val/AP_class/boat": float("nan"), "val/AP_class/crane": float("inf")}, 0)
+    logger.experiment.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["val/AP", "val/AP_class/crane", "pass"]
