@@ -53,8 +53,8 @@ def fetch(source: str) -> Path:
             return Path(huggingface_hub.hf_hub_download(repository, weights[0]))
     except LocalEntryNotFoundError as error:
         raise InputError(
-            f"{source}: no such file or folder here, and the Hugging Face hub can't be reached: give a local file, or "
-            "try again with a network"
+            f"{source}: no such file or folder here, and the Hugging Face hub can't be reached: give a local file, "
+            "null for fresh weights, or try again with a network"
         ) from error
     # The hub's client and the network's layers below it raise errors of many kinds, with a sentence in the first line.
     except Exception as error:
