@@ -10,8 +10,8 @@ import yaml
 
 import mambarium.backbones
 from mambarium.backbones.contract import Backbone
-from mambarium.platform.cli.composition import compose, read_mapping
-from mambarium.platform.cli.shipped import configs_folder
+from mambarium.platform.cli.configuration.composition import compose, read_mapping
+from mambarium.platform.cli.configuration.shipped_configs import configs_folder
 from mambarium.platform.cli.training import TrainingCLI
 from mambarium.platform.compare.matrix import read_matrix
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mambarium.platform.cli import commands, main, training
-from mambarium.platform.cli.composition import compose
-from mambarium.platform.cli.shipped import find_config
+from mambarium.platform.cli.configuration.composition import compose
+from mambarium.platform.cli.configuration.shipped_configs import find_config
 from mambarium.platform.cli.training import TrainingCLI
 
 README = Path(__file__).parents[1] / "README.md"

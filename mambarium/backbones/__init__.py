@@ -1,8 +1,6 @@
 """Backbones: networks from images or sequences to features, at their published sizes and at any other."""
 
 from mambarium.backbones.adapters import SequenceOnImages
-from mambarium.backbones.block_recurrent_transformer import BlockRecurrentTransformer
-from mambarium.backbones.block_state_transformer import BlockStateTransformer
 from mambarium.backbones.contract import (
     Backbone,
     FeatureInfo,
@@ -15,26 +13,28 @@ from mambarium.backbones.contract import (
     map_state,
     reorder_state,
 )
-from mambarium.backbones.convnext import ConvNeXt
-from mambarium.backbones.induction_mamba import InductionMamba
+from mambarium.backbones.language.block_recurrent_transformer import BlockRecurrentTransformer
+from mambarium.backbones.language.block_state_transformer.block_state_backbone import BlockStateTransformer
+from mambarium.backbones.language.induction_mamba import InductionMamba
+from mambarium.backbones.language.lstm import LSTM
+from mambarium.backbones.language.mamba.mamba_backbone import Mamba
+from mambarium.backbones.language.moe_mamba.moe_mamba_backbone import MoEMamba
+from mambarium.backbones.language.s4d import S4D
+from mambarium.backbones.language.transformer.transformer_backbone import Transformer
 from mambarium.backbones.layers.initialization import initialize
-from mambarium.backbones.local_vim import LocalVim
-from mambarium.backbones.local_vmamba import LocalVMamba
-from mambarium.backbones.lstm import LSTM
-from mambarium.backbones.mamba import Mamba
-from mambarium.backbones.mamba_yolo import MambaYOLO
-from mambarium.backbones.mambaout import MambaOut
-from mambarium.backbones.mambavision import MambaVision
-from mambarium.backbones.moe_mamba import MoEMamba
 from mambarium.backbones.published.loading import load_pretrained
 from mambarium.backbones.published.report import LoadReport
-from mambarium.backbones.s4d import S4D
-from mambarium.backbones.swin import Swin
-from mambarium.backbones.transformer import Transformer
 from mambarium.backbones.variants import from_variant, list_variants
-from mambarium.backbones.vim import Vim
-from mambarium.backbones.vit import ViT
-from mambarium.backbones.vmamba import VMamba
+from mambarium.backbones.vision.convnext.convnext_backbone import ConvNeXt
+from mambarium.backbones.vision.local_mamba.local_vim import LocalVim
+from mambarium.backbones.vision.local_mamba.local_vmamba import LocalVMamba
+from mambarium.backbones.vision.mamba_yolo import MambaYOLO
+from mambarium.backbones.vision.mambaout.mambaout_backbone import MambaOut
+from mambarium.backbones.vision.mambavision.mambavision_backbone import MambaVision
+from mambarium.backbones.vision.swin.swin_backbone import Swin
+from mambarium.backbones.vision.vim.vim_backbone import Vim
+from mambarium.backbones.vision.vit.vit_backbone import ViT
+from mambarium.backbones.vision.vmamba.vmamba_backbone import VMamba
 
 __all__ = [
     "LSTM",

@@ -9,38 +9,35 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
-from mambarium.backbones import (
-    convnext,
-    local_vim,
-    local_vmamba,
-    mamba,
-    mamba_yolo,
-    mambaout,
-    mambavision,
-    moe_mamba,
-    swin,
-    transformer,
-    vim,
-    vit,
-    vmamba,
-)
 from mambarium.backbones.contract import Backbone
+from mambarium.backbones.language.mamba import mamba_backbone
+from mambarium.backbones.language.moe_mamba import moe_mamba_backbone
+from mambarium.backbones.language.transformer import transformer_backbone
+from mambarium.backbones.vision import mamba_yolo
+from mambarium.backbones.vision.convnext import convnext_backbone
+from mambarium.backbones.vision.local_mamba import local_vim, local_vmamba
+from mambarium.backbones.vision.mambaout import mambaout_backbone
+from mambarium.backbones.vision.mambavision import mambavision_backbone
+from mambarium.backbones.vision.swin import swin_backbone
+from mambarium.backbones.vision.vim import vim_backbone
+from mambarium.backbones.vision.vit import vit_backbone
+from mambarium.backbones.vision.vmamba import vmamba_backbone
 from mambarium.errors import InputError
 
 VARIANTS: dict[str, Callable[..., Backbone]] = {
-    **mamba.VARIANTS,
-    **moe_mamba.VARIANTS,
-    **transformer.VARIANTS,
-    **vim.VARIANTS,
-    **vmamba.VARIANTS,
-    **mambavision.VARIANTS,
-    **mambaout.VARIANTS,
+    **mamba_backbone.VARIANTS,
+    **moe_mamba_backbone.VARIANTS,
+    **transformer_backbone.VARIANTS,
+    **vim_backbone.VARIANTS,
+    **vmamba_backbone.VARIANTS,
+    **mambavision_backbone.VARIANTS,
+    **mambaout_backbone.VARIANTS,
     **local_vim.VARIANTS,
     **local_vmamba.VARIANTS,
     **mamba_yolo.VARIANTS,
-    **vit.VARIANTS,
-    **swin.VARIANTS,
-    **convnext.VARIANTS,
+    **vit_backbone.VARIANTS,
+    **swin_backbone.VARIANTS,
+    **convnext_backbone.VARIANTS,
 }
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mambarium.backbones.mamba import Mamba
-from mambarium.backbones.published import mamba as published_mamba
+from mambarium.backbones.language.mamba import mamba_checkpoints as published_mamba
+from mambarium.backbones.language.mamba.mamba_backbone import Mamba
 from mambarium.backbones.published.writing import official_weights, write_safetensors
 from mambarium.errors import InputError
 from mambarium.tasks.objective import Objective

@@ -180,7 +180,7 @@ def after_batch(number: int, action: Callable[[], None]) -> Callable[[], None]:
     """
 
     def prepare() -> None:
-        from mambarium.platform.resume.position import Position
+        from mambarium.platform.position import Position
 
         plain = Position.on_train_batch_end
 

@@ -31,7 +31,7 @@ import yaml
 from commands import finish, import_all
 
 from mambarium.platform.cli import training
-from mambarium.platform.cli.shipped import configs_folder
+from mambarium.platform.cli.configuration.shipped_configs import configs_folder
 from mambarium.platform.yaml_files import resolve_yaml
 
 FIRST_STEP = 99

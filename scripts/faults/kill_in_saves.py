@@ -68,7 +68,7 @@ def kill_in_save(save: int, point: int) -> Callable[[], None]:
     """
 
     def prepare() -> None:
-        from mambarium.platform.resume.checkpoints import RunCheckpoint
+        from mambarium.platform.runs.checkpoints import RunCheckpoint
 
         state = {"saves": 0, "operations": 0}
         saving = False

@@ -9,39 +9,36 @@ import torch
 from torch import Tensor
 
 from mambarium.backbones.contract import Backbone
-from mambarium.backbones.published import (
-    convnext,
-    local_vim,
-    local_vmamba,
-    mamba,
-    mambaout,
-    mambavision,
-    swin,
-    vim,
-    vit,
-    vmamba,
-)
+from mambarium.backbones.language.mamba import mamba_checkpoints
 from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.vision.convnext import convnext_checkpoints
+from mambarium.backbones.vision.local_mamba import local_vim_checkpoints, local_vmamba_checkpoints
+from mambarium.backbones.vision.mambaout import mambaout_checkpoints
+from mambarium.backbones.vision.mambavision import mambavision_checkpoints
+from mambarium.backbones.vision.swin import swin_checkpoints
+from mambarium.backbones.vision.vim import vim_checkpoints
+from mambarium.backbones.vision.vit import vit_checkpoints
+from mambarium.backbones.vision.vmamba import vmamba_checkpoints
 from mambarium.errors import InputError
 
 FORMATS = (
-    mamba.ORIGINAL,
-    mamba.TRANSFORMERS,
-    vim.FORMAT,
-    local_vim.FORMAT,
-    local_vmamba.FORMAT,  # before VMamba's, whose names it has too
-    vmamba.FORMAT,
-    mambavision.FORMAT,
-    mambaout.OFFICIAL,
-    mambaout.TIMM,
-    vit.OFFICIAL,
-    vit.TORCHVISION,
-    swin.OFFICIAL,
-    swin.TIMM,
-    swin.TORCHVISION,
-    convnext.OFFICIAL,
-    convnext.TIMM,
-    convnext.TORCHVISION,
+    mamba_checkpoints.ORIGINAL,
+    mamba_checkpoints.TRANSFORMERS,
+    vim_checkpoints.FORMAT,
+    local_vim_checkpoints.FORMAT,
+    local_vmamba_checkpoints.FORMAT,  # before VMamba's, whose names it has too
+    vmamba_checkpoints.FORMAT,
+    mambavision_checkpoints.FORMAT,
+    mambaout_checkpoints.OFFICIAL,
+    mambaout_checkpoints.TIMM,
+    vit_checkpoints.OFFICIAL,
+    vit_checkpoints.TORCHVISION,
+    swin_checkpoints.OFFICIAL,
+    swin_checkpoints.TIMM,
+    swin_checkpoints.TORCHVISION,
+    convnext_checkpoints.OFFICIAL,
+    convnext_checkpoints.TIMM,
+    convnext_checkpoints.TORCHVISION,
 )
 """The first format of a family is its official one."""
 

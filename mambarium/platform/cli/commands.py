@@ -31,9 +31,9 @@ def run_training_command(name: str) -> Callable[[list[str]], int]:
 
 def run_compare(arguments: list[str]) -> int:
     """The runner of `compare`."""
-    from mambarium.platform.cli.composition import paired
-    from mambarium.platform.cli.function import run_function
-    from mambarium.platform.cli.shipped import find_config
+    from mambarium.platform.cli.configuration.composition import paired
+    from mambarium.platform.cli.configuration.shipped_configs import find_config
+    from mambarium.platform.cli.typed_commands import run_function
     from mambarium.platform.compare.command import compare
 
     found = [
@@ -47,8 +47,8 @@ def run_compare(arguments: list[str]) -> int:
 
 def run_list(arguments: list[str]) -> int:
     """The runner of `list`, whose pattern needs no option's name."""
-    from mambarium.platform.cli.function import run_function
     from mambarium.platform.cli.listing import list_backbones
+    from mambarium.platform.cli.typed_commands import run_function
 
     named = arguments and not arguments[0].startswith("-")
     return run_function("list", list_backbones, ["--pattern", *arguments] if named else arguments)
@@ -63,9 +63,9 @@ def run_show_data(arguments: list[str]) -> int:
 
 def run_export(arguments: list[str]) -> int:
     """The runner of `export`; its checkpoint may be named by `--checkpoint` too, and `--trust` be given repeatedly."""
-    from mambarium.platform.cli.composition import paired
+    from mambarium.platform.cli.configuration.composition import paired
     from mambarium.platform.cli.export import export
-    from mambarium.platform.cli.function import run_function
+    from mambarium.platform.cli.typed_commands import run_function
 
     spellings = {"--checkpoint": "--ckpt_path", "--trust": "--trust+"}
     spelled = [(spellings.get(option, option), value) for option, value in paired(arguments)]

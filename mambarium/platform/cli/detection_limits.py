@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mambarium.platform.data.detection_images import DetectionImages
-from mambarium.platform.data.module import ExactDataModule
-from mambarium.platform.data.multitask import MultiTaskData
-from mambarium.tasks.average_precision import OFFICIAL_LIMITS
-from mambarium.tasks.detection import DetectionObjective
-from mambarium.tasks.multitask import ObjectiveSet
+from mambarium.platform.data.core.data_module import ExactDataModule
+from mambarium.platform.data.core.multitask import MultiTaskData
+from mambarium.platform.data.images.detection.detection_images import DetectionImages
+from mambarium.tasks.detection.average_precision import OFFICIAL_LIMITS
+from mambarium.tasks.detection.detection_task import DetectionObjective
+from mambarium.tasks.multitask.several_tasks import ObjectiveSet
 from mambarium.tasks.objective import Objective
 from mambarium.tasks.task import Task
 

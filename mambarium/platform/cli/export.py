@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from mambarium.errors import InputError
-from mambarium.platform.cli.building import build_task
-from mambarium.platform.cli.checkpoint_choice import choose_checkpoint, load_checkpoint, run_path
-from mambarium.platform.cli.imports import allow_imports
-from mambarium.platform.cli.shipped import find_config
-from mambarium.platform.cli.trained import TrainedModel
-from mambarium.platform.run_folder import RunFolder
+from mambarium.platform.cli.configuration.allowed_imports import allow_imports
+from mambarium.platform.cli.configuration.building import build_task
+from mambarium.platform.cli.configuration.checkpoint_choice import choose_checkpoint, load_checkpoint, run_path
+from mambarium.platform.cli.configuration.shipped_configs import find_config
+from mambarium.platform.cli.configuration.trained_model import TrainedModel
+from mambarium.platform.runs.run_folder import RunFolder
 from mambarium.tasks import export_official, export_transformers
 
 

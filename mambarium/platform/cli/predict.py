@@ -12,19 +12,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mambarium.errors import InputError
-from mambarium.platform.data.dense_images import DenseImages
-from mambarium.platform.data.detection_images import DetectionImages
-from mambarium.platform.data.image_files import find_images
-from mambarium.platform.data.images import ClassificationImages
-from mambarium.platform.data.module import ExactDataModule
-from mambarium.platform.data.multitask import MultiTaskData
-from mambarium.platform.data.text import Text
+from mambarium.platform.data.core.data_module import ExactDataModule
+from mambarium.platform.data.core.multitask import MultiTaskData
+from mambarium.platform.data.images.classification.labelled_images import ClassificationImages
+from mambarium.platform.data.images.dense.dense_images import DenseImages
+from mambarium.platform.data.images.detection.detection_images import DetectionImages
+from mambarium.platform.data.images.image_files import find_images
+from mambarium.platform.data.text.text_data import Text
 from mambarium.platform.pictures.files import DetectionFiles, MaskFiles, new_folder
-from mambarium.tasks.classification import ImageClassification
-from mambarium.tasks.detection import ObjectDetection
-from mambarium.tasks.language_modeling import LanguageModeling
-from mambarium.tasks.multitask import MultiTask
-from mambarium.tasks.segmentation import SemanticSegmentation
+from mambarium.tasks.classification.classification_task import ImageClassification
+from mambarium.tasks.detection.detection_task import ObjectDetection
+from mambarium.tasks.language_modeling.language_modeling_task import LanguageModeling
+from mambarium.tasks.multitask.several_tasks import MultiTask
+from mambarium.tasks.segmentation.segmentation_task import SemanticSegmentation
 
 CLASSES_PER_IMAGE = 5
 

@@ -10,16 +10,16 @@ import yaml
 from PIL import Image
 
 from mambarium.errors import InputError
-from mambarium.platform.cli.composition import CONFIG_OPTIONS, compose, paired
-from mambarium.platform.cli.parser import StrictParser
+from mambarium.platform.cli.configuration.composition import CONFIG_OPTIONS, compose, paired
+from mambarium.platform.cli.configuration.parser import StrictParser
 from mambarium.platform.cli.quiet import quiet_lightning
-from mambarium.platform.data.dense_images import DenseImages
-from mambarium.platform.data.images import ClassificationImages
-from mambarium.platform.data.module import ExactDataModule, Samples
-from mambarium.platform.data.multitask import MultiTaskData
-from mambarium.platform.data.pictures import arrange, draw_sample
-from mambarium.platform.data.synthetic import SyntheticSequences
-from mambarium.platform.data.text import Text
+from mambarium.platform.data.core.data_module import ExactDataModule, Samples
+from mambarium.platform.data.core.multitask import MultiTaskData
+from mambarium.platform.data.images.classification.labelled_images import ClassificationImages
+from mambarium.platform.data.images.dense.dense_images import DenseImages
+from mambarium.platform.data.images.drawing import arrange, draw_sample
+from mambarium.platform.data.synthetic.synthetic_data import SyntheticSequences
+from mambarium.platform.data.text.text_data import Text
 from mambarium.tasks.batches import IGNORED_TARGET
 
 Part = Literal["train", "val", "test"]

@@ -15,8 +15,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mambarium.errors import InputError
 from mambarium.kernels import warm_up
-from mambarium.platform.cli.building import LINKED_ARGUMENTS, build_task, instantiated, link_data_to_model
-from mambarium.platform.cli.checkpoint_choice import (
+from mambarium.platform.cli.configuration.allowed_imports import allow_imports, check_classes
+from mambarium.platform.cli.configuration.building import LINKED_ARGUMENTS, build_task, instantiated, link_data_to_model
+from mambarium.platform.cli.configuration.checkpoint_choice import (
     CKPT_PATH_HELP,
     check_fit,
     check_same_run,
@@ -25,8 +26,15 @@ from mambarium.platform.cli.checkpoint_choice import (
     load_checkpoint,
     run_path,
 )
-from mambarium.platform.cli.composition import SECTIONS, Composition, compose, paired
-from mambarium.platform.cli.description import (
+from mambarium.platform.cli.configuration.composition import SECTIONS, Composition, compose, paired
+from mambarium.platform.cli.configuration.parser import StrictParser
+from mambarium.platform.cli.configuration.trained_model import TrainedModel
+from mambarium.platform.cli.configuration.trainer_options import evaluation_trainer, fit_trainer
+from mambarium.platform.cli.predict import PREDICT_OPTIONS, add_predict_arguments, predict
+from mambarium.platform.cli.processes import ending_together
+from mambarium.platform.cli.quiet import quiet_lightning
+from mambarium.platform.cli.result_files import metric_lines, recorded, write_result
+from mambarium.platform.cli.start_lines import (
     describe_end,
     describe_start,
     metrics_of,
@@ -34,20 +42,12 @@ from mambarium.platform.cli.description import (
     run_checkpoint,
     train_seconds,
 )
-from mambarium.platform.cli.imports import allow_imports, check_classes
-from mambarium.platform.cli.parser import StrictParser
-from mambarium.platform.cli.predict import PREDICT_OPTIONS, add_predict_arguments, predict
-from mambarium.platform.cli.processes import ending_together
-from mambarium.platform.cli.quiet import quiet_lightning
-from mambarium.platform.cli.results import metric_lines, recorded, write_result
-from mambarium.platform.cli.trained import TrainedModel
-from mambarium.platform.cli.trainer import evaluation_trainer, fit_trainer
-from mambarium.platform.data.module import ExactDataModule
-from mambarium.platform.memory import keep_freed_memory
-from mambarium.platform.resume.recovery import Found, check_restorable, check_unfinished, hand_over
-from mambarium.platform.resume.settings import exact_trainer_settings
-from mambarium.platform.resume.signals import Interrupted
-from mambarium.platform.run_folder import Decision, ResumePolicy, RunFolder, Status, Step
+from mambarium.platform.data.core.data_module import ExactDataModule
+from mambarium.platform.freed_memory import keep_freed_memory
+from mambarium.platform.runs.recovery import Found, check_restorable, check_unfinished, hand_over
+from mambarium.platform.runs.run_folder import Decision, ResumePolicy, RunFolder, Status, Step
+from mambarium.platform.runs.signals import Interrupted
+from mambarium.platform.runs.trainer_settings import exact_trainer_settings
 from mambarium.tasks.task import Task
 
 COMMAND_KEYS = ("config", "name", "runs_dir", "resume", "ckpt_path", "trust", *PREDICT_OPTIONS)

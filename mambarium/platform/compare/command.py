@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.text import Text
 
 from mambarium.errors import InputError
-from mambarium.platform.atomic_files import write_atomically
+from mambarium.files import write_atomically
+from mambarium.platform.compare.cell_process import FolderLock, SignalRelay, in_use
+from mambarium.platform.compare.cell_records import load_record
 from mambarium.platform.compare.matrix import Cell, Matrix, read_matrix
-from mambarium.platform.compare.process import FolderLock, SignalRelay, in_use
-from mambarium.platform.compare.progress import Progress
-from mambarium.platform.compare.record import load_record
 from mambarium.platform.compare.report import markdown_report, terminal_table, unfinished_lines
-from mambarium.platform.compare.results import CellResult, collect_results, write_results
+from mambarium.platform.compare.results_table import CellResult, collect_results, write_results
 from mambarium.platform.compare.runner import PROGRAM, Runner
+from mambarium.platform.compare.status import Progress
 
 # Longer than `fit` needs to end its step and write a checkpoint.
 _PATIENCE_SECONDS = 60.0

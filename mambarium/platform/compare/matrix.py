@@ -11,7 +11,7 @@ from typing import Any
 
 from mambarium.errors import InputError
 from mambarium.platform.cli.messages import suggestion
-from mambarium.platform.compare.definition import Definition, digest
+from mambarium.platform.compare.cell_definition import Definition, digest
 from mambarium.platform.yaml_files import YAML_ENDINGS, load_yaml, resolve_yaml
 
 # Options that the comparison sets for every cell by itself.

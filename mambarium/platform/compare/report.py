@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from mambarium.platform.compare.record import Outcome
-from mambarium.platform.compare.results import CellResult
+from mambarium.platform.compare.cell_records import Outcome
+from mambarium.platform.compare.results_table import CellResult
 
 _ARROWS = {"max": "↑", "min": "↓"}
 

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import mambarium
 from mambarium.errors import InputError
-from mambarium.platform.compare.matrix import Cell
-from mambarium.platform.compare.process import STOP_SIGNALS, FolderLock, SignalRelay, start_child
-from mambarium.platform.compare.progress import Progress
-from mambarium.platform.compare.record import (
+from mambarium.platform.compare.cell_process import STOP_SIGNALS, FolderLock, SignalRelay, start_child
+from mambarium.platform.compare.cell_records import (
     CellFiles,
     CellRecord,
     Status,
@@ -23,7 +21,9 @@ from mambarium.platform.compare.record import (
     read_outcome,
     save_record,
 )
-from mambarium.platform.run_folder import now
+from mambarium.platform.compare.matrix import Cell
+from mambarium.platform.compare.status import Progress
+from mambarium.platform.runs.run_folder import now
 
 # The command line with which a cell's commands are given to this Python.
 PROGRAM = (sys.executable, "-m", "mambarium")

@@ -1,29 +1,29 @@
 """Data modules: each gives exactly reproducible batches of one kind of data, in Python or by name in YAML."""
 
-from mambarium.platform.data.associative_recall import AssociativeRecall
-from mambarium.platform.data.coco import CocoDetection
-from mambarium.platform.data.dense_transforms import (
+from mambarium.platform.data.core.data_module import ExactDataModule
+from mambarium.platform.data.core.multitask import MultiTaskData
+from mambarium.platform.data.images.classification.digits import Digits
+from mambarium.platform.data.images.classification.hub_images import HubImages
+from mambarium.platform.data.images.classification.image_folder import ImageFolder
+from mambarium.platform.data.images.dense.dense_transforms import (
     CopyPaste,
     LargeScaleJitter,
     Mosaic,
     ResizeShortSide,
     WindowCrop,
 )
-from mambarium.platform.data.digit_scenes import DigitSceneDetection, DigitSceneSegmentation
-from mambarium.platform.data.digits import Digits
-from mambarium.platform.data.hub_detection import HubDetection
-from mambarium.platform.data.hub_images import HubImages
-from mambarium.platform.data.hub_segmentation import HubSegmentation
-from mambarium.platform.data.hub_text import HubText
-from mambarium.platform.data.image_folder import ImageFolder
-from mambarium.platform.data.induction_heads import InductionHeads
-from mambarium.platform.data.mask_folder import MaskFolder
-from mambarium.platform.data.module import ExactDataModule
-from mambarium.platform.data.multitask import MultiTaskData
-from mambarium.platform.data.pydoc_topics import PydocTopics
-from mambarium.platform.data.selective_copying import SelectiveCopying
-from mambarium.platform.data.text_files import TextFiles
-from mambarium.platform.data.voc import VocDetection
+from mambarium.platform.data.images.dense.digit_scenes import DigitSceneDetection, DigitSceneSegmentation
+from mambarium.platform.data.images.detection.coco import CocoDetection
+from mambarium.platform.data.images.detection.hub_detection import HubDetection
+from mambarium.platform.data.images.detection.voc import VocDetection
+from mambarium.platform.data.images.segmentation.hub_segmentation import HubSegmentation
+from mambarium.platform.data.images.segmentation.mask_folder import MaskFolder
+from mambarium.platform.data.synthetic.associative_recall import AssociativeRecall
+from mambarium.platform.data.synthetic.induction_heads import InductionHeads
+from mambarium.platform.data.synthetic.selective_copying import SelectiveCopying
+from mambarium.platform.data.text.hub_text import HubText
+from mambarium.platform.data.text.pydoc_topics import PydocTopics
+from mambarium.platform.data.text.text_files import TextFiles
 
 __all__ = [
     "AssociativeRecall",

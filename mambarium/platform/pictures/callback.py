@@ -11,19 +11,19 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from mambarium.errors import InputError
-from mambarium.platform.data.module import ExactDataModule
-from mambarium.platform.data.multitask import MultiTaskData
+from mambarium.platform.data.core.data_module import ExactDataModule
+from mambarium.platform.data.core.multitask import MultiTaskData
 from mambarium.platform.pictures.predicted import (
     class_below_truth,
     detections_beside_truth,
     segmentation_beside_truth,
 )
-from mambarium.platform.resume.tensorboard import RunTensorBoard
-from mambarium.tasks.classification import ClassificationObjective
-from mambarium.tasks.detection import DetectionObjective
-from mambarium.tasks.multitask import ObjectiveSet
+from mambarium.platform.runs.tensorboard import RunTensorBoard
+from mambarium.tasks.classification.classification_task import ClassificationObjective
+from mambarium.tasks.detection.detection_task import DetectionObjective
+from mambarium.tasks.multitask.several_tasks import ObjectiveSet
 from mambarium.tasks.objective import Objective, VisionObjective
-from mambarium.tasks.segmentation import SegmentationObjective
+from mambarium.tasks.segmentation.segmentation_task import SegmentationObjective
 from mambarium.tasks.task import Task
 
 KINDS: dict[type[Objective], tuple[str, Callable[[Any, Any, Sequence[str]], Tensor]]] = {

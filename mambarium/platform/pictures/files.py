@@ -14,12 +14,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from mambarium.errors import InputError
-from mambarium.platform.data.image_data import ImageData
-from mambarium.platform.data.pictures import paint_classes
+from mambarium.platform.data.images.drawing import paint_classes
+from mambarium.platform.data.images.image_data import ImageData
 from mambarium.platform.pictures.masks import write_mask, write_picture
 from mambarium.platform.pictures.predicted import draw_detections
-from mambarium.tasks.heads.detector import Detections
-from mambarium.tasks.mask_encoding import encode_mask, paste_mask
+from mambarium.tasks.detection.detector import Detections
+from mambarium.tasks.detection.mask_encoding import encode_mask, paste_mask
 
 
 @contextmanager

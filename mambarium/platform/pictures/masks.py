@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from mambarium.platform.data.pictures import class_color, painted_classes
+from mambarium.platform.data.images.drawing import class_color, painted_classes
 from mambarium.tasks.batches import IGNORED_CLASS
 
 IGNORED_COLOR = (224, 224, 224)

@@ -9,8 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from mambarium.platform.data.image_samples import LabelledImage
-from mambarium.platform.data.pictures import (
+from mambarium.platform.data.images.drawing import (
     MASK_OPACITY,
     CaptionLine,
     arrange,
@@ -20,8 +19,9 @@ from mambarium.platform.data.pictures import (
     enlarged,
     with_caption,
 )
-from mambarium.tasks.heads.detector import Detections
-from mambarium.tasks.mask_encoding import paste_masks
+from mambarium.platform.data.images.image_samples import LabelledImage
+from mambarium.tasks.detection.detector import Detections
+from mambarium.tasks.detection.mask_encoding import paste_masks
 
 SHOWN_SCORE = 0.4
 """Less sure detections are not drawn."""

@@ -7,9 +7,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mambarium.errors import InputError
-from mambarium.platform.data.text import Text
-from mambarium.platform.resume.tensorboard import RunTensorBoard
-from mambarium.tasks.language_modeling import LanguageModeling
+from mambarium.platform.data.text.text_data import Text
+from mambarium.platform.runs.tensorboard import RunTensorBoard
+from mambarium.tasks.language_modeling.language_modeling_task import LanguageModeling
 
 
 class TextSamples(Callback):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mambarium.errors import InputError
-from mambarium.platform.cli.composition import compose
+from mambarium.platform.cli.configuration.composition import compose
 
 CONFIG = """
 model:

@@ -14,8 +14,8 @@ from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, Precision
 from torch.utils.data import DataLoader
 
 from mambarium.backbones.contract import Backbone
-from mambarium.platform.cli.devices import ClippedMixedPrecision
-from mambarium.platform.cli.shipped import configs_folder
+from mambarium.platform.cli.configuration.devices import ClippedMixedPrecision
+from mambarium.platform.cli.configuration.shipped_configs import configs_folder
 from mambarium.platform.data import Digits, DigitSceneDetection, PydocTopics
 from mambarium.tasks import FCOS, ImageClassification, LanguageModeling, ObjectDetection
 from mambarium.tasks.task import Task

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mambarium.errors import InputError
-from mambarium.platform.cli.imports import check_classes
+from mambarium.platform.cli.configuration.allowed_imports import check_classes
 
 
 def named(class_path: str, **init_args: Any) -> dict[str, Any]:

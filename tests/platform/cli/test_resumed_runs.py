@@ -39,8 +39,8 @@ data:
     image_size: 32
     num_workers: 2
     train_transforms:
-    - {{class_path: mambarium.platform.data.dense_transforms.Mosaic, init_args: {{size: 32}}}}
-    - {{class_path: mambarium.platform.data.dense_transforms.CopyPaste}}
+    - {{class_path: mambarium.platform.data.Mosaic, init_args: {{size: 32}}}}
+    - {{class_path: mambarium.platform.data.CopyPaste}}
 """
 SEGMENTATION = f"""
 model:
@@ -55,7 +55,7 @@ data:
     num_scenes: 12
     image_size: 32
     train_transforms:
-    - {{class_path: mambarium.platform.data.dense_transforms.WindowCrop, init_args: {{height: 24, width: 24}}}}
+    - {{class_path: mambarium.platform.data.WindowCrop, init_args: {{height: 24, width: 24}}}}
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mambarium.platform.data.pictures import class_color
+from mambarium.platform.data.images.drawing import class_color
 
 CONFIG = """
 model:

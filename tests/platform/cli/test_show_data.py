@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mambarium.platform.data.pictures import arrange, class_color, draw_classes, draw_objects
+from mambarium.platform.data.images.drawing import arrange, class_color, draw_classes, draw_objects
 
 SCENES = """
 model: {class_path: NoSuchTask}

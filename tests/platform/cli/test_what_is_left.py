@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mambarium.platform.cli import main
-from mambarium.platform.run_folder import RunFolder
+from mambarium.platform.runs.run_folder import RunFolder
 from mambarium.tasks.task import Task
 
 Run = Callable[..., int]

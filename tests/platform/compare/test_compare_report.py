@@ -8,10 +8,10 @@ from typing import Literal
 import pytest
 from rich.console import Console
 
+from mambarium.platform.compare.cell_records import CellRecord, Outcome, Status
 from mambarium.platform.compare.matrix import Cell
-from mambarium.platform.compare.record import CellRecord, Outcome, Status
 from mambarium.platform.compare.report import markdown_report, mean, sample_std, summarize, terminal_table
-from mambarium.platform.compare.results import CellResult
+from mambarium.platform.compare.results_table import CellResult
 
 
 def finished(

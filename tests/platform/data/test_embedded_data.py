@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from mambarium.errors import InputError
 from mambarium.platform.data import Digits, ExactDataModule, PydocTopics
-from mambarium.platform.resume.position import Position
+from mambarium.platform.position import Position
 
 
 def with_trainer(data: ExactDataModule, finished: int = 0, **arguments: int) -> ExactDataModule:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mambarium.platform.data.detection_samples import detection_sample
-from mambarium.platform.data.image_samples import LabelledImage
-from mambarium.platform.data.pictures import LINE_HEIGHT, class_color
-from mambarium.platform.data.segmentation_samples import segmentation_sample
+from mambarium.platform.data.images.detection.detection_samples import detection_sample
+from mambarium.platform.data.images.drawing import LINE_HEIGHT, class_color
+from mambarium.platform.data.images.image_samples import LabelledImage
+from mambarium.platform.data.images.segmentation.segmentation_samples import segmentation_sample
 from mambarium.platform.pictures.predicted import (
     RIGHT,
     WRONG,
@@ -14,7 +14,7 @@ from mambarium.platform.pictures.predicted import (
     detections_beside_truth,
     segmentation_beside_truth,
 )
-from mambarium.tasks.heads.detector import Detections
+from mambarium.tasks.detection.detector import Detections
 
 BLACK = torch.zeros(3, 24, 24, dtype=torch.uint8)
 

@@ -1,0 +1,1 @@
+"""The Block-State Transformer."""

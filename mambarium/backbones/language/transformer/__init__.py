@@ -1,0 +1,1 @@
+"""The Transformer to compare with."""

@@ -1,0 +1,1 @@
+"""LocalMamba: LocalVim and LocalVMamba."""

@@ -1,0 +1,320 @@
+"""LocalVim: Vim whose blocks scan the patches along four routes of their own, in windows among them.
+
+"LocalMamba: Visual State Space Model with Windowed Selective Scan" (Huang et al. 2024, arXiv 2403.09338), as in the
+official `hunto/LocalMamba` (`local_vim.py`, `multi_mamba.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
+from mambarium.backbones.layers.arguments import check_at_least, check_images, check_mamba_sizes
+from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
+from mambarium.backbones.layers.linear import Linear
+from mambarium.backbones.layers.patches import resize_positions, resize_stored_positions
+from mambarium.backbones.layers.routes import route_named
+from mambarium.backbones.layers.selective_ssm import SelectiveSSM
+from mambarium.backbones.vision.local_mamba.local_scan import ChannelGate, Visit, visit
+from mambarium.backbones.vision.vim.vim_backbone import VimClassifier
+from mambarium.errors import InputError
+from mambarium.kernels.grid.routes import Route
+
+# The routes of the paper without search.
+_UNSEARCHED = ("rows", "rows_backwards", "window_2", "window_2_backwards")
+# Rotary positions count the grid as this many rows and columns, however many there are.
+_ROTARY_LENGTH = 14
+
+
+class LocalVim(VisionBackbone):
+    """LocalVim, from images to one map of patch features and the class token.
+
+    The features are the residual sum before the final norm, which belongs to `classifier`.
+
+    Args:
+        image_size: Height and width of the images for which positions are learned; for others they are interpolated.
+        patch_size: Height and width of a patch.
+        width: Size of a patch's vector, a multiple of 4.
+        routes: The routes of each block, any number; as many blocks as entries. A route is "rows", "columns" or
+            "window_N" (window by window of NxN patches), each also with "_backwards".
+        d_state: Size of one channel's state.
+        d_conv: Width of the causal convolutions, 2 to 4.
+        expand: Inner channels per channel of the width.
+        dt_rank: Rank of the projection to the time step; "auto" is ceil(width / 16).
+        class_token: Put a class token in the middle of the patches. Without it positions are rotary too, and
+            classification averages the patches.
+        drop_path: Probability of dropping the last block for a sample in training; linearly less before.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        patch_size: int = 4,
+        width: int = 128,
+        routes: tuple[tuple[str, ...], ...] = (_UNSEARCHED,) * 4,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        class_token: bool = False,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        depth = len(routes)
+        check_at_least("LocalVim's number of routes entries, one for each block,", depth, 1)
+        check_at_least("the number of routes of a LocalVim block", min(len(names) for names in routes), 1)
+        check_at_least("patch_size", patch_size, 1)
+        check_mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
+        if width % 4:
+            raise InputError(f"LocalVim's width must be a multiple of 4, got {width}")
+        self.width, self.patch_size, self.size_divisibility = width, patch_size, patch_size
+        self.feature_info = (FeatureInfo(width, patch_size),)
+        self.grid_size = self._grid(image_size, image_size)
+        num_patches = self.grid_size[0] * self.grid_size[1]
+
+        of_block = [tuple(map(route_named, names)) for names in routes]
+        self.routes = {route for of_one in of_block for route in of_one}
+        self.patch_embed = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.layers = nn.ModuleList(
+            LocalVimBlock(width, depth, of_one, d_state, d_conv, expand, dt_rank, rate)
+            for of_one, rate in zip(of_block, drop_path_rates(drop_path, depth), strict=True)
+        )
+        self.pos_embed = nn.Parameter(torch.empty(1, num_patches + int(class_token), width))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Positions from a truncated normal distribution, the class token zero."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            nn.init.zeros_(self.cls_token)
+
+    def forward(self, images: Tensor) -> VisionFeatures:
+        """Features of images (batch, 3, height, width).
+
+        Raises:
+            InputError: If the images do not have 3 channels, or their height or width is not a multiple of the
+                patch size.
+        """
+        check_images(images)
+        grid = self._grid(images.shape[-2], images.shape[-1])
+        num_patches = grid[0] * grid[1]
+        middle = num_patches // 2
+        x = self.patch_embed(images).flatten(2).transpose(1, 2)  # (batch, patches, width)
+        rotation = None
+        if self.cls_token is None:
+            residual = (x + resize_positions(self.pos_embed, self.grid_size, grid)).float()
+            rotation = _rotation(self.width, self.grid_size, grid, x.device)
+        else:
+            learned = self.grid_size[0] * self.grid_size[1] // 2
+            before, position, after = self.pos_embed.tensor_split([learned, learned + 1], dim=1)
+            x = (x + resize_positions(torch.cat([before, after], dim=1), self.grid_size, grid)).float()
+            token = (self.cls_token + position).float().expand(x.shape[0], -1, -1)
+            residual = torch.cat([x[:, :middle], token, x[:, middle:]], dim=1)
+
+        visits = {route: visit(route, grid, self.cls_token is not None, x.device) for route in self.routes}
+        for layer in self.layers:
+            if rotation is not None:
+                residual = _rotate(residual, *rotation)
+            residual = layer(residual, visits)
+
+        class_token = None
+        if self.cls_token is not None:
+            class_token = residual[:, middle]
+            residual = torch.cat([residual[:, :middle], residual[:, middle + 1 :]], dim=1)
+        return VisionFeatures([residual.transpose(1, 2).unflatten(2, grid)], class_token, {})
+
+    def classifier(self, num_classes: int) -> VimClassifier:
+        """Final norm and linear head on the class token, or on the patches' mean without one."""
+        return VimClassifier(self.width, num_classes)
+
+    def stages(self) -> list[list[str]]:
+        """The embedding of patches and positions, then one stage per block."""
+        stages: list[list[str]] = [[] for _ in range(len(self.layers) + 1)]
+        for name, _ in self.named_parameters():
+            stages[self.depth_of(name)].append(name)
+        return stages
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The layers."""
+        return list(self.layers)
+
+    def depth_of(self, parameter_name: str) -> int:
+        """0 for the embedding, then 1 for the first block to the last."""
+        parts = parameter_name.split(".")
+        return int(parts[1]) + 1 if parts[0] == "layers" else 0
+
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """Positions of another square grid, bicubically interpolated as in the official code.
+
+        The class token's position is the middle one, before and after; it is left out if there is no class token here.
+        The official code also interpolates the rotary positions of its checkpoints; here they are those of the grid.
+        To have them interpolated, keep the checkpoint's `image_size` and give images of the other size.
+        """
+        if parameter_name != "pos_embed":
+            return None
+        return resize_stored_positions(stored, self.grid_size, self.width, "middle", self.cls_token is not None)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
+            raise InputError(
+                f"LocalVim with patch_size {self.patch_size} takes height and width that are multiples of it, "
+                f"got {height}x{width}"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+
+class LocalVimBlock(nn.Module):
+    """Pre-norm residual block: residual + mixer(norm(residual)), the residual in float32.
+
+    Args:
+        width: Size of the vectors.
+        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
+        routes: The routes of the block.
+        d_state: Size of one channel's state.
+        d_conv: Width of the causal convolutions.
+        expand: Inner channels per channel of the width.
+        dt_rank: Rank of the projection to the time step.
+        drop_path: Probability of dropping the block for a sample in training.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_layers: int,
+        routes: tuple[Route, ...],
+        d_state: int,
+        d_conv: int,
+        expand: int,
+        dt_rank: int | Literal["auto"],
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.mixer = LocalMixer(width, num_layers, routes, d_state, d_conv, expand, dt_rank)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, residual: Tensor, visits: Mapping[Route, Visit]) -> Tensor:
+        """(batch, tokens, width) to the same."""
+        return residual + self.drop_path(self.mixer(self.norm(residual.to(self.norm.weight.dtype)), visits))
+
+
+class LocalMixer(nn.Module):
+    """One selective SSM along each route, its output gated; the sum is projected.
+
+    Args: as `LocalVimBlock`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_layers: int,
+        routes: tuple[Route, ...],
+        d_state: int,
+        d_conv: int,
+        expand: int,
+        dt_rank: int | Literal["auto"],
+    ) -> None:
+        super().__init__()
+        self.num_layers, self.routes = num_layers, routes
+        d_inner = expand * width
+        rank = math.ceil(width / 16) if dt_rank == "auto" else dt_rank
+        self.in_proj = Linear(width, 2 * d_inner, bias=False)
+        self.ssms = nn.ModuleList(SelectiveSSM(d_inner, d_state, d_conv, rank) for _ in routes)
+        self.out_proj = Linear(d_inner, width, bias=False)
+        self.gate = ChannelGate(d_inner)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """As the official code leaves it: all projections truncated normal, so time steps start at softplus(0).
+
+        The output projection is scaled by depth.
+        """
+        for ssm in self.ssms:
+            assert isinstance(ssm, SelectiveSSM)
+            nn.init.trunc_normal_(ssm.x_proj.weight, std=0.02)
+            nn.init.trunc_normal_(ssm.dt_proj.weight, std=0.02)
+            nn.init.zeros_(ssm.dt_proj.bias)
+        nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
+        self.out_proj.weight.div_(math.sqrt(self.num_layers))
+
+    def forward(self, x: Tensor, visits: Mapping[Route, Visit]) -> Tensor:
+        """(batch, tokens, width) to the same."""
+        xz = self.in_proj(x)  # (batch, tokens, 2 * d_inner)
+        total: Tensor | None = None
+        for route, ssm in zip(self.routes, self.ssms, strict=True):
+            along = visits[route]
+            steps, _ = ssm(*along.arrange(xz).chunk(2, dim=-1), reverse=along.reverse)
+            gated = self.gate(along.restore(steps))
+            total = gated if total is None else total + gated
+        return self.out_proj(total)
+
+
+def _rotation(
+    width: int, learned: tuple[int, int], grid: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the rotary positions' angles, (1, patches, width / 2) each.
+
+    The first half turns with the row, the second with the column. For another grid than the learned one they are
+    interpolated, as the official code does.
+    """
+    frequencies = 10000.0 ** (-torch.arange(0, width // 2, 2, device=device) / (width // 2))
+    rows, columns = (torch.arange(n, device=device) / n * _ROTARY_LENGTH for n in learned)
+    angles = torch.cat(
+        [
+            torch.outer(rows, frequencies)[:, None].expand(-1, len(columns), -1),
+            torch.outer(columns, frequencies)[None].expand(len(rows), -1, -1),
+        ],
+        dim=-1,
+    ).flatten(0, 1)[None]
+    return resize_positions(angles.cos(), learned, grid), resize_positions(angles.sin(), learned, grid)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns each pair of neighbouring channels of (batch, patches, width) by its angle."""
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+
+
+_H, _H_, _V, _V_ = "rows", "rows_backwards", "columns", "columns_backwards"
+_W2, _W2_, _W7, _W7_ = "window_2", "window_2_backwards", "window_7", "window_7_backwards"
+
+# What the search found for the tiny model; the small one has the same (as the official segmentation configuration of
+# its checkpoint says: a second definition of that name in `local_vim.py`, with the routes without search, is a slip).
+_SEARCHED = (
+    (_H, _V_, _W7, _W7_),
+    (_H_, _W2_, _W7, _W7_),
+    (_H, _H_, _V, _W7),
+    (_H, _H_, _V, _V_),
+    (_H, _H_, _V, _V_),
+    (_H, _H_, _V, _V_),
+    (_H_, _V, _V_, _W7),
+    (_H_, _V, _V_, _W2_),
+    (_H, _H_, _V, _V_),
+    (_H, _H_, _V, _V_),
+    (_H, _V, _V_, _W2),
+    (_H, _V, _V_, _W2_),
+    (_H, _H_, _V_, _W7),
+    (_H_, _V, _V_, _W2),
+    (_H, _H_, _V, _V_),
+    (_H, _V, _W2, _W2_),
+    (_V, _V_, _W2, _W7),
+    (_H, _H_, _V, _W2),
+    (_H, _H_, _W2_, _W7),
+    (_V, _V_, _W2, _W2_),
+)
+_PUBLISHED = partial(LocalVim, image_size=224, patch_size=16, routes=_SEARCHED, drop_path=0.1)
+
+# Table 1 of the paper and the official factories, with the drop path of the training commands.
+VARIANTS: dict[str, Callable[[], LocalVim]] = {
+    "local_vim_tiny": partial(_PUBLISHED, width=192),
+    "local_vim_tiny_class_token": partial(_PUBLISHED, width=192, class_token=True),
+    "local_vim_small": partial(_PUBLISHED, width=384),
+}

@@ -1,0 +1,363 @@
+"""Mamba-YOLO's backbone: state space blocks between local convolutions, made for detectors trained from scratch.
+
+"Mamba YOLO: A Simple Baseline for Object Detection with State Space Model" (Wang et al. 2024, arXiv 2406.05835), as in
+the official `HZAI-ZJNU/Mamba-YOLO` (`ultralytics/nn/modules/mamba_yolo.py` and `cfg/models/mamba-yolo`). Tensors are
+(batch, channels, height, width), in memory with the channels last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
+from mambarium.backbones.layers.arguments import check_at_least, check_images
+from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
+from mambarium.backbones.layers.linear import Linear
+from mambarium.backbones.vision.vmamba.vmamba_backbone import SS2D, GridScan
+from mambarium.errors import InputError
+from mambarium.kernels.grid.routes import CROSS
+
+MLP_RATIO = 4
+"""Hidden channels of a residual gated block per channel, before a third of them makes room for the gate."""
+
+POOLING_SIZE = 5
+"""Height and width of each of the three poolings after the last stage."""
+
+
+class MambaYOLO(VisionBackbone):
+    """The backbone of Mamba-YOLO (ODMamba), from images to one map per stage.
+
+    After the last stage comes the spatial pyramid pooling of the YOLO family, which belongs to its map.
+
+    Args:
+        depths: Number of blocks of each stage.
+        widths: Channels of each stage.
+        stem_stride: How much the stem reduces height and width: 4 as published, 1 or 2 for small images.
+        d_state: Size of one channel's state.
+        ssm_ratio: Channels that are scanned per channel of a stage.
+        drop_path: Probability of dropping the last block's branches for a sample in training; linearly less before.
+    """
+
+    size_divisibility = 1
+
+    def __init__(
+        self,
+        depths: tuple[int, ...] = (1, 1, 1),
+        widths: tuple[int, ...] = (32, 64, 128),
+        stem_stride: Literal[1, 2, 4] = 4,
+        d_state: int = 16,
+        ssm_ratio: float = 2.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(depths) != len(widths) or not depths:
+            raise InputError(
+                f"MambaYOLO needs as many depths as widths, at least one, got {len(depths)} and {len(widths)}"
+            )
+        check_at_least("every one of depths", min(depths), 1)
+        check_at_least("every one of widths", min(widths), 2)
+        if stem_stride not in (1, 2, 4):
+            raise InputError(f"MambaYOLO's stem_stride must be 1, 2 or 4, got {stem_stride}")
+        self.depths = tuple(depths)
+        self.feature_info = tuple(FeatureInfo(width, stem_stride * 2**i) for i, width in enumerate(widths))
+
+        self.stem = SimpleStem(widths[0], stem_stride)
+        self.downsample_layers = nn.ModuleList(VisionClueMerge(before, after) for before, after in pairwise(widths))
+        rates = drop_path_rates(drop_path, sum(depths))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(ODSSBlock(width, width, d_state, ssm_ratio, drop_path=next(rates)) for _ in range(depth)))
+            for width, depth in zip(widths, depths, strict=True)
+        )
+        self.pooling = SpatialPyramidPooling(widths[-1])
+
+    def forward(self, images: Tensor) -> VisionFeatures:
+        """One map per stage of images (batch, 3, height, width).
+
+        Raises:
+            InputError: If the images do not have 3 channels.
+        """
+        check_images(images)
+        x = self.stem(images.contiguous(memory_format=torch.channels_last))
+        maps: list[Tensor] = []
+        for stage, blocks in enumerate(self.blocks):
+            if stage > 0:
+                x = self.downsample_layers[stage - 1](x)
+            x = blocks(x)  # (batch, channels, height / stride, width / stride)
+            maps.append(x)
+        maps[-1] = self.pooling(x)
+        return VisionFeatures(maps, None, {})
+
+    def classifier(self, num_classes: int) -> MambaYOLOClassifier:
+        """Mean of the last map and a linear head; none is published, the family is trained on detection alone."""
+        return MambaYOLOClassifier(self.feature_info[-1].channels, num_classes)
+
+    def stages(self) -> list[list[str]]:
+        """The stem, then each stage with the downsampling before it; the pooling belongs to the last."""
+        stages: list[list[str]] = [[] for _ in range(len(self.depths) + 1)]
+        for name, _ in self.named_parameters():
+            part, index = name.split(".")[:2]
+            stage = {"stem": 0, "pooling": len(self.depths)}.get(part)
+            stages[int(index) + (1 if part == "blocks" else 2) if stage is None else stage].append(name)
+        return stages
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The scans and gated blocks of all stages, which have no batch norm; their inputs are what a stage keeps."""
+        blocks = [block for stage in self.blocks for block in stage.children()]
+        return [part for block in blocks if isinstance(block, ODSSBlock) for part in (*block.scans, block.gated)]
+
+    def depth_of(self, parameter_name: str) -> int:
+        """0 for the stem, then the number of the block; a downsampling counts as the block after it, pooling as one."""
+        parts = parameter_name.split(".")
+        if parts[0] == "stem":
+            return 0
+        if parts[0] == "downsample_layers":
+            return sum(self.depths[: int(parts[1]) + 1]) + 1
+        if parts[0] == "pooling":
+            return sum(self.depths) + 1
+        return sum(self.depths[: int(parts[1])]) + int(parts[2]) + 1
+
+
+class ODSSBlock(nn.Module):
+    """Object detection state space block: local convolutions, scans, and a gated block, around two residuals.
+
+    With p the input after a 1x1 convolution, y = p + SS2D(norm(LS(p))) and the output y + RG(norm(y)), where LS is
+    `LocalSpatialBlock` and RG `ResidualGatedBlock`. The backbone's blocks have one scan and always the convolution (the
+    official VSSBlock); those of the neck have several scans one after another and the convolution only where channels
+    change, without a bias (the official XSSBlock).
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+        d_state: Size of one channel's state.
+        ssm_ratio: Channels that are scanned per channel.
+        num_scans: Number of scans, one after another.
+        in_neck: Whether the block is one of the neck.
+        drop_path: Probability of dropping a branch for a sample in training.
+    """
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        d_state: int = 16,
+        ssm_ratio: float = 2.0,
+        *,
+        num_scans: int = 1,
+        in_neck: bool = False,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.projection = (
+            nn.Identity() if in_neck and before == after else ConvNorm(before, after, bias=not in_neck, act=nn.SiLU())
+        )
+        self.local = LocalSpatialBlock(after)
+        self.norm1 = ChannelNorm(after)
+        self.scans = nn.Sequential(*(ChannelsFirstSS2D(after, d_state, ssm_ratio) for _ in range(num_scans)))
+        self.norm2 = ChannelNorm(after)
+        self.gated = ResidualGatedBlock(after)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, before, height, width) to (batch, after, height, width)."""
+        x = self.projection(x)
+        x = x + self.drop_path(self.scans(self.norm1(self.local(x))))
+        return x + self.drop_path(self.gated(self.norm2(x)))
+
+
+class ChannelsFirstSS2D(SS2D):
+    """VMamba's gated SS2D with GELU for SiLU, and the start values of the official code.
+
+    These are A = -1 for every state and normal time steps, which remember less than Mamba's at the start.
+
+    Args:
+        width: Channels.
+        d_state: Size of one channel's state.
+        ssm_ratio: Channels that are scanned per channel.
+    """
+
+    def __init__(self, width: int, d_state: int, ssm_ratio: float) -> None:
+        super().__init__(width, d_state, ssm_ratio, gate=True, scan=GridScan(CROSS), activation=F.gelu)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A = -1, D = 1, normal weights and biases of the time steps, projections as any convolution's."""
+        for projection in (self.in_proj, self.out_proj):
+            nn.Linear.reset_parameters(projection)
+        bound = self.x_proj_weight.shape[2] ** -0.5
+        self.x_proj_weight.uniform_(-bound, bound)
+        self.dt_projs_weight.normal_()
+        self.dt_projs_bias.normal_()
+        self.A_logs.zero_()
+        self.Ds.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class LocalSpatialBlock(nn.Module):
+    """LS block: what surrounds a pixel, then its channels, added to it.
+
+    Args:
+        width: Channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm = batch_norm(width)
+        self.fc1 = nn.Conv2d(width, width, 1)
+        self.fc2 = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same."""
+        return x + self.fc2(F.gelu(self.fc1(self.norm(self.conv(x)))))
+
+
+class ResidualGatedBlock(nn.Module):
+    """RG block: an MLP of two branches, one convolved depthwise around a residual, gating the other.
+
+    Args:
+        width: Channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = 2 * MLP_RATIO * width // 3
+        self.fc1 = nn.Conv2d(width, 2 * hidden, 1)
+        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = nn.Conv2d(hidden, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same."""
+        local, passing = self.fc1(x).chunk(2, dim=1)
+        return self.fc2(F.gelu(self.conv(local) + local) * passing)
+
+
+class SimpleStem(nn.Sequential):
+    """Two 3x3 convolutions with batch norms.
+
+    Args:
+        width: Output channels.
+        stride: Reduction of height and width by both together.
+    """
+
+    def __init__(self, width: int, stride: Literal[1, 2, 4]) -> None:
+        first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[stride]
+        super().__init__(
+            ConvNorm(3, width // 2, 3, stride=first, act=nn.GELU()),
+            ConvNorm(width // 2, width, 3, stride=second, act=nn.SiLU()),
+        )
+
+
+class VisionClueMerge(nn.Module):
+    """2x2 pixels side by side and a 1x1 convolution, which keeps all of them. Odd sizes get a row or column of zeros.
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.projection = ConvNorm(4 * before, after, bias=True, act=nn.SiLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, before, height, width) to (batch, after, ceil(height / 2), ceil(width / 2))."""
+        x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        # From (top left, bottom left, top right, bottom right).
+        corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.projection(torch.cat(corners, dim=1))
+
+
+class SpatialPyramidPooling(nn.Module):
+    """Poolings of growing windows side by side: the fast form of YOLOv5, one pooling after another.
+
+    Args:
+        width: Channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.reduce = ConvNorm(width, width // 2, act=nn.SiLU())
+        self.merge = ConvNorm(4 * (width // 2), width, act=nn.SiLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same."""
+        pooled = [self.reduce(x)]
+        for _ in range(3):
+            pooled.append(F.max_pool2d(pooled[-1], POOLING_SIZE, stride=1, padding=POOLING_SIZE // 2))
+        return self.merge(torch.cat(pooled, dim=1))
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, batch norm, activation; the map keeps its size divided by the stride.
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+        kernel_size: Height and width of the kernel, odd.
+        stride: Stride.
+        bias: Whether the convolution has a bias.
+        act: The activation.
+    """
+
+    def __init__(
+        self, before: int, after: int, kernel_size: int = 1, stride: int = 1, *, bias: bool = False, act: nn.Module
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(before, after, kernel_size, stride, kernel_size // 2, bias=bias), batch_norm(after), act
+        )
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (batch, channels, height, width).
+
+    Args:
+        width: Channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def batch_norm(width: int) -> nn.BatchNorm2d:
+    """A batch norm with the YOLO family's constants."""
+    return nn.BatchNorm2d(width, eps=1e-3, momentum=0.03)
+
+
+class MambaYOLOClassifier(nn.Module):
+    """Mean of the last map and a linear head.
+
+    Args:
+        width: Channels of the last map.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = Linear(width, num_classes)
+
+    def forward(self, features: VisionFeatures) -> Tensor:
+        """MambaYOLO's features to logits (batch, num_classes)."""
+        return self.head(features.maps[-1].mean(dim=(2, 3)))
+
+
+# The official yaml files: repeats 3, 3, 9, 3 times the depth multiple, and 128 to 1024 channels, at most max_channels,
+# times the width multiple.
+VARIANTS: dict[str, Callable[[], MambaYOLO]] = {
+    "mamba_yolo_tiny": partial(MambaYOLO, depths=(1, 1, 3, 1), widths=(32, 64, 128, 256)),
+    "mamba_yolo_base": partial(MambaYOLO, depths=(1, 1, 3, 1), widths=(64, 128, 256, 512)),
+    "mamba_yolo_large": partial(MambaYOLO, depths=(2, 2, 6, 2), widths=(96, 192, 384, 576)),
+}

@@ -1,0 +1,1 @@
+"""From YAML files and options to the objects of a run."""

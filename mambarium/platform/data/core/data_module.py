@@ -1,0 +1,239 @@
+"""What all data modules share: exact order, exact coverage, length of a run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Protocol
+
+import lightning
+from torch.utils.data import DataLoader, Sampler
+
+from mambarium.errors import InputError
+from mambarium.platform.data.core.known_facts import Facts, require_agreement
+from mambarium.platform.data.core.order import EvaluationBatches, TrainingBatches
+
+MOST_WORKERS = 1024
+MOST_BATCHES = 10**12
+
+
+class Samples(Protocol):
+    """A map-style data set whose sample is a pure function of its key (and of the seed it was built with)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any) -> Any:
+        """Returns a sample as it looks in a pass: the key is (pass, index), with several tasks (task, pass, index)."""
+        ...
+
+
+class ExactDataModule(ABC, lightning.LightningDataModule):
+    """A data module whose batches are a function of (seed, finished batches) alone.
+
+    Batches are global: with several processes each takes its share of the same batches that one process would
+    see. Evaluation sees each sample exactly once over all processes.
+
+    A constructor checks its arguments and touches no file; files are read when their content is first asked for. What
+    a model has to know of the data it learnt from (`read_facts`) is part of the run's checkpoints. A module that a
+    checkpoint was restored into says it without reading, and refuses data that says something else.
+
+    A subclass defines `training_samples`, `validation_samples` and `test_samples`, `collate`, and, if there are any,
+    `read_facts`.
+
+    Args:
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        InputError: If a number is out of range.
+    """
+
+    def __init__(self, batch_size: int, passes: float | None = None, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"data.batch_size is {batch_size}: give 1 or more")
+        if passes is not None and not passes > 0:
+            raise InputError(f"data.passes is {passes}: give a number above 0")
+        if not 0 <= num_workers <= MOST_WORKERS:
+            raise InputError(f"data.num_workers is {num_workers}: give 0 to {MOST_WORKERS:,}")
+        self.batch_size = batch_size
+        self.passes = passes
+        self.num_workers = num_workers
+        self.seed = seed
+        self._restored: Facts = {}
+
+    @abstractmethod
+    def training_samples(self) -> Samples:
+        """Returns the data set trained on; called often, so made once."""
+
+    @abstractmethod
+    def validation_samples(self) -> Samples:
+        """Returns the data set validated on."""
+
+    @abstractmethod
+    def test_samples(self) -> Samples:
+        """Returns the data set tested on."""
+
+    @property
+    @abstractmethod
+    def collate(self) -> Callable[[list[Any]], Any]:
+        """What makes a batch of a list of samples; must be picklable."""
+
+    @property
+    def where(self) -> str:
+        """What an error message calls the data: its path, if it has one."""
+        return type(self).__name__
+
+    @property
+    def facts_need_reading(self) -> bool:
+        """Whether `read_facts` opens files, rather than repeating the arguments."""
+        return False
+
+    def read_facts(self) -> Facts:
+        """Finds out what a model has to know of the data it learns from, in plain strings, numbers and lists."""
+        return {}
+
+    @cached_property
+    def found_facts(self) -> Facts:
+        """What `read_facts` found; whoever reads samples asks for it first.
+
+        Raises:
+            InputError: If the data can't be read, or is not what a restored checkpoint's model learnt from.
+        """
+        found = self.read_facts()
+        self.require_agreement(found)
+        return found
+
+    def fact(self, name: str) -> Any:
+        """Returns one of the facts, that of a restored checkpoint if there is one."""
+        return self._restored[name] if name in self._restored else self.found_facts[name]
+
+    def require_agreement(self, found: Facts) -> None:
+        """Refuses data that is not what a restored checkpoint's model learnt from.
+
+        Args:
+            found: What the data says.
+
+        Raises:
+            InputError: With what both say.
+        """
+        require_agreement(found, self._restored, self.where)
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments that a checkpoint records beside the facts, in plain strings, numbers and lists."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps: the facts and the settings."""
+        found = {} if self._restored and "found_facts" not in vars(self) else self.found_facts
+        return {**self._restored, **found, **self.settings()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes the facts over from a checkpoint; settings stay as they are configured.
+
+        Args:
+            state_dict: What `state_dict` returned, or less.
+
+        Raises:
+            InputError: If the data has been read, or its arguments say without reading, and the facts differ.
+        """
+        self._restored = {name: value for name, value in state_dict.items() if name not in self.settings()}
+        if "found_facts" in vars(self) or not self.facts_need_reading:
+            self.require_agreement(self.found_facts)
+
+    def description(self) -> list[str]:
+        """Returns what a user should know of the data before a run, in lines: the classes and how many of each."""
+        return []
+
+    def reference_figures(self) -> dict[str, float]:
+        """Returns figures that simple methods reach on the evaluation data, by name, computed on the spot."""
+        return {}
+
+    @property
+    def batches_per_pass(self) -> int:
+        """Whole global batches in one pass through the training data."""
+        num_samples = len(self.training_samples())
+        if num_samples < self.batch_size:
+            raise InputError(
+                f"data.batch_size is {self.batch_size} but there are only {num_samples} training samples: "
+                "lower data.batch_size"
+            )
+        return num_samples // self.batch_size
+
+    @property
+    def total_batches(self) -> int:
+        """Global batches of the whole run, from `passes` or else from the trainer's `max_steps`.
+
+        Raises:
+            InputError: If neither says how long the run is, or it has no end that anyone will see.
+        """
+        if self.passes is not None:
+            total = max(1, round(min(self.passes * self.batches_per_pass, MOST_BATCHES + 1)))
+        elif self.trainer is None or self.trainer.max_steps < 1:
+            raise InputError("the length of the run is not given: set data.passes or trainer.max_steps")
+        else:
+            total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        if total > MOST_BATCHES:
+            raise InputError(f"the run would be longer than {MOST_BATCHES:,} batches: lower its length")
+        return total
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Returns a loader over the whole run that starts at the trainer's position."""
+        # Only a run needs it; the data stands on its own.
+        from mambarium.platform.position import Position
+
+        if self.trainer is None:
+            raise InputError("a training loader belongs to a run: pass the data module to a Trainer")
+        batches = TrainingBatches(
+            num_samples=len(self.training_samples()),
+            batch_size=self.batch_size,
+            total_batches=self.total_batches,
+            seed=self.seed,
+            position=Position.of(self.trainer),
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        return self._loader(self.training_samples(), batches)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Returns a loader that sees each validation sample once."""
+        return self._evaluation_loader(self.validation_samples())
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Returns a loader that sees each test sample once."""
+        return self._evaluation_loader(self.test_samples())
+
+    def _evaluation_loader(self, samples: Samples) -> DataLoader[Any]:
+        batches = EvaluationBatches(
+            num_samples=len(samples),
+            batch_size=self.batch_size,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        return self._loader(samples, batches)
+
+    def _loader(self, samples: Samples, batches: Sampler[Any]) -> DataLoader[Any]:
+        from mambarium.platform.runs.signals import shield_worker
+
+        return DataLoader(
+            samples,  # type: ignore[arg-type]  # Samples has what a Dataset needs: length and items
+            batch_sampler=batches,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=shield_worker if self.num_workers else None,
+            pin_memory=self._on_cuda,
+        )
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

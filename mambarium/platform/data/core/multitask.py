@@ -1,0 +1,199 @@
+"""The data of several tasks that are trained at once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from mambarium.errors import InputError
+from mambarium.platform.data.core.data_module import ExactDataModule, Samples
+from mambarium.platform.data.core.order import EvaluationBatches, GlobalBatches
+from mambarium.platform.data.core.task_turns import (
+    MultiTaskBatches,
+    MultiTaskEvaluationBatches,
+    TaskSampleKey,
+    Turns,
+    batches_per_pass,
+)
+from mambarium.platform.data.images.detection.detection_images import DetectionImages
+from mambarium.platform.data.images.image_data import ImageData
+from mambarium.tasks.batches import MultiTaskBatch
+
+
+class MultiTaskData(ExactDataModule):
+    """One data module per task, dealt out by one position, so that a run over all of them resumes exactly.
+
+    A pass ends when the task with the most batches has been through its data once; with `turns: proportional` when
+    there have been as many steps as all tasks' data has batches. Evaluation sees each sample of each task once.
+
+    Args:
+        tasks: The data module of each task, by the task's name. Each says its own `batch_size`; length, workers and
+            seed are this module's.
+        turns: `joint`: every step has a batch of every task; `round_robin`: the tasks take turns; `proportional`: each
+            step has a batch of one task, drawn by how many batches its data has.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation, for all tasks the same: joint batches from the same images then are
+            about the same images in the same order.
+
+    Raises:
+        InputError: If there is no task, or a task's data has no classes or says its own length or workers.
+    """
+
+    def __init__(
+        self,
+        tasks: dict[str, ExactDataModule],
+        turns: Turns = "joint",
+        passes: float | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if not tasks:
+            raise InputError("data.tasks is empty: give the data of at least one task")
+        sizes = [data.batch_size for data in tasks.values()]
+        batch_size = sum(sizes) if turns == "joint" else max(sizes)
+        super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
+        self.tasks: dict[str, ImageData] = {}
+        for name, data in tasks.items():
+            if data.passes is not None:
+                raise InputError(f"data.tasks.{name}: give passes beside `tasks`, for all tasks together")
+            if data.num_workers:
+                raise InputError(f"data.tasks.{name}: give num_workers beside `tasks`, for all tasks together")
+            if not isinstance(data, ImageData):
+                raise InputError(f"data.tasks.{name}: {type(data).__name__} has no classes: give data of images")
+            data.seed = seed
+            self.tasks[name] = data
+        self.turns = turns
+
+    @property
+    def class_names(self) -> dict[str, list[str]]:
+        """The names of each task's classes."""
+        return {name: data.class_names for name, data in self.tasks.items()}
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Number of classes of each task."""
+        return {name: data.num_classes for name, data in self.tasks.items()}
+
+    @property
+    def class_frequencies(self) -> dict[str, list[str] | None]:
+        """LVIS's frequency of each class, for each task whose data has them; else None."""
+        return {
+            name: data.class_frequencies if isinstance(data, DetectionImages) else None
+            for name, data in self.tasks.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps of each task's data, by the task's name."""
+        return {name: data.state_dict() for name, data in self.tasks.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over what a checkpoint knows of each task's data."""
+        for name, data in self.tasks.items():
+            data.load_state_dict(state_dict.get(name, {}))
+
+    def prepare_data(self) -> None:
+        for data in self.tasks.values():
+            data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        for data in self.tasks.values():
+            data.setup(stage)
+
+    def training_samples(self) -> "MultiTaskSamples":
+        """Returns the training samples of all tasks."""
+        return MultiTaskSamples({name: data.training_samples() for name, data in self.tasks.items()})
+
+    def validation_samples(self) -> "MultiTaskSamples":
+        """Returns the validation samples of all tasks."""
+        return MultiTaskSamples({name: data.validation_samples() for name, data in self.tasks.items()})
+
+    def test_samples(self) -> "MultiTaskSamples":
+        """Returns the test samples of all tasks."""
+        return MultiTaskSamples({name: data.test_samples() for name, data in self.tasks.items()})
+
+    @property
+    def collate(self) -> "CollateTasks":
+        """Makes a `MultiTaskBatch`."""
+        return CollateTasks({name: data.collate for name, data in self.tasks.items()})
+
+    def description(self) -> list[str]:
+        """Returns what a user should know of each task's data."""
+        return [f"{line} ({name})" for name, data in self.tasks.items() for line in data.description()]
+
+    def reference_figures(self) -> dict[str, float]:
+        """Returns each task's figures, its name before theirs."""
+        return {
+            f"{name}: {figure}": value
+            for name, data in self.tasks.items()
+            for figure, value in data.reference_figures().items()
+        }
+
+    @property
+    def batches_per_pass(self) -> int:
+        """Steps in one pass."""
+        return batches_per_pass(self._streams(), self.turns)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Returns a loader over the whole run that starts at the trainer's position."""
+        from mambarium.platform.position import Position
+
+        if self.trainer is None:
+            raise InputError("a training loader belongs to a run: pass the data module to a Trainer")
+        position = Position.of(self.trainer)
+        batches = MultiTaskBatches(self._streams(), self.turns, self.total_batches, self.seed, position)
+        return self._loader(self.training_samples(), batches)
+
+    def _streams(self) -> dict[str, GlobalBatches]:
+        return {
+            name: GlobalBatches(len(data.training_samples()), data.batch_size, self.seed, self._rank, self._world_size)
+            for name, data in self.tasks.items()
+        }
+
+    def _evaluation_loader(self, samples: Samples) -> DataLoader[Any]:
+        assert isinstance(samples, MultiTaskSamples)
+        streams = {
+            name: EvaluationBatches(len(part), self.tasks[name].batch_size, self._rank, self._world_size)
+            for name, part in samples.tasks.items()
+        }
+        return self._loader(samples, MultiTaskEvaluationBatches(streams))
+
+
+class MultiTaskSamples:
+    """The samples of several tasks as one set.
+
+    Args:
+        tasks: Each task's samples.
+    """
+
+    def __init__(self, tasks: Mapping[str, Samples]) -> None:
+        self.tasks = dict(tasks)
+
+    def __len__(self) -> int:
+        return sum(len(samples) for samples in self.tasks.values())
+
+    def __getitem__(self, key: TaskSampleKey) -> tuple[str, Any]:
+        name, pass_index, sample_index = key
+        return name, self.tasks[name][pass_index, sample_index]
+
+
+@dataclass(frozen=True)
+class CollateTasks:
+    """Makes a `MultiTaskBatch` of samples that know their task.
+
+    Attributes:
+        collates: What makes a batch of each task's samples.
+    """
+
+    collates: dict[str, Callable[[list[Any]], Any]]
+
+    def __call__(self, samples: list[tuple[str, Any]]) -> MultiTaskBatch:
+        """Sorts samples by task and makes each task's batch."""
+        by_task: dict[str, list[Any]] = {}
+        for name, sample in samples:
+            by_task.setdefault(name, []).append(sample)
+        batches = {name: self.collates[name](of_task) for name, of_task in by_task.items()}
+        first, *others = [batch["image"] for batch in batches.values()]
+        return MultiTaskBatch(tasks=batches, shared_images=all(torch.equal(first, other) for other in others))

@@ -1,0 +1,174 @@
+"""In which order samples are dealt out: whole global batches, cut by position and shared among processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import Sampler
+
+from mambarium.errors import InputError
+from mambarium.platform.randomness import mixed_seed
+
+if TYPE_CHECKING:
+    from mambarium.platform.position import Position
+
+SampleKey = tuple[int, int]
+"""(pass_index, sample_index): what a data set's `__getitem__` takes."""
+
+
+def _process_share(batch_size: int, world_size: int) -> int:
+    """How many samples of each global batch one process takes."""
+    if batch_size < 1:
+        raise InputError(f"data.batch_size is {batch_size}: it must be at least 1")
+    if batch_size % world_size:
+        raise InputError(
+            f"data.batch_size {batch_size} can't be shared by {world_size} processes: make it a multiple of "
+            f"{world_size}, or change trainer.devices"
+        )
+    return batch_size // world_size
+
+
+class GlobalBatches:
+    """One process's share of each global batch, by the batch's number.
+
+    The order of pass p is a permutation by (seed, p). A pass is floor(num_samples / batch_size) global
+    batches; the samples that don't fill a batch sit out this pass (others in the next, by its own
+    permutation). Process r takes the r-th equal slice of each global batch, so any number of processes sees
+    the same global batches.
+
+    Args:
+        num_samples: Samples in the training set.
+        batch_size: Samples in a global batch, over all processes.
+        seed: The run's seed.
+        rank: This process, from 0.
+        world_size: Number of processes.
+
+    Raises:
+        InputError: If the batch can't be shared equally or the training set doesn't fill one batch.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self._share = _process_share(batch_size, world_size)
+        if num_samples < batch_size:
+            raise InputError(
+                f"data.batch_size {batch_size} is more than the {num_samples} training samples: make it at most "
+                f"{num_samples}"
+            )
+        self._num_samples = num_samples
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rank = rank
+        self.batches_per_pass = num_samples // batch_size
+        self._order_of = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def __getitem__(self, batch_index: int) -> list[SampleKey]:
+        """This process's share of a batch.
+
+        Args:
+            batch_index: The batch, from 0, all passes in one count.
+
+        Returns:
+            Keys of its samples.
+        """
+        pass_index, batch_of_pass = divmod(batch_index, self.batches_per_pass)
+        if pass_index != self._order_of:
+            self._order, self._order_of = self.order(pass_index), pass_index
+        start = batch_of_pass * self._batch_size + self._rank * self._share
+        return [(pass_index, index) for index in self._order[start : start + self._share].tolist()]
+
+    def order(self, pass_index: int) -> torch.Tensor:
+        """The permutation of all samples in one pass.
+
+        Args:
+            pass_index: The pass, from 0.
+
+        Returns:
+            int64 (num_samples,).
+        """
+        generator = torch.Generator().manual_seed(mixed_seed("order", self._seed, pass_index))
+        return torch.randperm(self._num_samples, generator=generator)
+
+
+class TrainingBatches(Sampler[list[SampleKey]]):
+    """Batch sampler of a whole run, all passes in one, that starts wherever the run's position is.
+
+    Args:
+        num_samples: Samples in the training set.
+        batch_size: Samples in a global batch, over all processes.
+        total_batches: Global batches in the whole run, from its first start to its end.
+        seed: The run's seed.
+        position: The run's position, read when iteration begins: a checkpoint is restored by then.
+        rank: This process, from 0.
+        world_size: Number of processes.
+
+    Raises:
+        InputError: If the batch can't be shared equally or the training set doesn't fill one batch.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        total_batches: int,
+        seed: int,
+        position: Position,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.batches = GlobalBatches(num_samples, batch_size, seed, rank, world_size)
+        self._total_batches = total_batches
+        self._position = position
+        position.batches_per_pass = self.batches.batches_per_pass
+
+    def __len__(self) -> int:
+        return self._total_batches
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        first = self._position.dealt_from = self._position.finished_batches
+        for batch_index in range(first, self._total_batches):
+            yield self.batches[batch_index]
+
+
+class EvaluationBatches(Sampler[list[SampleKey]]):
+    """Batch sampler that deals every sample exactly once over all processes, in order.
+
+    Each global batch is shared as evenly as it goes, and every process gets the same number of batches:
+    collective operations in evaluation (DistributedDataParallel copies buffers in each forward) hang
+    otherwise. A rest of fewer samples than processes therefore joins the batch before it.
+
+    Args:
+        num_samples: Samples in the evaluation set.
+        batch_size: Samples in a global batch, over all processes.
+        rank: This process, from 0.
+        world_size: Number of processes.
+
+    Raises:
+        InputError: If the batch can't be shared equally or there are fewer samples than processes.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        _process_share(batch_size, world_size)
+        if num_samples < world_size:
+            raise InputError(
+                f"{num_samples} evaluation samples can't be shared by {world_size} processes: lower trainer.devices"
+            )
+        self._num_samples = num_samples
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
+
+    def __len__(self) -> int:
+        full, rest = divmod(self._num_samples, self._batch_size)
+        return max(1, full + (rest >= self._world_size))
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for batch_index in range(len(self)):
+            start = batch_index * self._batch_size
+            last = batch_index == len(self) - 1
+            end = self._num_samples if last else start + self._batch_size
+            share, extra = divmod(end - start, self._world_size)
+            first = start + self._rank * share + min(self._rank, extra)
+            yield [(0, index) for index in range(first, first + share + (self._rank < extra))]

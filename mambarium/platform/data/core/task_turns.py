@@ -1,0 +1,105 @@
+"""Which task has its turn in which batch of a run that trains several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch.utils.data import Sampler
+
+from mambarium.platform.data.core.order import EvaluationBatches, GlobalBatches
+from mambarium.platform.randomness import mixed_seed
+
+if TYPE_CHECKING:
+    from mambarium.platform.position import Position
+
+Turns = Literal["joint", "round_robin", "proportional"]
+"""joint: every step has a batch of every task; round_robin: the tasks take turns; proportional: each step has a batch
+of one task, drawn by how many batches its data has."""
+
+TaskSampleKey = tuple[str, int, int]
+"""(task, pass_index, sample_index)."""
+
+
+def batches_per_pass(streams: Mapping[str, GlobalBatches], turns: Turns) -> int:
+    """Steps until the task with the most batches has been through its data once; if drawn, until all have on average.
+
+    Args:
+        streams: The global batches of each task.
+        turns: How the tasks share the steps.
+
+    Returns:
+        Number of steps.
+    """
+    lengths = [stream.batches_per_pass for stream in streams.values()]
+    return {"joint": max(lengths), "round_robin": max(lengths) * len(lengths), "proportional": sum(lengths)}[turns]
+
+
+class MultiTaskBatches(Sampler[list[TaskSampleKey]]):
+    """Batch sampler of a whole run over several tasks, that starts wherever the run's position is.
+
+    Whose turn a step is follows from (seed, step) alone, the same on every process.
+
+    Args:
+        streams: The global batches of each task.
+        turns: How the tasks share the steps.
+        total_batches: Steps in the whole run, from its first start to its end.
+        seed: The run's seed.
+        position: The run's position, read when iteration begins: a checkpoint is restored by then.
+    """
+
+    def __init__(
+        self, streams: Mapping[str, GlobalBatches], turns: Turns, total_batches: int, seed: int, position: Position
+    ) -> None:
+        self._streams = dict(streams)
+        self._turns = turns
+        self._total_batches = total_batches
+        self._seed = seed
+        self._position = position
+        position.batches_per_pass = batches_per_pass(streams, turns)
+
+    def __len__(self) -> int:
+        return self._total_batches
+
+    def __iter__(self) -> Iterator[list[TaskSampleKey]]:
+        first = self._position.dealt_from = self._position.finished_batches
+        names = list(self._streams)
+        on_turn = self._on_turn()
+        done = [first] * len(names) if on_turn is None else on_turn[:first].bincount(minlength=len(names)).tolist()
+        for step in range(first, self._total_batches):
+            tasks = range(len(names)) if on_turn is None else [int(on_turn[step])]
+            keys: list[TaskSampleKey] = []
+            for task in tasks:
+                keys += [(names[task], *key) for key in self._streams[names[task]][done[task]]]
+                done[task] += 1
+            yield keys
+
+    def _on_turn(self) -> torch.Tensor | None:
+        """The task of each step (total_batches,); None if every task has each step."""
+        if self._turns == "joint":
+            return None
+        if self._turns == "round_robin":
+            return torch.arange(self._total_batches) % len(self._streams)
+        shares = torch.tensor([float(stream.batches_per_pass) for stream in self._streams.values()])
+        generator = torch.Generator().manual_seed(mixed_seed("turns", self._seed))
+        return torch.multinomial(shares, self._total_batches, replacement=True, generator=generator)
+
+
+class MultiTaskEvaluationBatches(Sampler[list[TaskSampleKey]]):
+    """Batch sampler that deals every sample of every task exactly once over all processes, one task after the other.
+
+    Args:
+        streams: The evaluation batches of each task.
+    """
+
+    def __init__(self, streams: Mapping[str, EvaluationBatches]) -> None:
+        self._streams = dict(streams)
+
+    def __len__(self) -> int:
+        return sum(len(stream) for stream in self._streams.values())
+
+    def __iter__(self) -> Iterator[list[TaskSampleKey]]:
+        for name, stream in self._streams.items():
+            for keys in stream:
+                yield [(name, *key) for key in keys]

@@ -1,0 +1,1 @@
+"""Images: files, decoding, intensities, augmentation, drawing."""

@@ -1,0 +1,224 @@
+"""Images in folders named after their classes."""
+
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.transforms.v2 import Transform
+
+from mambarium.errors import InputError
+from mambarium.platform.data.core.broken_samples import BrokenPolicy
+from mambarium.platform.data.core.printed_notes import note
+from mambarium.platform.data.images.classification.labelled_images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ClassificationImages,
+)
+from mambarium.platform.data.images.image_files import (
+    PassedOver,
+    composed,
+    image_suffixes,
+    note_passed_over,
+    readable,
+    walk_images,
+)
+from mambarium.platform.data.images.image_sources import ImageSplits, divided
+from mambarium.platform.data.images.intensity import ImageReader
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""The part of a set that a folder of each name, in upper or lower case, holds."""
+
+
+class ImageFolder(ClassificationImages):
+    """Images of a folder with sub-folders `train`, `val` and `test`, each with one sub-folder per class.
+
+    Other usual names serve as well, in upper or lower case: training, valid, validation, dev, testing. Without any of
+    them the class folders lie in `path` itself and are all training images. Without `val`, a fixed `val_fraction` of
+    each class is held out of the training images (chosen by a hash of the file names); with `val_fraction` 0 the test
+    images serve for validation too. Without `test`, the validation images are the test images. Images of any mode and
+    format that Pillow reads are brought to RGB, turned as their EXIF data says; stacks of several pages are refused.
+
+    Args:
+        path: The folder.
+        image_size: Height and width of the images that the model sees.
+        val_fraction: Part of each class to hold out where there is no `val` folder.
+        train_transforms: torchvision v2 transforms of training images, which see uint8 tensors (3, height,
+            width); None: shorter side to `image_size`, random crop, random horizontal flip.
+        eval_transforms: torchvision v2 transforms of validation, test and prediction images; None: shorter
+            side to `image_size`, centre crop.
+        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
+        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
+            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
+            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
+        cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
+        broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
+            next one is trained on in its place, evaluation images are all read once at the start, and none is kept in
+            memory.
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        InputError: If a folder is missing or empty, or a class has no training images.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image_size: int = 224,
+        val_fraction: float = 0.1,
+        train_transforms: list[Transform] | None = None,
+        eval_transforms: list[Transform] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        intensity_range: tuple[float, float] | None = None,
+        cache: bool | None = None,
+        broken: BrokenPolicy = "raise",
+        batch_size: int = 64,
+        passes: float | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            class_names=None,
+            image_size=image_size,
+            train_transforms=train_transforms,
+            eval_transforms=eval_transforms,
+            mean=mean,
+            std=std,
+            intensity_range=intensity_range,
+            cache=cache,
+            broken=broken,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        self._path = Path(path).expanduser()
+        self._val_fraction = val_fraction
+
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(self._path)
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        return _find_split_folders(self._path)
+
+    def read_class_names(self) -> list[str]:
+        """Returns the names of the folders of training images."""
+        return list(_several_classes(self._folders["train"]))
+
+    def read_splits(self) -> ImageSplits:
+        """Returns the images of the three folders, or what stands in for a missing one."""
+        names = self.found_facts["class_names"]
+        sources = {split: _FolderImages(folder, names, self.reader) for split, folder in self._folders.items()}
+        return divided(sources["train"], sources.get("val"), sources.get("test"), self._val_fraction)
+
+
+class _FolderImages:
+    """The images of one split's class folders."""
+
+    labels: list[int]
+
+    def __init__(self, folder: Path, class_names: list[str], reader: ImageReader) -> None:
+        folders = _class_folders(folder)
+        unknown = sorted(folders.keys() - set(class_names))
+        if unknown:
+            raise InputError(
+                f"{folders[unknown[0]]}: no training folder has this class name; the classes are "
+                f"{', '.join(class_names)}"
+            )
+        self._folder = folder
+        self._reader = reader
+        self._files: list[str] = []
+        self.labels = []
+        seen: set[str] = set()
+        passed_over: PassedOver = Counter()
+        for label, class_name in enumerate(class_names):
+            if class_name in folders:
+                files = walk_images(folders[class_name], seen, passed_over)
+                self._files += [str(file.relative_to(folder)) for file in files]
+                self.labels += [label] * len(files)
+        note_passed_over(folder, passed_over)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def stored(self, index: int) -> Path:
+        return self._folder / self._files[index]
+
+    def read(self, index: int) -> Tensor:
+        return self._reader.read(self.stored(index), self.name(index))
+
+    def name(self, index: int) -> str:
+        return str(self._folder / self._files[index])
+
+    def key(self, index: int) -> str:
+        return composed(self._files[index])
+
+
+def _find_split_folders(path: Path) -> dict[str, Path]:
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder of images (data.path)")
+    folders = _subfolders(path)
+    splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    others = [folder.name for folder in folders if folder not in splits]
+    if others and not any(_subfolders(folder) for folder in splits):
+        return {"train": path}  # classes: trains among other vehicles
+    found: dict[str, Path] = {}
+    for folder in splits:
+        split = SPLIT_NAMES[folder.name.lower()]
+        if split in found:
+            raise InputError(
+                f"{path}: {found[split].name} and {folder.name} both name {split} images: move one of them away"
+            )
+        found[split] = folder
+    if not found:
+        return {"train": path}
+    if "train" not in found:
+        raise InputError(f"{path}: has a folder {splits[0].name} but no folder train")
+    if others:
+        note(f"{path}: passed over {', '.join(others)} beside {', '.join(folder.name for folder in splits)}")
+    return found
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+
+
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """The folder of each class, in the order of their names."""
+    folders: dict[str, Path] = {}
+    for subfolder in _subfolders(folder):
+        name = readable(subfolder.name)
+        if name in folders:
+            raise InputError(f"{folder}: two folders are both called {name}, in two forms of Unicode: make them one")
+        folders[name] = subfolder
+    if not folders:
+        inside = any(item.suffix.lower() in image_suffixes() for item in folder.iterdir())
+        above = f" (it holds images itself: data.path is probably {folder.parent})" if inside else ""
+        raise InputError(
+            f"{folder}: no class folders in it: put the images of each class in a folder of its name{above}"
+        )
+    return dict(sorted(folders.items()))
+
+
+def _several_classes(folder: Path) -> dict[str, Path]:
+    """The folder of each class, where there are two or more."""
+    folders = _class_folders(folder)
+    if len(folders) == 1:
+        ((name, only),) = folders.items()
+        inside = [subfolder.name for subfolder in _subfolders(only)]
+        listed = ", ".join(inside[:5]) + (", ..." if inside[5:] else "")
+        way_out = f"it holds the folders {listed}, so data.path is probably {only}" if inside else "give two or more"
+        raise InputError(f"{folder}: has the folder of one class alone, {name}: {way_out}")
+    return folders

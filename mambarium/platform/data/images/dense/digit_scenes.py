@@ -1,0 +1,310 @@
+"""Scenes of handwritten digits on dark photographs: detection and segmentation on a machine without network."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cache, cached_property
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import Transform
+
+from mambarium.errors import InputError
+from mambarium.platform.data.core.order import SampleKey
+from mambarium.platform.data.images.augmentation import SampleSource
+from mambarium.platform.data.images.dense.dense_images import DenseImages, Sample, Splits
+from mambarium.platform.data.images.detection.detection_images import DetectionImages
+from mambarium.platform.data.images.detection.detection_samples import DetectionSample, boxes_of_masks, detection_sample
+from mambarium.platform.data.images.segmentation.segmentation_images import SegmentationImages
+from mambarium.platform.data.images.segmentation.segmentation_samples import SegmentationSample, segmentation_sample
+from mambarium.platform.randomness import mixed_seed
+
+SceneSplit = Literal["train", "val", "test"]
+
+EVALUATION_SCENES = 256
+"""Scenes to validate on, and as many others to test on."""
+
+MAX_DIGITS = 4
+"""Digits that a scene may hold; each number from 1 is as likely."""
+
+BACKGROUND_BRIGHTNESS = (0.1, 0.3)
+"""Range of the factor that darkens a photograph."""
+
+DIGIT_SIZE = (0.25, 0.5)
+"""Range of a digit's side as a part of the scene's."""
+
+INK = 0.4
+"""Opacity from which a pixel belongs to a digit."""
+
+MEAN = (0.147, 0.143, 0.138)
+STD = (0.151, 0.144, 0.159)
+
+
+class Scene(NamedTuple):
+    """A picture of digits.
+
+    Attributes:
+        image: uint8 (3, size, size).
+        labels: int64 (digits,) which digit each is.
+        masks: Boolean (digits, size, size) the visible pixels of each, never empty, nowhere overlapping.
+    """
+
+    image: Tensor
+    labels: Tensor
+    masks: Tensor
+
+
+class DigitScenes:
+    """Scenes by index, each a pure function of (seed, pass, index) in training and of the index alone in evaluation.
+
+    Real digits of scikit-learn are enlarged, tinted and pasted on darkened crops of its two photographs. The digits
+    are split before pasting, so that no digit is seen in two splits: of each class, in the file's order, the first of
+    every ten goes to validation and the sixth to test, the others are trained on (as in `Digits`).
+
+    Args:
+        split: Which digits.
+        image_size: Height and width of a scene.
+        num_scenes: How many there are.
+        seed: The run's seed; evaluation scenes do not depend on it.
+    """
+
+    def __init__(self, split: SceneSplit, image_size: int, num_scenes: int, seed: int) -> None:
+        self._split: SceneSplit = split
+        self._image_size = image_size
+        self._num_scenes = num_scenes
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._num_scenes
+
+    def name(self, index: int) -> str:
+        """Returns what an error message calls a scene."""
+        return f"{self._split} scene {index}"
+
+    def stored(self, index: int) -> None:
+        """Scenes are drawn, not stored."""
+        return None
+
+    def scene(self, key: SampleKey) -> Scene:
+        """Draws a scene.
+
+        Args:
+            key: Pass and index.
+
+        Returns:
+            The scene.
+        """
+        numbers = (self._seed, *key) if self._split == "train" else (key[1],)
+        random = np.random.Generator(np.random.PCG64(mixed_seed(f"{self._split} scene", *numbers)))
+        size = self._image_size
+        image = self._background(random)  # (3, size, size)
+        owner = torch.full((size, size), -1)  # which digit a pixel belongs to
+        labels: list[int] = []
+        taken: list[tuple[int, int, int]] = []  # top, left, side
+        for _ in range(random.integers(1, MAX_DIGITS, endpoint=True)):
+            index = int(random.integers(len(self._digits)))
+            side = round(size * random.uniform(*DIGIT_SIZE))
+            place = _free_place(random, size, side, taken)
+            if place is None:
+                continue
+            taken.append((*place, side))
+            opacity = F.interpolate(self._digits[index][None, None], size=(side, side), mode="bilinear")[0, 0]
+            tint = torch.from_numpy(random.uniform(0.3, 1.0, 3)).float()
+            tint *= random.uniform(0.7, 1.0) / tint.max()
+            rows, columns = slice(place[0], place[0] + side), slice(place[1], place[1] + side)
+            image[:, rows, columns] += (tint[:, None, None] - image[:, rows, columns]) * opacity
+            owner[rows, columns].masked_fill_(opacity > INK, len(labels))
+            labels.append(self._labels[index])
+        masks = owner == torch.arange(len(labels))[:, None, None]  # (digits, size, size)
+        visible = masks.flatten(1).any(dim=1)
+        return Scene(image.mul_(255).round_().to(torch.uint8), torch.tensor(labels)[visible], masks[visible])
+
+    def _background(self, random: np.random.Generator) -> Tensor:
+        """Returns a darkened crop (3, size, size) of a photograph, in 0 to 1."""
+        photograph = self._photographs[random.integers(len(self._photographs))]
+        height, width = photograph.shape[1:]
+        top = random.integers(height - self._image_size, endpoint=True)
+        left = random.integers(width - self._image_size, endpoint=True)
+        crop = photograph[:, top : top + self._image_size, left : left + self._image_size]
+        return crop * random.uniform(*BACKGROUND_BRIGHTNESS)
+
+    @cached_property
+    def _photographs(self) -> list[Tensor]:
+        """Photographs (3, height, width) in 0 to 1, each as it is and up to four times reduced."""
+        reduced = [F.avg_pool2d(image, factor) for image in _sample_photographs() for factor in (1, 2, 3, 4)]
+        return [image for image in reduced if image.shape[1] >= self._image_size]
+
+    @cached_property
+    def _chosen(self) -> list[int]:
+        seen = [0] * 10
+        chosen = []
+        for index, label in enumerate(_all_digits()[1].tolist()):
+            split = {0: "val", 5: "test"}.get(seen[label] % 10, "train")
+            seen[label] += 1
+            if split == self._split:
+                chosen.append(index)
+        return chosen
+
+    @cached_property
+    def _digits(self) -> Tensor:
+        """Digits (digits, 8, 8) as opacities in 0 to 1."""
+        return _all_digits()[0][self._chosen]
+
+    @cached_property
+    def _labels(self) -> list[int]:
+        return _all_digits()[1][self._chosen].tolist()
+
+
+@cache
+def _all_digits() -> tuple[Tensor, Tensor]:
+    """All digits (digits, 8, 8) as opacities in 0 to 1, and which they are (digits,)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return torch.from_numpy(digits.images).float().div(16), torch.from_numpy(digits.target)
+
+
+@cache
+def _sample_photographs() -> list[Tensor]:
+    """Two photographs (3, height, width) in 0 to 1."""
+    from sklearn.datasets import load_sample_images
+
+    return [torch.tensor(image).permute(2, 0, 1).float().div(255) for image in load_sample_images().images]
+
+
+def _free_place(
+    random: np.random.Generator, size: int, side: int, taken: Sequence[tuple[int, int, int]]
+) -> tuple[int, int] | None:
+    """Returns top and left of a square that covers at most a tenth of the smaller of itself and any taken one."""
+    for _ in range(20):
+        top, left = random.integers(size - side, size=2, endpoint=True).tolist()
+        for other_top, other_left, other_side in taken:
+            height = min(top + side, other_top + other_side) - max(top, other_top)
+            width = min(left + side, other_left + other_side) - max(left, other_left)
+            if height > 0 and width > 0 and height * width > 0.1 * min(side, other_side) ** 2:
+                break
+        else:
+            return top, left
+    return None
+
+
+class _DetectionScenes(DigitScenes):
+    """Scenes with boxes and masks."""
+
+    def read(self, key: SampleKey) -> DetectionSample:
+        scene = self.scene(key)
+        return detection_sample(
+            scene.image, boxes_of_masks(scene.masks), scene.labels, image_id=key[1], masks=scene.masks
+        )
+
+
+class _SegmentationScenes(DigitScenes):
+    """Scenes with the class of each pixel: 0 for the background, digit + 1."""
+
+    def read(self, key: SampleKey) -> SegmentationSample:
+        scene = self.scene(key)
+        classes = (scene.labels + 1)[:, None, None] * scene.masks  # (digits, size, size)
+        return segmentation_sample(scene.image, classes.amax(dim=0).to(torch.uint8), image_id=key[1])
+
+
+class DigitSceneImages(DenseImages[Sample]):
+    """Handwritten digits on dark photographs (from scikit-learn, no download).
+
+    Each pass brings new training scenes; the 256 validation scenes and the 256 test scenes are always the same. The
+    digits are split before pasting, so none is seen in two splits.
+
+    A subclass defines `names_of_classes` and `scenes`.
+
+    Args:
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        image_size: Height and width of a scene, 32 or more; small backbones learn 48 to 64 within minutes on a CPU.
+        num_scenes: Training scenes in one pass.
+        train_transforms: torchvision v2 transforms of training scenes with their boxes and masks; none unless given.
+        mean: Subtracted per channel, on a scale of 0 to 1.
+        std: Divided by per channel, on a scale of 0 to 1.
+        size_multiple: What height and width of a batch are padded to a multiple of.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of scenes, order and augmentation.
+
+    Raises:
+        InputError: If a number is out of range.
+    """
+
+    names_of_classes: ClassVar[list[str]]
+
+    def __init__(
+        self,
+        batch_size: int = 16,
+        passes: float | None = None,
+        image_size: int = 48,
+        num_scenes: int = 1024,
+        train_transforms: list[Transform] | None = None,
+        mean: tuple[float, float, float] = MEAN,
+        std: tuple[float, float, float] = STD,
+        size_multiple: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            class_names=self.names_of_classes,
+            train_transforms=train_transforms or [],
+            eval_transforms=[],
+            mean=mean,
+            std=std,
+            intensity_range=None,
+            size_multiple=size_multiple,
+            broken="raise",
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        if not 32 <= image_size <= 320:
+            raise InputError(f"data.image_size is {image_size}: give 32 to 320, 48 or so for a quick run")
+        if num_scenes < 1:
+            raise InputError(f"data.num_scenes is {num_scenes}: give 1 or more")
+        self.image_size = image_size
+        self.num_scenes = num_scenes
+
+    @abstractmethod
+    def scenes(self, split: SceneSplit, num_scenes: int) -> SampleSource[Sample]:
+        """Returns the annotated scenes of a split."""
+
+    def read_splits(self) -> Splits[Sample]:
+        """Returns new scenes for each training pass, fixed ones for evaluation."""
+        return Splits(
+            self.scenes("train", self.num_scenes),
+            self.scenes("val", EVALUATION_SCENES),
+            self.scenes("test", EVALUATION_SCENES),
+        )
+
+
+class DigitSceneDetection(DigitSceneImages[DetectionSample], DetectionImages):
+    """Handwritten digits to be found on dark photographs, with boxes and masks (from scikit-learn, no download).
+
+    A scene of `DigitSceneSegmentation` with the same seed, size, pass and index is the same picture; the arguments are
+    those of `DigitSceneImages`.
+    """
+
+    names_of_classes: ClassVar[list[str]] = [str(digit) for digit in range(10)]
+
+    def scenes(self, split: SceneSplit, num_scenes: int) -> SampleSource[DetectionSample]:
+        """Returns the scenes of a split with boxes and masks."""
+        return _DetectionScenes(split, self.image_size, num_scenes, self.seed)
+
+
+class DigitSceneSegmentation(DigitSceneImages[SegmentationSample], SegmentationImages):
+    """Handwritten digits on dark photographs, the class of each pixel (from scikit-learn, no download).
+
+    Class 0 is the background, class d + 1 the digit d. A scene of `DigitSceneDetection` with the same seed, size, pass
+    and index is the same picture; the arguments are those of `DigitSceneImages`.
+    """
+
+    names_of_classes: ClassVar[list[str]] = ["background", *(str(digit) for digit in range(10))]
+
+    def scenes(self, split: SceneSplit, num_scenes: int) -> SampleSource[SegmentationSample]:
+        """Returns the scenes of a split with the class of each pixel."""
+        return _SegmentationScenes(split, self.image_size, num_scenes, self.seed)

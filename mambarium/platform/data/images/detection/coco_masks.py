@@ -1,0 +1,195 @@
+"""Masks of COCO's annotation files: polygons and run lengths, turned into pixels as the official tools do."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.images.detection.annotation_records import Coordinate, as_record
+
+UPSAMPLING = 5
+"""The official tools draw a polygon's outline on a grid finer by this factor."""
+
+LONGEST = 2**22
+"""Steps of a polygon's outline on that grid, which are all in memory at once."""
+
+FARTHEST = 100
+"""How many times the image's longer side a corner may be away, as the outline is drawn point by point."""
+
+NO_POLYGONS = b"[]"
+"""The segmentation of an object that has none."""
+
+
+class Runs(msgspec.Struct):
+    """Lengths of runs of pixels down the columns, alternating between outside and inside, the first one outside.
+
+    Attributes:
+        size: Height and width.
+        counts: The lengths, as numbers or in COCO's text form.
+    """
+
+    size: tuple[int, int]
+    counts: list[int] | str
+
+
+Segmentation = list[list[float]] | Runs
+"""Polygons (x, y, x, y, ...), whose union counts, or run lengths."""
+
+_DECODER = msgspec.json.Decoder(Segmentation)
+
+
+def encode_segmentation(segmentation: Any, where: str, place: str) -> bytes:
+    """Brings a segmentation into one form, in little memory; `stored_segmentation` gives it back.
+
+    Polygons come as lists of x, y, x, y, ... or of pairs, a single one also without the list around it. Those of less
+    than three corners are left out.
+
+    Args:
+        segmentation: As a file says it, parsed; None: there is none.
+        where: What an error message calls the file or row.
+        place: Where it lies in it.
+
+    Raises:
+        SampleError: If it is something else.
+    """
+    if isinstance(segmentation, dict):
+        runs = as_record(segmentation, Runs, where, place)
+        return json.dumps({"size": runs.size, "counts": runs.counts}).encode()  # msgspec's encoder fails on large ints
+    polygons = [] if segmentation is None else segmentation
+    if isinstance(polygons, list) and polygons:
+        depth = _depth(polygons)
+        if depth == 1 or (depth == 2 and all(len(part) == 2 for part in polygons)):
+            polygons = [polygons]
+        polygons = [_flat(polygon) for polygon in polygons]
+    polygons = as_record(polygons, list[list[Coordinate]], where, place)
+    for position, polygon in enumerate(polygons):
+        if len(polygon) % 2:
+            raise SampleError(f"{where}: {place}[{position}]: found {len(polygon)} numbers, expected x, y, x, y, ...")
+    return json.dumps([polygon for polygon in polygons if len(polygon) >= 6]).encode()
+
+
+def encode_plain(encoded: bytes, where: str, place: str) -> bytes:
+    """Does what `encode_segmentation` does, of JSON: most segmentations of a file are in that form already."""
+    try:
+        found = _DECODER.decode(encoded)
+    except msgspec.DecodeError:
+        found = []
+    if isinstance(found, Runs) or (found and all(len(polygon) >= 6 and not len(polygon) % 2 for polygon in found)):
+        return encoded
+    try:
+        segmentation = msgspec.json.decode(encoded)
+    except msgspec.DecodeError as error:
+        raise SampleError(f"{where}: {place}: not JSON ({error})") from error
+    return encode_segmentation(segmentation, where, place)
+
+
+def stored_segmentation(encoded: bytes) -> Segmentation:
+    """Gives back what `encode_segmentation` brought into one form."""
+    return _DECODER.decode(encoded)
+
+
+def decode_segmentation(segmentation: Segmentation, height: int, width: int) -> Tensor:
+    """Turns the segmentation of an annotation into pixels.
+
+    Args:
+        segmentation: Polygons of three corners or more, or run lengths.
+        height: Height of the image.
+        width: Width of the image.
+
+    Returns:
+        Boolean (height, width).
+
+    Raises:
+        ValueError: If a polygon's corner is too far away or its outline too long, or run lengths don't fit the image.
+    """
+    if isinstance(segmentation, Runs):
+        if segmentation.size != (height, width):
+            said_height, said_width = segmentation.size
+            raise ValueError(f"a mask of {said_width} x {said_height} pixels on an image of {width} x {height}")
+        mask = _run_pixels(segmentation.counts, height * width).reshape(width, height).T  # down the columns
+    else:
+        mask = _polygon_pixels(segmentation, height, width)
+    return torch.from_numpy(mask.copy())
+
+
+def shows_nothing(segmentation: Segmentation, height: int, width: int) -> bool:
+    """Whether a mask is empty, as far as that is seen without turning it into pixels.
+
+    Args:
+        segmentation: As in `decode_segmentation`, which alone checks it.
+        height: Height of the image.
+        width: Width of the image.
+
+    Returns:
+        Whether all polygons lie outside the image, or no run is inside the object.
+    """
+    if isinstance(segmentation, Runs):
+        return not any(islice(_lengths(segmentation.counts), 1, None, 2))
+    return all(_is_outside(polygon, height, width) for polygon in segmentation)
+
+
+def _depth(lists: Any) -> int:
+    return 1 + _depth(lists[0]) if isinstance(lists, list) and lists else int(isinstance(lists, list))
+
+
+def _flat(polygon: Any) -> Any:
+    """A polygon's numbers, of pairs too."""
+    pairs = isinstance(polygon, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in polygon)
+    return [number for pair in polygon for number in pair] if pairs else polygon
+
+
+def _is_outside(polygon: list[float], height: int, width: int) -> bool:
+    x, y = polygon[0::2], polygon[1::2]
+    return max(x) <= 0 or max(y) <= 0 or min(x) >= width or min(y) >= height
+
+
+def _run_pixels(counts: list[int] | str, num_pixels: int) -> NDArray[np.bool_]:
+    lengths = list(_lengths(counts))
+    if not all(0 <= length <= num_pixels for length in lengths):
+        raise ValueError(f"a run length below 0 or above the {num_pixels} pixels of the image")
+    if sum(lengths) != num_pixels:
+        raise ValueError(f"run lengths of {sum(lengths)} pixels for an image of {num_pixels}")
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+
+
+def _lengths(counts: list[int] | str) -> Iterator[int]:
+    """Run lengths, of COCO's text form too: five bits a character, low ones first, from the third on as differences."""
+    if not isinstance(counts, str):
+        yield from counts
+        return
+    numbers: list[int] = []
+    value, shift = 0, 0
+    for character in counts:
+        bits = ord(character) - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:  # the last character of a number
+            if bits & 0x10:  # its sign
+                value -= 1 << shift
+            numbers.append(value + numbers[-2] if len(numbers) > 2 else value)
+            yield numbers[-1]
+            value, shift = 0, 0
+
+
+def _polygon_pixels(polygons: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:
+    from faster_coco_eval.core import mask as coco_mask
+
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon of {len(polygon)} numbers")
+        if max(map(abs, polygon)) > FARTHEST * max(height, width):
+            raise ValueError(f"a polygon with a corner more than {FARTHEST} times the image's longer side away")
+        corners = np.array(polygon).reshape(-1, 2)
+        sides = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
+        if UPSAMPLING * sides.sum() > LONGEST:
+            raise ValueError(f"a polygon with an outline of more than {LONGEST // UPSAMPLING} pixels")
+    if not polygons:
+        return np.zeros((height, width), dtype=bool)
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)

@@ -1,0 +1,104 @@
+"""The data module of detection and instance masks; where the images come from is left to its subclasses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torchvision.transforms.v2 import Transform
+
+from mambarium.platform.data.core.known_facts import Facts
+from mambarium.platform.data.core.order import SampleKey
+from mambarium.platform.data.images.augmentation import AugmentedSamples, SampleSource
+from mambarium.platform.data.images.dense.dense_images import DenseImages
+from mambarium.platform.data.images.detection.detection_samples import (
+    CollateDetection,
+    DetectionSample,
+    removing_whole_objects,
+    visible_objects,
+)
+from mambarium.tasks.detection.mask_encoding import encode_mask
+
+
+class WithOriginalMasks:
+    """A source whose samples keep their masks as they were read, for metrics, beside those that transforms change.
+
+    Args:
+        source: The annotated images.
+    """
+
+    def __init__(self, source: SampleSource[DetectionSample]) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, key: SampleKey) -> DetectionSample:
+        """Returns the sample of a pass and an index."""
+        sample = self._source.read(key)
+        if "masks" in sample:
+            sample["original_masks"] = [encode_mask(mask.as_subclass(Tensor)) for mask in sample["masks"]]
+        return sample
+
+
+class DetectionImages(DenseImages[DetectionSample]):
+    """Images with boxes, and with masks if the data has any; the arguments are those of `DenseImages`.
+
+    In training, objects that the transforms move out of the image are left out. In evaluation every object stays, so
+    no evaluation transform may move one out.
+    """
+
+    @property
+    def category_ids(self) -> list[int] | None:
+        """The number that each class has in an annotation file, if it comes from one."""
+        return self.fact("category_ids")
+
+    @property
+    def class_frequencies(self) -> list[str] | None:
+        """For each class of data of the LVIS kind "r", "c" or "f" (rare, common, frequent); else None."""
+        return self.fact("class_frequencies")
+
+    def read_facts(self) -> Facts:
+        """Finds out the classes; a subclass adds what annotation files say of them beside their names."""
+        return {**super().read_facts(), "category_ids": None, "class_frequencies": None}
+
+    def class_counts(self, source: Any) -> list[int] | None:
+        """Counts the objects of each class, crowds not among them."""
+        return source.objects.class_counts(self.num_classes) if hasattr(source, "objects") else None
+
+    def training_counts(self) -> tuple[Sequence[int], str] | None:
+        """Counts the objects of each class that are trained on."""
+        counts = self.class_counts(self.splits.train)
+        return None if counts is None else (counts, "training object")
+
+    def most_objects(self) -> tuple[int, int]:
+        """Returns the largest number of objects in an image of any part, and of one class in an image.
+
+        Crowds don't count; both are 0 where images are generated.
+        """
+        found = [split.objects.most_in_an_image() for split in self.splits if hasattr(split, "objects")]
+        return max((most for most, _ in found), default=0), max((most for _, most in found), default=0)
+
+    def image_ids(self, files: Sequence[Path]) -> tuple[list[int], str] | None:
+        """Finds the numbers that an annotation file gives to images.
+
+        Args:
+            files: Images to predict on.
+
+        Returns:
+            The number of each, and the file; None, as here, where no file lists all of them.
+        """
+        return None
+
+    def annotated(
+        self, source: SampleSource[DetectionSample], transforms: Sequence[Transform], training: bool
+    ) -> AugmentedSamples[DetectionSample]:
+        """Returns the data set of a source and its transforms."""
+        if training:
+            return AugmentedSamples(source, removing_whole_objects(transforms), self.seed, finish=visible_objects)
+        return AugmentedSamples(WithOriginalMasks(source) if transforms else source, transforms, self.seed)
+
+    @property
+    def collate(self) -> CollateDetection:
+        """Makes a `DetectionBatch`."""
+        return CollateDetection(self.normalization, self.size_multiple)

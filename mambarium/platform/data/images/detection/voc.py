@@ -1,0 +1,308 @@
+"""Detection data in Pascal VOC's XML format."""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path, PureWindowsPath
+from typing import Any
+from xml.etree import ElementTree
+
+import msgspec
+from torchvision.transforms.v2 import Transform
+
+from mambarium.errors import InputError
+from mambarium.platform.data.core.broken_samples import BrokenPolicy, with_files
+from mambarium.platform.data.core.printed_notes import note
+from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.images.annotated_names import contained
+from mambarium.platform.data.images.classification.labelled_images import IMAGENET_MEAN, IMAGENET_STD
+from mambarium.platform.data.images.dense.dense_images import Splits
+from mambarium.platform.data.images.detection.annotation_records import Coordinate, Flag, Name, Side, as_record
+from mambarium.platform.data.images.detection.detection_images import DetectionImages
+from mambarium.platform.data.images.detection.detection_samples import DetectionSample
+from mambarium.platform.data.images.detection.object_files import AnnotatedImage, ObjectFiles, detection_transforms
+from mambarium.platform.data.images.detection.objects import ObjectRecord, Objects
+from mambarium.platform.data.images.image_files import image_suffixes
+
+
+class VocDetection(DetectionImages):
+    """Boxes in Pascal VOC's format: `JPEGImages`, `Annotations` (XML) and lists of names in `ImageSets/Main`.
+
+    Boxes are stored with pixels counted from 1, last pixels included; they become x1 - 1, y1 - 1, x2, y2. Objects
+    marked difficult are treated as crowds: not trained on, matched without penalty. Boxes of zero area and boxes
+    outside their image are left out, those that reach more than a pixel over its border are clipped, training images
+    without an object to learn from are left out; how many, is printed. Images are turned as their EXIF data says, and
+    boxes belong to what is shown then.
+
+    Args:
+        path: Folder that holds the three folders.
+        train_list: Name of the list of training images, without `.txt`.
+        val_list: Name of the list of validation images.
+        test_list: Name of the list of test images; None: the validation images are the test images.
+        class_names: The classes; None: all names in the training annotations, in alphabetical order.
+        short_side: Length that the shorter side of images is scaled to.
+        long_side: Limit of the longer side after scaling.
+        train_transforms: torchvision v2 transforms of training images with their boxes, and those of
+            mambarium.platform.data; None: the shorter side to `short_side`, random horizontal flip.
+        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
+        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
+        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
+            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
+            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
+        size_multiple: What height and width of a batch are padded to a multiple of.
+        broken: Whether a file that is missing or can't be read ends the run (raise) or is noted and passed over (skip):
+            then the next one is trained on in its place; evaluation images are all read once at the start.
+        batch_size: Samples per optimisation step, over all processes together.
+        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load samples; 0 loads them in the training process.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        InputError: If a file is missing or lacks what is needed, or an object's class is none of the classes.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        train_list: str = "train",
+        val_list: str = "val",
+        test_list: str | None = None,
+        class_names: list[str] | None = None,
+        short_side: int = 600,
+        long_side: int = 1000,
+        train_transforms: list[Transform] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        intensity_range: tuple[float, float] | None = None,
+        size_multiple: int = 32,
+        broken: BrokenPolicy = "raise",
+        batch_size: int = 16,
+        passes: float | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self._root = Path(path).expanduser()
+        self._lists = {"train": train_list, "val": val_list}
+        if test_list is not None:
+            self._lists["test"] = test_list
+        for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
+        super().__init__(
+            class_names=class_names,
+            train_transforms=for_training,
+            eval_transforms=for_evaluation,
+            mean=mean,
+            std=std,
+            intensity_range=intensity_range,
+            size_multiple=size_multiple,
+            broken=broken,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
+        )
+
+    @property
+    def where(self) -> str:
+        """The list of training images."""
+        return str(list_file(self._root, "Main", self._lists["train"]))
+
+    @cached_property
+    def _training(self) -> list["VocAnnotation"]:
+        return self._read_list("train")
+
+    def read_class_names(self) -> list[str]:
+        """Returns all names in the training annotations, in alphabetical order."""
+        return sorted({name for file in self._training for name in file.class_names})
+
+    def _read_list(self, part: str) -> list["VocAnnotation"]:
+        file = list_file(self._root, "Main", self._lists[part])
+        names = read_list(file)
+        xml_files = [contained(self._root / "Annotations", f"{name}.xml", str(file)) for name in names]
+        annotations = []
+        unreadable = 0
+        for image_id, xml_file in with_files(range(len(names)), xml_files, self._broken, str(file)):
+            try:
+                annotations.append(VocAnnotation(xml_file, self._root / "JPEGImages", image_id))
+            except SampleError as error:
+                if self._broken == "raise":
+                    raise
+                unreadable += 1
+                note(f"skipped broken annotation: {error}")
+        if not annotations:
+            raise InputError(f"{file}: none of its annotations can be read; set data.broken to raise to see why")
+        if unreadable:
+            note(f"{file}: left out {unreadable} of {len(names)} images whose annotations can't be read")
+        return annotations
+
+    def read_splits(self) -> Splits[DetectionSample]:
+        """Returns the images of the lists."""
+        class_names = self.found_facts["class_names"]
+        sources = {}
+        for part in self._lists:
+            annotations = self._training if part == "train" else self._read_list(part)
+            images = [annotation.image() for annotation in annotations]
+            objects = Objects.of_records([annotation.objects(class_names) for annotation in annotations], masks=False)
+            where = str(list_file(self._root, "Main", self._lists[part]))
+            sources[part] = ObjectFiles(images, objects, where, part == "train", self._broken, self.reader)
+        return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
+
+
+class VocBox(msgspec.Struct):
+    """Corners of a box, pixels counted from 1, the last ones included."""
+
+    xmin: Coordinate
+    ymin: Coordinate
+    xmax: Coordinate
+    ymax: Coordinate
+
+
+class VocObject(msgspec.Struct):
+    """An object."""
+
+    name: Name
+    bndbox: VocBox
+    difficult: Flag | None = None
+
+
+class VocSize(msgspec.Struct):
+    """The image's size."""
+
+    width: Side = 0
+    height: Side = 0
+
+
+class VocImage(msgspec.Struct):
+    """What an XML file says of an image."""
+
+    object: list[VocObject]
+    size: VocSize
+    filename: str = ""
+
+
+class VocAnnotation:
+    """One XML file, parsed.
+
+    Args:
+        file: The file.
+        image_folder: Folder of the images.
+        image_id: The image's number in its list.
+
+    Raises:
+        SampleError: If it can't be parsed or lacks what is needed.
+        InputError: If it names a file outside the folder.
+    """
+
+    def __init__(self, file: Path, image_folder: Path, image_id: int) -> None:
+        try:
+            root = ElementTree.parse(file).getroot()
+        # The parser raises ValueError and LookupError for encodings that it does not know.
+        except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+            raise SampleError(f"{file}: not a readable XML file ({error}); mend or remove it") from error
+        said = {
+            **_texts(root),
+            "size": _texts(root.find("size")),
+            "object": [_object(item) for item in root.iter("object")],
+        }
+        self._image: VocImage = as_record(said, VocImage, str(file))
+        self._file = file
+        self._image_id = image_id
+        self._image_file = image_file(image_folder, self._image.filename, file)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The class of each object."""
+        return [item.name for item in self._image.object]
+
+    def image(self) -> AnnotatedImage:
+        """Returns the image."""
+        size = self._image.size
+        return AnnotatedImage(self._image_file, self._image_id, size.height, size.width)
+
+    def objects(self, class_names: Sequence[str]) -> list[ObjectRecord]:
+        """Returns the objects, labelled.
+
+        Raises:
+            InputError: If an object's class is none of the classes.
+        """
+        labels = {name: label for label, name in enumerate(class_names)}
+        records = []
+        for position, item in enumerate(self._image.object):
+            if item.name not in labels:
+                raise InputError(
+                    f"{self._file}: object[{position}] is {item.name!r}, none of the classes {', '.join(class_names)}"
+                )
+            box = item.bndbox
+            # Whoever counts from 0 has a 0 here, which stays within the tolerance of a pixel.
+            corners = (box.xmin - 1, box.ymin - 1, box.xmax, box.ymax)
+            # With last pixels included these would be a pixel wide: a click that was meant to be a box.
+            degenerate = box.xmax <= box.xmin or box.ymax <= box.ymin
+            records.append(
+                ObjectRecord((0, 0, 0, 0) if degenerate else corners, labels[item.name], crowd=bool(item.difficult))
+            )
+        return records
+
+
+def image_file(folder: Path, name: str, annotation: Path) -> Path:
+    """The file that an annotation is of.
+
+    Args:
+        folder: Folder of the images.
+        name: The name in the annotation, which may lack the suffix, begin with the path of another machine, or be that
+            of the file that the image was made from.
+        annotation: The XML file.
+
+    Returns:
+        The named file, or else the one named like the annotation.
+
+    Raises:
+        InputError: If the name leads out of the folder.
+    """
+    if PureWindowsPath(name).root:
+        name = PureWindowsPath(name).name
+    named = contained(folder, name, str(annotation))
+    for stem in (str(named), str(folder / annotation.stem)):
+        for suffix in ("", ".jpg", *sorted(image_suffixes())):
+            if (file := Path(stem + suffix)).is_file():
+                return file
+    return folder / f"{annotation.stem}.jpg"
+
+
+def _texts(element: ElementTree.Element | None) -> dict[str, Any]:
+    """The texts of an element's children, those that are blank left out."""
+    children = [] if element is None else list(element)
+    return {child.tag: child.text.strip() for child in children if child.text and child.text.strip()}
+
+
+def _object(element: ElementTree.Element) -> dict[str, Any]:
+    box = element.find("bndbox")
+    return _texts(element) | ({} if box is None else {"bndbox": _texts(box)})
+
+
+def list_file(root: Path, kind: str, name: str) -> Path:
+    """Where a list of names lies."""
+    return root / "ImageSets" / kind / f"{name}.txt"
+
+
+def read_list(file: Path) -> list[str]:
+    """Reads a list of names, one a line; of a class's list, which gives -1, 0 or 1 after each name, the names alone.
+
+    Args:
+        file: The list.
+
+    Returns:
+        The names.
+
+    Raises:
+        InputError: If there is no such list, or it is empty or not in UTF-8.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such list of images: check data.path and the names of the lists")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not text in UTF-8 ({error}): store it as such") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"{file}: names no image")
+    of_class = [re.fullmatch(r"(.*\S)\s+(?:-1|0|1)", name) for name in names]
+    return [match[1] for match in of_class if match] if all(of_class) else names

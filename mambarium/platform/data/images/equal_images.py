@@ -1,0 +1,71 @@
+"""Images that are in several parts of a data set, so that evaluation sees what training saw."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from hashlib import blake2b
+from itertools import combinations
+from pathlib import Path
+
+from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.images.image_files import readable
+from mambarium.platform.data.images.intensity import StoredImages
+
+MOST_IMAGES = 100_000
+"""Sets of more images are not looked through."""
+
+MOST_BYTES = 2**31
+"""Nor are those of which more would have to be read: only files of the same size in two parts are."""
+
+
+def equal_images(parts: Mapping[str, StoredImages]) -> list[str]:
+    """Says which parts share images, byte by byte, for sets that are small enough to be read for it.
+
+    Args:
+        parts: The images of each part, by its name.
+
+    Returns:
+        For each two parts that share images a sentence, with the number and an example.
+    """
+    if sum(len(images) for images in parts.values()) > MOST_IMAGES:
+        return []
+    by_size: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for part, images in parts.items():
+        for index in range(len(images)):
+            size = _size(images, index)
+            if size is not None:
+                by_size[size].append((part, index))
+    candidates = {size: found for size, found in by_size.items() if len({part for part, _ in found}) > 1}
+    if sum(size * len(found) for size, found in candidates.items()) > MOST_BYTES:
+        return []
+    by_content: dict[bytes, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for found in candidates.values():
+        for part, index in found:
+            digest = _digest(parts[part], index)
+            if digest is not None:
+                by_content[digest][part].append(index)
+    sentences = []
+    for one, other in combinations(parts, 2):
+        shared = [of_part for of_part in by_content.values() if one in of_part and other in of_part]
+        if shared:
+            count = sum(len(of_part[other]) for of_part in shared)
+            first, second = (readable(parts[part].name(shared[0][part][0])) for part in (one, other))
+            sentences.append(f"{count:,} of the {other} images are also {one} images, such as {second} and {first}")
+    return sentences
+
+
+def _size(images: StoredImages, index: int) -> int | None:
+    try:
+        stored = images.stored(index)
+        return os.stat(stored).st_size if isinstance(stored, Path) else None if stored is None else len(stored)
+    except (SampleError, OSError):
+        return None  # it is told when it is read
+
+
+def _digest(images: StoredImages, index: int) -> bytes | None:
+    try:
+        stored = images.stored(index)
+        content = stored.read_bytes() if isinstance(stored, Path) else stored or b""
+    except (SampleError, OSError):
+        return None  # it is told when it is read
+    return blake2b(content, digest_size=16).digest()

@@ -1,0 +1,1 @@
+"""Sequences made by rule, for tasks that test a memory."""

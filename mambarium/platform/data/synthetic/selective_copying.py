@@ -1,0 +1,93 @@
+"""Selective copying: which tokens stood among the noise, in order?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mambarium.errors import InputError
+from mambarium.platform.data.synthetic.synthetic_data import SyntheticSequences, check_vocabulary, no_answers
+
+
+class SelectiveCopying(SyntheticSequences):
+    """Some tokens at random places among noise, then as many markers: at the markers the tokens are asked for in order.
+
+    As in "Mamba" (Gu and Dao 2023, arXiv 2312.00752, section 4.1.1 and appendix E.1), whose generator was not
+    published: there 16 of 4096 tokens are to be copied, with 16 different tokens in all.
+
+    Args:
+        length: Tokens per training sequence, markers included: at least twice `num_copied`.
+        eval_length: Tokens per validation sequence; None: as in training.
+        test_length: Tokens per test sequence; None: as in validation.
+        num_copied: Tokens to copy.
+        vocab_size: Number of different tokens, noise and marker included.
+        num_samples: Training sequences per pass.
+        num_eval_samples: Sequences to validate on, and again to test on.
+        predict_all: Whether training counts the prediction of every next token, not of the answers alone.
+        batch_size: Sequences per optimisation step, over all processes together.
+        passes: How many passes the run has; None if `trainer.max_steps` says the length.
+        num_workers: Processes that draw sequences; 0 draws them in the training process.
+        seed: Seed of order and training sequences.
+    """
+
+    def __init__(
+        self,
+        length: int = 256,
+        eval_length: int | None = None,
+        test_length: int | None = None,
+        num_copied: int = 16,
+        vocab_size: int = 16,
+        num_samples: int = 65536,
+        num_eval_samples: int = 256,
+        predict_all: bool = False,
+        batch_size: int = 64,
+        passes: float | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            CopyingRule(vocab_size, num_copied),
+            length=length,
+            eval_length=eval_length,
+            test_length=test_length,
+            num_samples=num_samples,
+            num_eval_samples=num_eval_samples,
+            predict_all=predict_all,
+            batch_size=batch_size,
+            passes=passes,
+            num_workers=num_workers,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class CopyingRule:
+    """Token 0 is noise, the last one the marker."""
+
+    vocab_size: int
+    num_copied: int
+
+    def __post_init__(self) -> None:
+        check_vocabulary(self.vocab_size, 3)
+        if self.num_copied < 1:
+            raise InputError(f"data.num_copied is {self.num_copied}: give 1 or more")
+
+    @property
+    def chance(self) -> float:
+        """See `Rule.chance`."""
+        return 1 / (self.vocab_size - 2)
+
+    def check(self, length: int) -> str | None:
+        """See `Rule.check`."""
+        least = 2 * self.num_copied
+        return None if length >= least else f"{self.num_copied} tokens and as many markers are {least} tokens"
+
+    def draw(self, random: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Rule.draw`."""
+        begin = length - self.num_copied  # of the markers
+        copied = random.integers(1, self.vocab_size - 1, size=self.num_copied)
+        tokens = np.zeros(length, dtype=np.int64)
+        tokens[np.sort(random.choice(begin, self.num_copied, replace=False))] = copied
+        tokens[begin:] = self.vocab_size - 1
+        targets = no_answers(length)
+        targets[begin:] = copied
+        return tokens, targets

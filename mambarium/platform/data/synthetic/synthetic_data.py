@@ -1,0 +1,170 @@
+"""Sequences made by a rule, to ask what mechanism a backbone can learn; the rules are left to subclasses."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from mambarium.errors import InputError
+from mambarium.platform.data.core.data_module import ExactDataModule
+from mambarium.platform.data.core.known_facts import Facts
+from mambarium.platform.data.text.token_windows import TokenWindow, collate_windows
+from mambarium.platform.randomness import mixed_seed
+from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch
+
+
+class Rule(Protocol):
+    """How a sequence and its answers are drawn; must be picklable."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        ...
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing one of the possible answers."""
+        ...
+
+    def check(self, length: int) -> str | None:
+        """What is wrong with sequences of so many tokens, None if nothing is."""
+        ...
+
+    def draw(self, random: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (length,) int64, and targets (length,) int64, `IGNORED_TARGET` where there is no answer."""
+        ...
+
+
+class SyntheticSequences(ExactDataModule):
+    """Sequences drawn by a rule, as many as wanted and as long as wanted, fresh ones in each pass.
+
+    A training sequence is a function of (seed, pass, index). Those of validation and test do not depend on the seed,
+    so that runs with different seeds are measured on the same ones. A token counts as one byte, so bits per byte are
+    bits per answer; `accuracy` is the share of right answers.
+
+    Args:
+        rule: How a sequence is drawn.
+        length: Tokens per training sequence.
+        eval_length: Tokens per validation sequence; None: as in training.
+        test_length: Tokens per test sequence; None: as in validation.
+        num_samples: Training sequences per pass.
+        num_eval_samples: Sequences to validate on, and again to test on.
+        predict_all: Whether training counts the prediction of every next token, not of the answers alone.
+        batch_size: Sequences per optimisation step, over all processes together.
+        passes: How many passes the run has; None if `trainer.max_steps` says the length.
+        num_workers: Processes that draw sequences; 0 draws them in the training process.
+        seed: Seed of order and training sequences.
+    """
+
+    @abstractmethod
+    def __init__(
+        self,
+        rule: Rule,
+        length: int,
+        eval_length: int | None,
+        test_length: int | None,
+        num_samples: int,
+        num_eval_samples: int,
+        predict_all: bool,
+        batch_size: int,
+        passes: float | None,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
+        self.rule = rule
+        self.length = length
+        self.eval_length = length if eval_length is None else eval_length
+        self.test_length = self.eval_length if test_length is None else test_length
+        lengths = {"length": self.length, "eval_length": self.eval_length, "test_length": self.test_length}
+        for name, value in lengths.items():
+            complaint = rule.check(value)
+            if complaint is not None:
+                raise InputError(f"data.{name} is {value}: {complaint}")
+        for name, value in {"num_samples": num_samples, "num_eval_samples": num_eval_samples}.items():
+            if value < 1:
+                raise InputError(f"data.{name} is {value}: give 1 or more")
+        self.num_samples, self.num_eval_samples, self.predict_all = num_samples, num_eval_samples, predict_all
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        return self.rule.vocab_size
+
+    def read_facts(self) -> Facts:
+        """Finds out the number of tokens, which the arguments say."""
+        return {"vocab_size": self.vocab_size}
+
+    def training_samples(self) -> "DrawnSequences":
+        """Returns the training sequences."""
+        return self._training_sequences
+
+    def validation_samples(self) -> "DrawnSequences":
+        """Returns the sequences to validate on."""
+        return DrawnSequences(self.rule, self.eval_length, self.num_eval_samples, Source("validation", 0), False)
+
+    def test_samples(self) -> "DrawnSequences":
+        """Returns the sequences to test on."""
+        return DrawnSequences(self.rule, self.test_length, self.num_eval_samples, Source("test", 0), False)
+
+    @cached_property
+    def _training_sequences(self) -> "DrawnSequences":
+        return DrawnSequences(self.rule, self.length, self.num_samples, Source("training", self.seed), self.predict_all)
+
+    @property
+    def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:
+        """Makes a `TokenBatch`."""
+        return collate_windows
+
+    def reference_figures(self) -> dict[str, float]:
+        """Returns the accuracy of guessing."""
+        return {"chance accuracy": self.rule.chance}
+
+
+class Source(NamedTuple):
+    """What a set of sequences is drawn from: its purpose, and a seed."""
+
+    purpose: str
+    seed: int
+
+
+class DrawnSequences:
+    """Sequences, each a function of the source and of its key.
+
+    Args:
+        rule: How a sequence is drawn.
+        length: Tokens per sequence.
+        count: Sequences per pass.
+        source: Where the randomness comes from.
+        predict_all: Whether every next token is a target.
+    """
+
+    def __init__(self, rule: Rule, length: int, count: int, source: Source, predict_all: bool) -> None:
+        self._rule = rule
+        self._length = length
+        self._count = count
+        self._source = source
+        self._predict_all = predict_all
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, key: tuple[int, int]) -> TokenWindow:
+        number = mixed_seed(f"seq {self._source.purpose}", self._source.seed, *key)
+        tokens, targets = self._rule.draw(np.random.default_rng(number), self._length)
+        if self._predict_all:
+            targets[:-1] = np.where(targets[:-1] == IGNORED_TARGET, tokens[1:], targets[:-1])
+        return TokenWindow(tokens, targets, int((targets != IGNORED_TARGET).sum()))
+
+
+def check_vocabulary(vocab_size: int, least: int) -> None:
+    """Raise InputError unless there are enough tokens."""
+    if vocab_size < least:
+        raise InputError(f"data.vocab_size is {vocab_size}: give {least} or more")
+
+
+def no_answers(length: int) -> np.ndarray:
+    """Targets (length,) int64 without an answer."""
+    return np.full(length, IGNORED_TARGET, dtype=np.int64)

@@ -1,0 +1,177 @@
+"""The data module of language modelling; where the text comes from is left to its subclasses."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from mambarium.errors import InputError
+from mambarium.platform.data.core.data_module import ExactDataModule
+from mambarium.platform.data.core.known_facts import Facts, disagreement
+from mambarium.platform.data.text.reference_figures import text_reference_figures
+from mambarium.platform.data.text.token_stream import TokenStream
+from mambarium.platform.data.text.token_windows import (
+    EvaluationWindows,
+    TokenWindow,
+    TrainingWindows,
+    collate_windows,
+)
+from mambarium.platform.data.text.tokenization import (
+    ByteTokenization,
+    JsonTokenization,
+    Tokenization,
+    read_tokenization,
+    tokenizer_difference,
+)
+from mambarium.tasks.batches import TokenBatch
+
+REFERENCE_TRAINING_BYTES = 16 * 2**20
+"""The reference figures know at most this much of the training text."""
+
+REFERENCE_HELD_OUT_BYTES = 4 * 2**20
+"""The reference figures are of at most this much of the validation text."""
+
+
+class TextSplits(NamedTuple):
+    """The text to train on, validate on and test on; validation and test may be the same."""
+
+    train: TokenStream
+    val: TokenStream
+    test: TokenStream
+
+
+class Text(ExactDataModule):
+    """A text in windows for next-token prediction.
+
+    Training windows tile the text with an offset drawn for each pass. Evaluation predicts every token but the
+    first exactly once, in windows side by side, each of which starts without memory.
+
+    Args:
+        tokenizer: A `tokenizer.json` of the `tokenizers` library; None: bytes.
+        length: Tokens per training window.
+        eval_length: Tokens per evaluation window; None: as in training.
+        batch_size: Windows per optimisation step, over all processes together.
+        passes: How often the run goes through the training text; None if `trainer.max_steps` says the length.
+        num_workers: Processes that load windows; 0 loads them in the training process.
+        seed: Seed of order and offsets.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str | None,
+        length: int,
+        eval_length: int | None,
+        batch_size: int,
+        passes: float | None,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
+        if length < 1 or (eval_length is not None and eval_length < 1):
+            raise InputError(f"data.length is {length}, data.eval_length {eval_length}: give 1 or more")
+        self._tokenizer = tokenizer
+        self.length = length
+        self.eval_length = length if eval_length is None else eval_length
+
+    @cached_property
+    def _configured_tokenization(self) -> Tokenization:
+        return read_tokenization(self._tokenizer)
+
+    @property
+    def found_tokenization(self) -> Tokenization:
+        """How text becomes tokens as it is configured.
+
+        Raises:
+            InputError: If it can't be read, or is not that of a restored checkpoint.
+        """
+        _ = self.found_facts
+        return self._configured_tokenization
+
+    @cached_property
+    def tokenization(self) -> Tokenization:
+        """How text becomes tokens: that of a restored checkpoint, or else as it is configured."""
+        return self._configured_tokenization
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        return self.fact("vocab_size")
+
+    @property
+    def facts_need_reading(self) -> bool:
+        """Whether there is a tokenizer file."""
+        return self._tokenizer is not None
+
+    def read_facts(self) -> Facts:
+        """Finds out the tokenizer, all of it, so that a model's prompts need no file."""
+        tokenization = self._configured_tokenization
+        return {"vocab_size": tokenization.vocab_size, "tokenizer": tokenization.json}
+
+    def require_agreement(self, found: Facts) -> None:
+        """Refuses another tokenizer than that of a restored checkpoint, however its file is written."""
+        if "tokenizer" in self._restored:
+            if difference := tokenizer_difference(found["tokenizer"], self._restored["tokenizer"]):
+                raise disagreement(self._tokenizer or self.where, "the tokenizer", difference)
+            found = {**found, "tokenizer": self._restored["tokenizer"]}
+        super().require_agreement(found)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes the tokenizer over from a checkpoint."""
+        super().load_state_dict(state_dict)
+        if "tokenizer" in self._restored:
+            json = self._restored["tokenizer"]
+            self.tokenization = (
+                ByteTokenization() if json is None else JsonTokenization(json, "the checkpoint's tokenizer")
+            )
+
+    @property
+    @abstractmethod
+    def splits(self) -> TextSplits:
+        """The tokenised text."""
+
+    @abstractmethod
+    def raw_text(self, split: str, limit: int) -> bytes:
+        """Returns the first `limit` bytes of split "train", "val" or "test"."""
+
+    def prepare_data(self) -> None:
+        """Tokenises where that has not been done yet, in one process of a machine before the others look."""
+        _ = self.splits
+
+    def training_samples(self) -> TrainingWindows:
+        """Returns the training windows."""
+        return self._training_windows
+
+    def validation_samples(self) -> EvaluationWindows:
+        """Returns the windows of the validation text."""
+        return EvaluationWindows(self.splits.val, self.eval_length, "validation text")
+
+    def test_samples(self) -> EvaluationWindows:
+        """Returns the windows of the test text."""
+        return EvaluationWindows(self.splits.test, self.eval_length, "test text")
+
+    @cached_property
+    def _training_windows(self) -> TrainingWindows:
+        return TrainingWindows(self.splits.train, self.length, self.seed, "training text")
+
+    @property
+    def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:
+        """Makes a `TokenBatch`."""
+        return collate_windows
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the token numbers of a prompt."""
+        return self.tokenization.encode(text)
+
+    def decode(self, tokens: list[int]) -> str:
+        """Returns the text of token numbers."""
+        return self.tokenization.decode(tokens)
+
+    def reference_figures(self) -> dict[str, float]:
+        """Returns bits per byte of the validation text under a unigram, an n-gram and lzma.
+
+        They are counted on at most `REFERENCE_TRAINING_BYTES` of the training text and
+        `REFERENCE_HELD_OUT_BYTES` of the validation text.
+        """
+        return text_reference_figures(
+            self.raw_text("train", REFERENCE_TRAINING_BYTES), self.raw_text("val", REFERENCE_HELD_OUT_BYTES)
+        )

@@ -1,0 +1,242 @@
+"""Checkpoint files that are whole or absent: atomic writes, verified reads."""
+
+import hashlib
+import io
+import os
+import zipfile
+from io import BufferedRandom
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins import CheckpointIO
+
+from mambarium.errors import InputError
+from mambarium.files import replaced_atomically
+from mambarium.platform.runs.loadable import check_loadable
+
+_COMMENT_MARK = b"sha256:"
+_COMMENT_SIZE = len(_COMMENT_MARK) + 64
+_LENGTH_SIZE = 2
+"""An archive without comment ends with the comment's length, two bytes little-endian."""
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes checkpoints atomically and refuses damaged ones; a Trainer plugin.
+
+    A checkpoint is written to a temporary file beside its target, forced to the disk, and renamed over the
+    target; a crash at any moment leaves the old file or the new one. The file is an ordinary one of
+    `torch.save`, a zip archive; its SHA-256 stands in the archive's comment and is verified by each read.
+    Files without it, written elsewhere, are verified by the CRC-32 of their records. Reading never unpickles
+    foreign objects (`weights_only=True`).
+
+    A file's bytes are read once: what was loaded before training begins is handed over.
+    """
+
+    def __init__(self) -> None:
+        self._handed_over: tuple[Path, dict[str, Any]] | None = None
+
+    def hand_over(self, path: Path, checkpoint: dict[str, Any]) -> None:
+        """Lets the next read of a file return what was loaded from it already.
+
+        Args:
+            path: The file.
+            checkpoint: What `load_checkpoint` returned for it.
+        """
+        self._handed_over = (path, checkpoint)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Path | None = None
+    ) -> None:
+        """Writes a checkpoint.
+
+        That it can be loaded again is tried beforehand, with empty tensors in place of the numbers, so that a
+        checkpoint that could not be resumed from is found at once and not after the crash.
+
+        Args:
+            checkpoint: What to write.
+            path: The file.
+            storage_options: Where the file that is replaced is kept; None keeps it nowhere.
+
+        Raises:
+            InputError: If the disk refuses, or the checkpoint holds what `weights_only` loading refuses.
+        """
+        target = Path(path)
+        try:
+            check_loadable(checkpoint)
+            with replaced_atomically(target, storage_options) as file:
+                writer = _DigestingWriter(file)
+                torch.save(checkpoint, writer)
+                writer.seal()
+        except UnpicklingError as error:
+            raise InputError(
+                f"{target} could not be loaded again, because it would hold foreign objects "
+                f"({_cause(error)}): keep plain numbers, strings and tensors in hyper-parameters and states"
+            ) from error
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"cannot write checkpoint {target} ({_cause(error)}): see to free space and permissions, "
+                "then run the same command again"
+            ) from error
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads and verifies a checkpoint, or returns the one that was handed over, once.
+
+        Args:
+            path: The file.
+            map_location: As in `torch.load`; None loads to the CPU.
+            weights_only: None or True.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            InputError: If the file is missing, damaged, or holds foreign objects.
+        """
+        if weights_only is False:
+            raise InputError("weights_only=False would run code from the checkpoint: leave weights_only away")
+        file = Path(path)
+        handed_over, self._handed_over = self._handed_over, None
+        if handed_over is not None and handed_over[0] == file:
+            return handed_over[1]
+        try:
+            return read_checkpoint(file, map_location or "cpu")
+        except DamagedCheckpointError as error:
+            raise InputError(f"checkpoint {file} {error}: {_way_out(file)}") from error
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Deletes a checkpoint, if it is there.
+
+        Args:
+            path: The file.
+        """
+        Path(path).unlink(missing_ok=True)
+
+
+class DamagedCheckpointError(Exception):
+    """What is wrong with a checkpoint file, as the end of a sentence."""
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint file once, verifies what was read, and loads from that.
+
+    Args:
+        path: The file.
+        map_location: As in `torch.load`.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        DamagedCheckpointError: If it isn't there, isn't what was written, or is no checkpoint.
+        InputError: If the system can't read it, or it holds foreign objects.
+    """
+    if not path.exists():
+        raise DamagedCheckpointError("does not exist")
+    if not path.is_file():
+        raise DamagedCheckpointError("is no file")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"checkpoint {path} cannot be read ({_cause(error)}): see to its permissions and disk"
+        ) from None
+    if damage := _damage_in(content):
+        raise DamagedCheckpointError(damage)
+    try:
+        return torch.load(io.BytesIO(content), map_location=map_location, weights_only=True)
+    except UnpicklingError as error:
+        raise InputError(
+            f"checkpoint {path} holds foreign objects ({_cause(error)}): only plain tensors, numbers "
+            "and strings are loaded; convert it where it was written"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise DamagedCheckpointError(f"is damaged ({_cause(error)})") from error
+
+
+def find_damage(path: Path) -> str | None:
+    """Verifies a checkpoint file's structure and checksums.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What is wrong, as the end of a sentence, or None if the file is intact.
+    """
+    if not path.is_file():
+        return "does not exist"
+    try:
+        return _damage_in(path.read_bytes())
+    except OSError as error:
+        return f"cannot be read ({_cause(error)})"
+
+
+def _damage_in(content: bytes) -> str | None:
+    """What is wrong with a file's bytes, as the end of a sentence, or None."""
+    comment = content[-_COMMENT_SIZE:]
+    expected = comment.removeprefix(_COMMENT_MARK) if comment.startswith(_COMMENT_MARK) else None
+    if expected and expected != hashlib.sha256(memoryview(content)[:-_COMMENT_SIZE]).hexdigest().encode():
+        return "is damaged (its checksum differs)"
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if archive.comment and not expected:
+                return "is damaged (its checksum is cut off)"
+            if not expected and (bad := archive.testzip()):
+                return f"is damaged (checksum of {bad})"
+            names = {name.rsplit("/", 1)[-1] for name in archive.namelist()}
+            return None if "data.pkl" in names else "is no checkpoint (an archive of something else)"
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        return f"is damaged or no checkpoint ({_cause(error)})"
+
+
+class _DigestingWriter:
+    """What `torch.save` writes to: passes a fresh zip archive on to its file and takes its SHA-256 on the way.
+
+    Args:
+        file: The file, empty.
+    """
+
+    def __init__(self, file: BufferedRandom) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._end = b""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Writes some bytes; the last two of all, which `seal` replaces, are no part of the digest."""
+        view = memoryview(data).cast("B")
+        if len(view) < _LENGTH_SIZE:
+            end = self._end + bytes(view)
+            self._digest.update(end[:-_LENGTH_SIZE])
+            self._end = end[-_LENGTH_SIZE:]
+        else:
+            self._digest.update(self._end)
+            self._digest.update(view[:-_LENGTH_SIZE])
+            self._end = bytes(view[-_LENGTH_SIZE:])
+        return self._file.write(view)
+
+    def seal(self) -> None:
+        """Writes the checksum into the archive's comment, which is the end of the file."""
+        length = _COMMENT_SIZE.to_bytes(_LENGTH_SIZE, "little")
+        self._digest.update(length)
+        self._file.seek(-_LENGTH_SIZE, os.SEEK_END)
+        self._file.write(length + _COMMENT_MARK + self._digest.hexdigest().encode())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _way_out(path: Path) -> str:
+    others = [other for other in sorted(path.parent.glob("*.ckpt")) if other != path and find_damage(other) is None]
+    if others:
+        names = ", ".join(other.name for other in others)
+        return f"intact beside it: {names}; copy one over it to go on from there"
+    return "no intact checkpoint lies beside it; move the run's folder away or give another name to start afresh"
+
+
+def _cause(error: Exception) -> str:
+    """The first line of an error, short."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]

@@ -1,0 +1,164 @@
+"""Image classification: one class per image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
+from mambarium.errors import InputError
+from mambarium.tasks.batches import ImageBatch
+from mambarium.tasks.classification.mixing import ImageMixing
+from mambarium.tasks.objective import PrimaryMetric, TaskMetrics, VisionObjective
+from mambarium.tasks.optimization import OptimizerFactory, Schedule
+from mambarium.tasks.task import Task
+
+
+class ClassificationMetrics(TaskMetrics):
+    """Share of images whose class is ranked first (`accuracy`) or among the first five (`top5_accuracy`), mean loss."""
+
+    images: Tensor
+    top1: Tensor
+    top5: Tensor
+    loss_sum: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        for name in ("images", "top1", "top5"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("accuracy", "loss", "top5_accuracy") if self.num_classes > 5 else ("accuracy", "loss")
+
+    def update(self, predictions: Tensor, batch: ImageBatch) -> None:
+        """Count logits (batch, num_classes)."""
+        logits, labels = predictions.float(), batch["label"]
+        ranked = logits.topk(min(5, self.num_classes), dim=1).indices  # (batch, 5)
+        hits = ranked == labels[:, None]
+        self.images += labels.numel()
+        self.top1 += hits[:, 0].sum()
+        self.top5 += hits.sum()
+        self.loss_sum += F.cross_entropy(logits, labels, reduction="sum").double()
+
+    def compute(self) -> dict[str, Tensor]:
+        values = {"accuracy": self.top1 / self.images, "loss": (self.loss_sum / self.images).float()}
+        if self.num_classes > 5:
+            values["top5_accuracy"] = self.top5 / self.images
+        return values
+
+
+class ClassificationObjective(VisionObjective):
+    """A backbone family's own tail and head with cross-entropy.
+
+    Args:
+        backbone: The backbone that the objective is for; read, not kept.
+        class_names: One name per class.
+        label_smoothing: Share of the target spread evenly over all classes, from 0 to below 1.
+
+    Raises:
+        InputError: If the smoothing is out of range.
+    """
+
+    primary_metric = PrimaryMetric("accuracy", "max")
+    divisor = 1
+
+    def __init__(self, backbone: VisionBackbone, class_names: Sequence[str], label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"label_smoothing is {label_smoothing}: give a number from 0 to below 1")
+        self.num_classes = len(class_names)
+        self.classifier = backbone.classifier(self.num_classes)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, features: VisionFeatures) -> Tensor:
+        """Logits (batch, num_classes)."""
+        return self.classifier(features)
+
+    def losses(self, features: VisionFeatures, batch: ImageBatch) -> dict[str, Tensor]:
+        """Cross-entropy of logits with labels (batch,) or label shares (batch, num_classes)."""
+        logits = self(features).float()
+        return {"cross_entropy": F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)}
+
+    def predictions(self, backbone: VisionBackbone, batch: ImageBatch) -> Tensor:
+        """Logits (batch, num_classes)."""
+        return self(backbone(batch["image"]))
+
+    def answers(self, predictions: Tensor) -> Tensor:
+        """Class probabilities (batch, num_classes) of logits."""
+        return predictions.float().softmax(dim=1)
+
+    def new_metrics(self) -> ClassificationMetrics:
+        return ClassificationMetrics(self.num_classes)
+
+    def published_names(self) -> dict[str, str]:
+        return {f"classifier.{name}": name for name in self.classifier.state_dict()}
+
+
+class ImageClassification(Task):
+    """Trains a vision backbone to name the class of an image.
+
+    Args:
+        backbone: The vision backbone.
+        num_classes: Number of classes; the command line takes it from the data.
+        label_smoothing: Share of the target spread evenly over all classes, from 0 to below 1.
+        mixup: Alpha of mixup, 0 for none. With cutmix too, each batch takes one of the two at random.
+        cutmix: Alpha of cutmix, 0 for none.
+        optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
+            biases, embeddings and state-space parameters never get weight decay.
+        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
+        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
+            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
+            given.
+        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
+
+    Raises:
+        InputError: If the backbone is no vision backbone, or a number is out of range.
+    """
+
+    objective: ClassificationObjective
+    backbone: VisionBackbone
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        optimizer: OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
+        pretrained: str | None = None,
+        layer_decay: float | None = None,
+        frozen_stages: int = 0,
+    ) -> None:
+        if not isinstance(backbone, VisionBackbone):
+            raise InputError(
+                f"{type(backbone).__name__} is not a vision backbone: image classification takes Vim, MambaOut, ..."
+            )
+        objective = ClassificationObjective(backbone, [str(number) for number in range(num_classes)], label_smoothing)
+        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
+        self.mixing = ImageMixing(num_classes, mixup, cutmix)
+        self.save_constructor_arguments()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
+        return self.objective(self.backbone(images))
+
+    def training_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
+        images, labels = self.mixing(batch["image"], batch["label"])
+        features = self.backbone(images)
+        return self.objective.losses(features, ImageBatch(image=images, label=labels)) | features.auxiliary_losses
+
+    def predictions(self, batch: ImageBatch) -> Tensor:
+        return self.objective.predictions(self.backbone, batch)
+
+    def predict_step(self, batch: ImageBatch) -> Tensor:
+        """Class probabilities (batch, num_classes)."""
+        return self.objective.answers(self(batch["image"]))

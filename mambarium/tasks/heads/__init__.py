@@ -1,1 +1,0 @@
-"""Necks and heads between a backbone's feature maps and a dense task."""
