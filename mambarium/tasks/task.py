@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import torch
 from lightning.pytorch import LightningModule
@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from mambarium.backbones.contract import Backbone
 from mambarium.backbones.published.pickles import read_pickle
 from mambarium.errors import InputError
-from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
+from mambarium.tasks.objective import Objective, TaskMetrics
 from mambarium.tasks.optimization import (
     RATE_FACTOR,
     Constant,
@@ -34,6 +34,16 @@ from mambarium.tasks.pretrained import load_pretrained
 from mambarium.trust import check_named_classes
 
 
+class TrainingOptions(TypedDict, total=False):
+    """The arguments of `Task` that every task takes."""
+
+    optimizer: OptimizerFactory | None
+    schedule: Schedule | None
+    pretrained: str | None
+    layer_decay: float | None
+    frozen_stages: int
+
+
 class Task(LightningModule, ABC):
     """Trains a backbone under an objective.
 
@@ -43,24 +53,30 @@ class Task(LightningModule, ABC):
     Args:
         backbone: The network that turns the input into features.
         objective: Head, loss and metrics on those features.
-        optimizer: Makes the optimiser from parameter groups; AdamW with its defaults if None.
-        schedule: Learning-rate factor over the run; constant if None.
-        pretrained: Weights to start a run from, as `mambarium.tasks.load_pretrained` takes them; read once when a fresh
-            run starts, never when a checkpoint is loaded.
-        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; None is one rate.
-        frozen_stages: Number of the backbone's first stages, or of a sequence backbone's first layers, to leave as they
-            are.
+        optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
+            biases, embeddings and state-space parameters never get weight decay.
+        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear, WarmupSteps or Constant (if not
+            given).
+        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
+            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
+        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
+            given.
+        frozen_stages: Number of the backbone's first stages (of an image's, the stem is the first), or of a sequence
+            backbone's first layers, to leave as they are.
+
+    Attributes:
+        primary_metric: The metric by which runs of this task are ranked.
 
     Raises:
-        InputError: If layer_decay or frozen_stages is out of range.
+        InputError: If layer_decay or frozen_stages is out of range, or the objective has no such metric.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         objective: Objective,
-        optimizer: OptimizerFactory | None,
-        schedule: Schedule | None,
+        optimizer: OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
         pretrained: str | None = None,
         layer_decay: float | None = None,
         frozen_stages: int = 0,
@@ -76,6 +92,7 @@ class Task(LightningModule, ABC):
         freeze(backbone, frozen_stages)
         self.optimizer_factory = SharedFactory(optimizer or AdamW)
         self.schedule = schedule or Constant()
+        self.primary_metric = objective.primary_metric
         self.val_metrics = objective.new_metrics()
         self.test_metrics = objective.new_metrics()
         self.train()
@@ -88,10 +105,10 @@ class Task(LightningModule, ABC):
         `load_from_checkpoint` then wants them again.
 
         Args:
-            modules: Names of arguments that are no plain data in Python, besides backbone, optimizer and schedule.
+            modules: Names of arguments that are no plain data in Python, besides those that every task takes.
         """
         from_command_line = bool(_given_hyperparameters.get())
-        ignore = () if from_command_line else ("backbone", "optimizer", "schedule", *modules)
+        ignore = () if from_command_line else ("backbone", "optimizer", "schedule", "metrics", *modules)
         constructor = inspect.currentframe()
         assert constructor is not None
         self.save_hyperparameters(ignore=ignore, frame=constructor.f_back)
@@ -169,9 +186,9 @@ class Task(LightningModule, ABC):
         return self
 
     @property
-    def primary_metric(self) -> PrimaryMetric:
-        """The metric by which runs of this task are ranked."""
-        return self.objective.primary_metric
+    def predictors(self) -> dict[str, tuple[LightningModule, Objective]]:
+        """What predicts, and its objective, for each of several tasks by its name; of a single one "" is the name."""
+        return {"": (self, self.objective)}
 
     @property
     def logged_names(self) -> tuple[str, ...]:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import yaml
-from PIL import Image
 
 from mambarium.errors import InputError
 from mambarium.platform.cli.configuration.composition import CONFIG_OPTIONS, compose, paired
 from mambarium.platform.cli.configuration.parser import StrictParser
 from mambarium.platform.cli.quiet import quiet_lightning
-from mambarium.platform.data.core.data_module import ExactDataModule, Samples
-from mambarium.platform.data.core.multitask import MultiTaskData
-from mambarium.platform.data.images.classification.labelled_images import ClassificationImages
-from mambarium.platform.data.images.dense.dense_images import DenseImages
-from mambarium.platform.data.images.drawing import arrange, draw_sample
-from mambarium.platform.data.synthetic.synthetic_data import SyntheticSequences
-from mambarium.platform.data.text.text_data import Text
-from mambarium.tasks.batches import IGNORED_TARGET
-
-Part = Literal["train", "val", "test"]
+from mambarium.platform.data.core.data_module import ExactDataModule, Part
+from mambarium.tasks.drawing import arrange, write_png
 
 COLUMNS = 4
 
@@ -46,36 +36,29 @@ def run_show_data(arguments: list[str]) -> int:
     shown = parser().instantiate(options).data
     shown.prepare_data()
     output = options.output or Path(f"{stem(arguments)}-{options.part}.png")
-    if isinstance(shown, MultiTaskData):
-        for name, data in shown.tasks.items():
-            show(data, options, output.with_stem(f"{output.stem}-{name}"))
-    else:
-        show(shown, options, output)
+    for name, data in shown.of_tasks.items():
+        show(data, options, output.with_stem(f"{output.stem}-{name}") if name else output)
     return 0
 
 
-def show(data: ExactDataModule, options: Any, output: Path) -> None:
+def show(data: Any, options: Any, output: Path) -> None:
     """Show one task's samples: images as a PNG file, text and sequences of tokens on the terminal.
 
     Raises:
         InputError: If there is no picture of such data, or the file exists already.
     """
-    if isinstance(data, ClassificationImages):
-        data.cache = False  # a few samples don't pay for decoding all
-    samples = samples_of(data, options.part)
+    samples = data.samples_to_show(options.part)
     pass_index = options.pass_index if options.part == "train" else 0
-    keys = [(pass_index, index) for index in spread(len(samples), options.samples, options.first)]
-    if isinstance(data, Text):
-        print(text_of(data, samples, keys))
+    indices = spread(len(samples), options.samples, options.first)
+    first = samples[pass_index, indices[0]]
+    if data.sample_text(indices[0], first) is not None:
+        print("\n".join(data.sample_text(index, samples[pass_index, index]) for index in indices))
         return
-    if isinstance(data, SyntheticSequences):
-        print(sequences_of(data, samples, keys))
-        return
-    if not isinstance(data, ClassificationImages | DenseImages):
+    if data.draw_sample(first) is None:
         raise InputError(f"show-data has no picture of {type(data).__name__}")
     if output.exists():
         raise InputError(f"{output} exists: give another file with --output, or remove it")
-    pictures = [draw_sample(samples[key], data.class_names) for key in keys]
+    pictures = [data.draw_sample(samples[pass_index, index]) for index in indices]
     write_png(arrange(pictures, options.columns), output)
     print(f"{len(pictures)} of {len(samples):,} {options.part} samples, {data.num_classes} classes: {output}")
     print("\n".join(data.description()))
@@ -118,11 +101,6 @@ def stem(arguments: list[str]) -> str:
     return Path(files[0]).stem if files else "data"
 
 
-def samples_of(data: ExactDataModule, part: Part) -> Samples:
-    """One part of the data."""
-    return {"train": data.training_samples, "val": data.validation_samples, "test": data.test_samples}[part]()
-
-
 def spread(num_samples: int, count: int, first: int) -> list[int]:
     """Indices spread evenly over all samples: files often lie class by class.
 
@@ -133,36 +111,3 @@ def spread(num_samples: int, count: int, first: int) -> list[int]:
     """
     count = min(count, num_samples)
     return [(first + position * num_samples // count) % num_samples for position in range(count)]
-
-
-def text_of(data: Text, samples: Samples, keys: list[tuple[int, int]]) -> str:
-    """Windows of text with the number of tokens and of targets."""
-    blocks = []
-    for pass_index, index in keys:
-        window = samples[(pass_index, index)]
-        counted = int((window.targets != IGNORED_TARGET).sum())
-        head = f"--- window {index}: {len(window.tokens)} tokens, {counted} predicted, {window.num_bytes} bytes"
-        blocks.append(f"{head}\n{data.decode(window.tokens.tolist())}")
-    return "\n".join(blocks)
-
-
-def sequences_of(data: SyntheticSequences, samples: Samples, keys: list[tuple[int, int]]) -> str:
-    """Tokens as numbers, and below each the target that is predicted there, a dot where none is."""
-    width = len(str(data.vocab_size - 1))
-    blocks = []
-    for pass_index, index in keys:
-        window = samples[(pass_index, index)]
-        targets = ["." if target == IGNORED_TARGET else str(target) for target in window.targets.tolist()]
-        blocks += [
-            f"--- sequence {index}: {len(window.tokens)} tokens, {len(targets) - targets.count('.')} predicted",
-            "tokens  " + " ".join(str(token).rjust(width) for token in window.tokens.tolist()),
-            "targets " + " ".join(target.rjust(width) for target in targets),
-        ]
-    return "\n".join(blocks)
-
-
-def write_png(picture: torch.Tensor, file: Path) -> None:
-    """Write a picture, uint8 (3, height, width), to a file that does not exist yet."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("xb") as opened:
-        Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(opened, "PNG")

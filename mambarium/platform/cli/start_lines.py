@@ -7,12 +7,12 @@ from math import ceil
 from lightning.pytorch import Trainer
 from torch import nn
 
-from mambarium.platform.cli.detection_limits import detection_limits
 from mambarium.platform.cli.result_files import metric_lines
 from mambarium.platform.data.core.data_module import ExactDataModule
 from mambarium.platform.runs.checkpoints import RunCheckpoint
 from mambarium.platform.runs.metrics_file import MetricsFile
 from mambarium.platform.runs.run_folder import Decision, RunFolder
+from mambarium.tasks.objective import VisionObjective
 from mambarium.tasks.task import Task
 
 
@@ -58,11 +58,21 @@ def describe_start(folder: RunFolder, decision: Decision, trainer: Trainer, mode
             f"data     {type(data).__name__}, {len(data.training_samples()):,} training samples, "
             f"{len(data.validation_samples()):,} for validation",
             *data.description(),
-            *detection_limits(model, data),
+            *result_limits(model, data),
             f"length   {steps:,} steps of {data.batch_size * trainer.accumulate_grad_batches} samples, "
             f"{data.total_batches / data.batches_per_pass:.4g} passes, on {device}",
         ]
     )
+
+
+def result_limits(model: Task, data: ExactDataModule) -> list[str]:
+    """How many results of an image are made and counted, for each task that has such limits."""
+    return [
+        f"{line} ({name})" if name else line
+        for name, (_, objective) in model.predictors.items()
+        if isinstance(objective, VisionObjective)
+        for line in objective.limits(data.of_tasks[name].most_objects())
+    ]
 
 
 def describe_end(folder: RunFolder) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
 from mambarium.tasks.batches import ImageBatch
+from mambarium.tasks.classification.class_predictions import ClassTable, class_below_truth
 from mambarium.tasks.classification.mixing import ImageMixing
 from mambarium.tasks.objective import PrimaryMetric, TaskMetrics, VisionObjective
-from mambarium.tasks.optimization import OptimizerFactory, Schedule
-from mambarium.tasks.task import Task
+from mambarium.tasks.task import TrainingOptions
+from mambarium.tasks.vision_task import VisionTask, named_classes, vision_backbone
 
 
 class ClassificationMetrics(TaskMetrics):
@@ -60,16 +63,27 @@ class ClassificationObjective(VisionObjective):
         backbone: The backbone that the objective is for; read, not kept.
         class_names: One name per class.
         label_smoothing: Share of the target spread evenly over all classes, from 0 to below 1.
+        metrics: As `Objective` takes them, of logits (batch, num_classes) and labels (batch,).
+        primary_metric: As `Objective` takes it.
 
     Raises:
         InputError: If the smoothing is out of range.
     """
 
-    primary_metric = PrimaryMetric("accuracy", "max")
+    usual_metric = PrimaryMetric("accuracy", "max")
     divisor = 1
+    kind = "classification"
+    writer = ClassTable
 
-    def __init__(self, backbone: VisionBackbone, class_names: Sequence[str], label_smoothing: float = 0.0) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        backbone: VisionBackbone,
+        class_names: Sequence[str],
+        label_smoothing: float = 0.0,
+        metrics: Mapping[str, Metric] | None = None,
+        primary_metric: str | None = None,
+    ) -> None:
+        super().__init__(metrics, primary_metric)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"label_smoothing is {label_smoothing}: give a number from 0 to below 1")
         self.num_classes = len(class_names)
@@ -77,30 +91,36 @@ class ClassificationObjective(VisionObjective):
         self.label_smoothing = label_smoothing
 
     def forward(self, features: VisionFeatures) -> Tensor:
-        """Logits (batch, num_classes)."""
+        """Compute logits (batch, num_classes)."""
         return self.classifier(features)
 
     def losses(self, features: VisionFeatures, batch: ImageBatch) -> dict[str, Tensor]:
-        """Cross-entropy of logits with labels (batch,) or label shares (batch, num_classes)."""
+        """Compute the cross-entropy of logits with labels (batch,) or label shares (batch, num_classes)."""
         logits = self(features).float()
         return {"cross_entropy": F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)}
 
     def predictions(self, backbone: VisionBackbone, batch: ImageBatch) -> Tensor:
-        """Logits (batch, num_classes)."""
+        """Compute logits (batch, num_classes)."""
         return self(backbone(batch["image"]))
 
     def answers(self, predictions: Tensor) -> Tensor:
-        """Class probabilities (batch, num_classes) of logits."""
+        """Return class probabilities (batch, num_classes) of logits."""
         return predictions.float().softmax(dim=1)
 
-    def new_metrics(self) -> ClassificationMetrics:
+    def own_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(self.num_classes)
+
+    def metric_inputs(self, predictions: Tensor, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        return predictions.float(), batch["label"]
+
+    def draw(self, truth: Tensor, sample: Any, prediction: Tensor, class_names: Sequence[str]) -> Tensor:
+        return class_below_truth(truth, sample.label, prediction, class_names)
 
     def published_names(self) -> dict[str, str]:
         return {f"classifier.{name}": name for name in self.classifier.state_dict()}
 
 
-class ImageClassification(Task):
+class ImageClassification(VisionTask):
     """Trains a vision backbone to name the class of an image.
 
     Args:
@@ -109,21 +129,15 @@ class ImageClassification(Task):
         label_smoothing: Share of the target spread evenly over all classes, from 0 to below 1.
         mixup: Alpha of mixup, 0 for none. With cutmix too, each batch takes one of the two at random.
         cutmix: Alpha of cutmix, 0 for none.
-        optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
-            biases, embeddings and state-space parameters never get weight decay.
-        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
-        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
-            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
-        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
-            given.
-        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
+        metrics: Metrics of torchmetrics by name, beside our own, of logits (batch, num_classes) and labels (batch,).
+        primary_metric: Name of the metric that ranks checkpoints and runs; accuracy if not given.
+        training: The arguments of `Task`.
 
     Raises:
-        InputError: If the backbone is no vision backbone, or a number is out of range.
+        InputError: If the backbone is no vision backbone, or a number or metric is not as described.
     """
 
     objective: ClassificationObjective
-    backbone: VisionBackbone
 
     def __init__(
         self,
@@ -132,33 +146,20 @@ class ImageClassification(Task):
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
-        optimizer: OptimizerFactory | None = None,
-        schedule: Schedule | None = None,
-        pretrained: str | None = None,
-        layer_decay: float | None = None,
-        frozen_stages: int = 0,
+        metrics: dict[str, Metric] | None = None,
+        primary_metric: str | None = None,
+        **training: Unpack[TrainingOptions],
     ) -> None:
-        if not isinstance(backbone, VisionBackbone):
-            raise InputError(
-                f"{type(backbone).__name__} is not a vision backbone: image classification takes Vim, MambaOut, ..."
-            )
-        objective = ClassificationObjective(backbone, [str(number) for number in range(num_classes)], label_smoothing)
-        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
+        names = named_classes(num_classes, None)
+        objective = ClassificationObjective(vision_backbone(backbone), names, label_smoothing, metrics, primary_metric)
+        super().__init__(backbone, objective, **training)
         self.mixing = ImageMixing(num_classes, mixup, cutmix)
         self.save_constructor_arguments()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
+        """Compute logits (batch, num_classes) of images (batch, 3, height, width)."""
         return self.objective(self.backbone(images))
 
     def training_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         images, labels = self.mixing(batch["image"], batch["label"])
-        features = self.backbone(images)
-        return self.objective.losses(features, ImageBatch(image=images, label=labels)) | features.auxiliary_losses
-
-    def predictions(self, batch: ImageBatch) -> Tensor:
-        return self.objective.predictions(self.backbone, batch)
-
-    def predict_step(self, batch: ImageBatch) -> Tensor:
-        """Class probabilities (batch, num_classes)."""
-        return self.objective.answers(self(batch["image"]))
+        return super().training_losses(ImageBatch(image=images, label=labels))

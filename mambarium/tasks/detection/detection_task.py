@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 from torch import Tensor
+from torchmetrics import Metric
 
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
 from mambarium.tasks.batches import DetectionBatch, PaddedImages, rows_of_equal_size
-from mambarium.tasks.dense.maps import pad_images, padded_batch
-from mambarium.tasks.detection.average_precision import DetectionMetrics, Frequency
+from mambarium.tasks.dense.maps import pad_images
+from mambarium.tasks.detection.average_precision import OFFICIAL_LIMITS, DetectionMetrics, Frequency
+from mambarium.tasks.detection.detection_predictions import DetectionFiles, detections_beside_truth
 from mambarium.tasks.detection.detector import Detections, DetectorFactory, ImageSizes, Objects
 from mambarium.tasks.detection.fcos import FCOS
 from mambarium.tasks.objective import PrimaryMetric, VisionObjective
-from mambarium.tasks.optimization import OptimizerFactory, Schedule
-from mambarium.tasks.task import Task
+from mambarium.tasks.task import TrainingOptions
+from mambarium.tasks.vision_task import VisionTask, named_classes, vision_backbone
 
 
 class DetectionObjective(VisionObjective):
@@ -30,12 +33,16 @@ class DetectionObjective(VisionObjective):
             data of the LVIS kind refuses. The command line takes them from the data.
         counted_detections: How many detections average precision counts, the surest first: COCO's of each class in an
             image (100 if None), LVIS's in an image (300). The detector has a limit of its own, `detections_per_image`.
+        metrics: As `Objective` takes them, in the form of torchmetrics' `MeanAveragePrecision`, of boxes alone.
+        primary_metric: As `Objective` takes it.
 
     Raises:
         InputError: If there is not one frequency for each class, or no detection would count.
     """
 
-    primary_metric = PrimaryMetric("AP", "max")
+    usual_metric = PrimaryMetric("AP", "max")
+    kind = "detection"
+    writer = DetectionFiles
 
     def __init__(
         self,
@@ -44,8 +51,10 @@ class DetectionObjective(VisionObjective):
         detector: DetectorFactory | None = None,
         class_frequencies: Sequence[Frequency] | None = None,
         counted_detections: int | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        primary_metric: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(metrics, primary_metric)
         if counted_detections is not None and counted_detections < 1:
             raise InputError(f"counted_detections is {counted_detections}: give 1 or more")
         self.counted_detections = counted_detections
@@ -74,12 +83,12 @@ class DetectionObjective(VisionObjective):
         self.class_frequencies = list(class_frequencies)
 
     def losses(self, features: VisionFeatures, batch: DetectionBatch) -> dict[str, Tensor]:
-        """The detector's losses; crowds are not trained on."""
+        """Compute the detector's losses; crowds are not trained on."""
         height, width = batch["image"].shape[-2:]
         return self.detector.losses(features, ImageSizes((height, width), batch["valid_size"]), objects_of(batch))
 
     def predictions(self, backbone: VisionBackbone, batch: PaddedImages) -> list[Detections]:
-        """What is in each image, in the coordinates of the original ones.
+        """Find what is in each image, in the coordinates of the original ones.
 
         Images are looked at without the padding of their batch, so the result does not depend on what else is in it.
         """
@@ -88,19 +97,60 @@ class DetectionObjective(VisionObjective):
             images = pad_images(batch["image"][rows, :, :height, :width], self.divisor)
             sizes = ImageSizes((images.shape[-2], images.shape[-1]), batch["valid_size"][rows])
             found |= zip(rows, self.detector.detect(backbone(images), sizes), strict=True)
-        scales = batch["original_size"].flip(1) / batch["valid_size"].flip(1)  # (batch, 2) of x and y
         return [
-            found[row]._replace(boxes=found[row].boxes * scale.repeat(2).to(found[row].boxes))
-            for row, scale in enumerate(scales)
+            found[row]._replace(boxes=found[row].boxes * scale.to(found[row].boxes))
+            for row, scale in enumerate(original_scales(batch))
         ]
 
-    def new_metrics(self) -> DetectionMetrics:
+    def own_metrics(self) -> DetectionMetrics:
         masks = self.detector.predicts_masks
         return DetectionMetrics(self.class_names, masks, self.class_frequencies, self.counted_detections)
 
+    def metric_inputs(self, predictions: list[Detections], batch: DetectionBatch) -> tuple[Any, Any]:
+        found = [{"boxes": found.boxes, "scores": found.scores, "labels": found.labels} for found in predictions]
+        scales = original_scales(batch)
+        truth = [
+            {"boxes": boxes * scale, "labels": labels, "iscrowd": crowd.int(), "area": area}
+            for boxes, scale, labels, crowd, area in zip(
+                batch["boxes"], scales, batch["labels"], batch["crowd"], batch["area"], strict=True
+            )
+        ]
+        return found, truth
+
+    def draw(self, truth: Tensor, sample: Any, prediction: Detections, class_names: Sequence[str]) -> Tensor:
+        image = sample["image"].as_subclass(Tensor)
+        return detections_beside_truth(truth, image, sample["original_size"], prediction, class_names)
+
+    def limits(self, most_objects: tuple[int, int]) -> list[str]:
+        kept, lvis = self.detector.detections_per_image, self.class_frequencies is not None
+        counted = self.counted_detections or OFFICIAL_LIMITS[lvis]
+        of_each, of_one = ("", "") if lvis else (" of each class", " of one class")
+        in_all = "no limit of" if kept is None else f"at most {kept:,}"
+        lines = [f"limits   {in_all} detections per image; average precision counts {counted:,}{of_each}"]
+        most, most_of_one = most_objects
+        most_counted = most if lvis else most_of_one
+        if kept is not None and kept < most:
+            lines.append(
+                f"note     an image holds {most:,} objects: raise detections_per_image of the detector to that or more"
+            )
+        elif lvis and kept is not None and kept < counted:
+            lines.append(
+                f"note     LVIS counts {counted:,} detections: raise detections_per_image of the detector to that"
+            )
+        if counted < most_counted:
+            lines.append(
+                f"note     an image holds {most_counted:,} objects{of_one}: raise counted_detections to that or more"
+            )
+        return lines
+
+
+def original_scales(batch: PaddedImages) -> Tensor:
+    """Return (batch, 4) factors from boxes in the valid images to boxes in the original ones."""
+    return (batch["original_size"].flip(1) / batch["valid_size"].flip(1)).repeat(1, 2)
+
 
 def objects_of(batch: DetectionBatch) -> list[Objects]:
-    """The objects of each image that a detector is trained on: all but crowds."""
+    """Return the objects of each image that a detector is trained on: all but crowds."""
     objects = []
     for index, crowd in enumerate(batch["crowd"]):
         single = ~crowd.bool()
@@ -109,7 +159,7 @@ def objects_of(batch: DetectionBatch) -> list[Objects]:
     return objects
 
 
-class ObjectDetection(Task):
+class ObjectDetection(VisionTask):
     """Trains a vision backbone and a detector to find the objects in images.
 
     Args:
@@ -122,15 +172,10 @@ class ObjectDetection(Task):
         counted_detections: How many detections average precision counts, the surest first: COCO's of each class in an
             image (100 if not given), LVIS's in an image (300). The detector has a limit of its own,
             `detections_per_image`.
-        optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
-            biases, embeddings and state-space parameters never get weight decay.
-        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear, WarmupSteps or Constant (if not
-            given).
-        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
-            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
-        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
-            given.
-        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
+        metrics: Metrics of torchmetrics by name, beside our own, in the form of its `MeanAveragePrecision` without
+            masks: boxes x1, y1, x2, y2 in the original image, scores, labels.
+        primary_metric: Name of the metric that ranks checkpoints and runs; AP if not given.
+        training: The arguments of `Task`.
 
     Raises:
         InputError: If the backbone is no vision backbone, the classes' names or frequencies are not one for
@@ -138,7 +183,6 @@ class ObjectDetection(Task):
     """
 
     objective: DetectionObjective
-    backbone: VisionBackbone
 
     def __init__(
         self,
@@ -148,29 +192,18 @@ class ObjectDetection(Task):
         class_frequencies: list[Frequency] | None = None,
         detector: DetectorFactory | None = None,
         counted_detections: int | None = None,
-        optimizer: OptimizerFactory | None = None,
-        schedule: Schedule | None = None,
-        pretrained: str | None = None,
-        layer_decay: float | None = None,
-        frozen_stages: int = 0,
+        metrics: dict[str, Metric] | None = None,
+        primary_metric: str | None = None,
+        **training: Unpack[TrainingOptions],
     ) -> None:
-        if not isinstance(backbone, VisionBackbone):
-            raise InputError(f"{type(backbone).__name__} is not a vision backbone: detection takes Vim, MambaOut, ...")
-        names = [str(number) for number in range(num_classes)] if class_names is None else class_names
-        if len(names) != num_classes:
-            raise InputError(f"class_names has {len(names)} entries for {num_classes} classes: give one for each class")
-        objective = DetectionObjective(backbone, names, detector, class_frequencies, counted_detections)
-        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
+        objective = DetectionObjective(
+            vision_backbone(backbone),
+            named_classes(num_classes, class_names),
+            detector,
+            class_frequencies,
+            counted_detections,
+            metrics,
+            primary_metric,
+        )
+        super().__init__(backbone, objective, **training)
         self.save_constructor_arguments("detector")
-
-    def training_losses(self, batch: DetectionBatch) -> dict[str, Tensor]:
-        padded = padded_batch(batch, self.objective.divisor)
-        features = self.backbone(padded["image"])
-        return self.objective.losses(features, padded) | features.auxiliary_losses
-
-    def predictions(self, batch: PaddedImages) -> list[Detections]:
-        return self.objective.predictions(self.backbone, batch)
-
-    def predict_step(self, batch: PaddedImages) -> list[Detections]:
-        """What is in each image, in the coordinates of the original ones."""
-        return self.predictions(batch)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 from mambarium.backbones.contract import Backbone, SequenceBackbone, SequenceOutput
 from mambarium.backbones.published.loading import Resized
@@ -14,8 +17,7 @@ from mambarium.errors import InputError
 from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch
 from mambarium.tasks.language_modeling.sampling import pick_next_token
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
-from mambarium.tasks.optimization import OptimizerFactory, Schedule
-from mambarium.tasks.task import Task
+from mambarium.tasks.task import Task, TrainingOptions
 
 
 class LanguageMetrics(TaskMetrics):
@@ -67,12 +69,21 @@ class LanguageModelingObjective(Objective):
         width: Size of the backbone's vectors.
         vocab_size: Number of tokens.
         tie_embedding: Whether the head uses the embedding's matrix.
+        metrics: As `Objective` takes them, of logits (targets, vocab_size) and the tokens (targets,) that follow.
+        primary_metric: As `Objective` takes it.
     """
 
-    primary_metric = PrimaryMetric("bits_per_byte", "min")
+    usual_metric = PrimaryMetric("bits_per_byte", "min")
 
-    def __init__(self, width: int, vocab_size: int, tie_embedding: bool = True) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        width: int,
+        vocab_size: int,
+        tie_embedding: bool = True,
+        metrics: Mapping[str, Metric] | None = None,
+        primary_metric: str | None = None,
+    ) -> None:
+        super().__init__(metrics, primary_metric)
         self.embedding = nn.Embedding(vocab_size, width)
         self.head = nn.Linear(width, vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
@@ -91,8 +102,12 @@ class LanguageModelingObjective(Objective):
         targets = batch["targets"].flatten()
         return {"cross_entropy": F.cross_entropy(logits, targets, ignore_index=IGNORED_TARGET)}
 
-    def new_metrics(self) -> LanguageMetrics:
+    def own_metrics(self) -> LanguageMetrics:
         return LanguageMetrics()
+
+    def metric_inputs(self, predictions: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        counted = batch["targets"] != IGNORED_TARGET
+        return predictions[counted].float(), batch["targets"][counted]
 
     def published_names(self) -> dict[str, str]:
         return {name: name for name in ("embedding.weight", "head.weight")}
@@ -118,14 +133,9 @@ class LanguageModeling(Task):
         backbone: The sequence backbone.
         vocab_size: Number of tokens; the command line takes it from the data.
         tie_embedding: Whether the vocabulary head uses the embedding's matrix.
-        optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
-            biases, embeddings and state-space parameters never get weight decay.
-        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
-        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
-            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
-        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
-            given.
-        frozen_stages: Number of the backbone's first layers to leave as they are.
+        metrics: Metrics of torchmetrics by name, beside our own, of logits (targets, vocab_size) and tokens (targets,).
+        primary_metric: Name of the metric that ranks checkpoints and runs; bits_per_byte if not given.
+        training: The arguments of `Task`.
 
     Raises:
         InputError: If the backbone is no sequence backbone.
@@ -139,18 +149,16 @@ class LanguageModeling(Task):
         backbone: Backbone,
         vocab_size: int,
         tie_embedding: bool = True,
-        optimizer: OptimizerFactory | None = None,
-        schedule: Schedule | None = None,
-        pretrained: str | None = None,
-        layer_decay: float | None = None,
-        frozen_stages: int = 0,
+        metrics: dict[str, Metric] | None = None,
+        primary_metric: str | None = None,
+        **training: Unpack[TrainingOptions],
     ) -> None:
         if not isinstance(backbone, SequenceBackbone):
             raise InputError(
-                f"{type(backbone).__name__} is not a causal sequence backbone: language modelling takes Mamba, ..."
+                f"{type(backbone).__name__} is not a causal sequence backbone; language modelling takes Mamba, ..."
             )
-        objective = LanguageModelingObjective(backbone.width, vocab_size, tie_embedding)
-        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
+        objective = LanguageModelingObjective(backbone.width, vocab_size, tie_embedding, metrics, primary_metric)
+        super().__init__(backbone, objective, **training)
         self.save_constructor_arguments()
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,8 +17,8 @@ from mambarium.tasks.dense.maps import pad_images, padded_batch
 from mambarium.tasks.detection.average_precision import Frequency
 from mambarium.tasks.detection.detection_task import DetectionObjective
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics, VisionObjective
-from mambarium.tasks.optimization import OptimizerFactory, Schedule
-from mambarium.tasks.task import Task
+from mambarium.tasks.task import Task, TrainingOptions
+from mambarium.tasks.vision_task import vision_backbone
 
 VisionObjectiveFactory = Callable[[VisionBackbone, Sequence[str]], VisionObjective]
 """Makes an objective from the backbone and the names of its classes; in YAML a `class_path` of an objective."""
@@ -82,7 +82,7 @@ class ObjectiveSet(Objective):
         InputError: If a weight is not above 0 or of an unknown task, or a task's metric is better when lower.
     """
 
-    primary_metric = PrimaryMetric("mean", "max")
+    usual_metric = PrimaryMetric("mean", "max")
 
     def __init__(
         self, objectives: Mapping[str, VisionObjective], weights: Mapping[str, float], uncertainty: bool
@@ -115,7 +115,7 @@ class ObjectiveSet(Objective):
         """Each task's predictions on its batch."""
         return {name: self.objective(name).predictions(backbone, part) for name, part in batch["tasks"].items()}
 
-    def new_metrics(self) -> MultiTaskMetrics:
+    def own_metrics(self) -> MultiTaskMetrics:
         return MultiTaskMetrics({name: self.objective(name) for name in self.weights})
 
     def objective(self, name: str) -> VisionObjective:
@@ -180,14 +180,7 @@ class MultiTask(Task):
         weighting: `fixed` keeps these weights, `uncertainty` learns a factor for each task beside them.
         gradient_norms_every: Turns of a task between measurements of its gradient norm, each of which costs one more
             backward pass; 0 for none.
-        optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
-            biases, embeddings and state-space parameters never get weight decay.
-        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
-        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
-            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
-        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
-            given.
-        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
+        training: The arguments of `Task`.
 
     Raises:
         InputError: If the backbone is no vision backbone, the tasks differ from those of the data, or a number is out
@@ -207,14 +200,8 @@ class MultiTask(Task):
         weights: dict[str, float] | None = None,
         weighting: Literal["fixed", "uncertainty"] = "fixed",
         gradient_norms_every: int = 50,
-        optimizer: OptimizerFactory | None = None,
-        schedule: Schedule | None = None,
-        pretrained: str | None = None,
-        layer_decay: float | None = None,
-        frozen_stages: int = 0,
+        **training: Unpack[TrainingOptions],
     ) -> None:
-        if not isinstance(backbone, VisionBackbone):
-            raise InputError(f"{type(backbone).__name__} is not a vision backbone: several tasks take VMamba, Vim, ...")
         if set(objectives) != set(num_classes):
             raise InputError(
                 f"objectives are for {', '.join(objectives)} but the data is for {', '.join(num_classes)}: "
@@ -228,12 +215,12 @@ class MultiTask(Task):
                 known = ", ".join(f"{task} ({count} classes)" for task, count in num_classes.items())
                 raise InputError(f"class_names has {len(given)} names for {task!r}, but the tasks are {known}")
             names[task] = given
-        made = {task: factory(backbone, names[task]) for task, factory in objectives.items()}
+        made = {task: factory(vision_backbone(backbone), names[task]) for task, factory in objectives.items()}
         for task, made_objective in made.items():
             if isinstance(made_objective, DetectionObjective) and class_frequencies:
                 made_objective.take_frequencies(class_frequencies.get(task))
         objective = ObjectiveSet(made, weights or {}, uncertainty=weighting == "uncertainty")
-        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
+        super().__init__(backbone, objective, **training)
         self.gradient_norms_every = gradient_norms_every
         self.turns = dict.fromkeys(objectives, 0)
         self.logged: dict[str, Tensor | float] = {}
@@ -250,9 +237,10 @@ class MultiTask(Task):
     def predictions(self, batch: MultiTaskBatch) -> dict[str, Any]:
         return self.objective.predictions(self.backbone, batch)
 
-    def of_task(self, name: str) -> TaskPrediction:
-        """What predicts one of the tasks, with the same backbone and head."""
-        return TaskPrediction(self.backbone, self.objective.objective(name))
+    @property
+    def predictors(self) -> dict[str, tuple[LightningModule, Objective]]:
+        objectives = {name: self.objective.objective(name) for name in self.objective.weights}
+        return {name: (TaskPrediction(self.backbone, one), one) for name, one in objectives.items()}
 
     def training_step(self, batch: MultiTaskBatch, batch_idx: int) -> Tensor:
         losses = self.training_losses(batch)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
 from mambarium.tasks.batches import IGNORED_CLASS, PaddedImages, SegmentationBatch
-from mambarium.tasks.dense.maps import FeatureMaps, pad_images, padded_batch
+from mambarium.tasks.dense.maps import FeatureMaps, pad_images
 from mambarium.tasks.objective import PrimaryMetric, VisionObjective
-from mambarium.tasks.optimization import OptimizerFactory, Schedule
+from mambarium.tasks.segmentation.mask_predictions import MaskFiles, classes_beside_truth
 from mambarium.tasks.segmentation.segmentation_heads import FCNHead, LightFPNHead, SegmentationHeadFactory, resized
 from mambarium.tasks.segmentation.segmentation_losses import SegmentationLoss
 from mambarium.tasks.segmentation.segmentation_metrics import SegmentationMetrics
 from mambarium.tasks.segmentation.sliding_windows import Inference
-from mambarium.tasks.task import Task
+from mambarium.tasks.task import TrainingOptions
+from mambarium.tasks.vision_task import VisionTask, named_classes, vision_backbone
 
 
 class SegmentationObjective(VisionObjective):
@@ -34,12 +37,16 @@ class SegmentationObjective(VisionObjective):
             0 for none.
         loss: The loss; mean cross-entropy if None.
         inference: How images are looked at in evaluation; whole, once, if None.
+        metrics: As `Objective` takes them, of the classes (pixels,) of all pixels that count.
+        primary_metric: As `Objective` takes it.
 
     Raises:
         InputError: If a number is out of range.
     """
 
-    primary_metric = PrimaryMetric("mIoU", "max")
+    usual_metric = PrimaryMetric("mIoU", "max")
+    kind = "segmentation"
+    writer = MaskFiles
 
     def __init__(
         self,
@@ -50,8 +57,10 @@ class SegmentationObjective(VisionObjective):
         auxiliary_weight: float = 0.0,
         loss: SegmentationLoss | None = None,
         inference: Inference | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        primary_metric: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(metrics, primary_metric)
         self.class_names = list(class_names)
         num_classes = len(self.class_names)
         if not 1 <= num_classes <= IGNORED_CLASS:
@@ -72,7 +81,7 @@ class SegmentationObjective(VisionObjective):
         self.divisor = math.lcm(backbone.size_divisibility, self.maps.info[-1].stride)
 
     def losses(self, features: VisionFeatures, batch: SegmentationBatch) -> dict[str, Tensor]:
-        """Losses at the masks' resolution."""
+        """Compute losses at the masks' resolution."""
         height, width = batch["image"].shape[-2:]
         maps = self.maps(features, (height, width), batch["valid_size"])
         losses = {"segmentation": self._loss(self.head(maps), batch)}
@@ -81,7 +90,7 @@ class SegmentationObjective(VisionObjective):
         return losses
 
     def predictions(self, backbone: VisionBackbone, batch: PaddedImages) -> list[Tensor]:
-        """For each image uint8 (original height, original width) class numbers."""
+        """Return for each image uint8 (original height, original width) class numbers."""
 
         def score(images: Tensor) -> Tensor:
             padded = pad_images(images, self.divisor)
@@ -91,16 +100,24 @@ class SegmentationObjective(VisionObjective):
 
         return self.inference.class_maps(score, batch)
 
-    def new_metrics(self) -> SegmentationMetrics:
+    def own_metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(self.class_names)
 
+    def metric_inputs(self, predictions: list[Tensor], batch: SegmentationBatch) -> tuple[Tensor, Tensor]:
+        truth = torch.cat([mask.flatten() for mask in batch["original_mask"]]).long()
+        counted = truth != IGNORED_CLASS
+        return torch.cat([class_map.flatten() for class_map in predictions]).long()[counted], truth[counted]
+
+    def draw(self, truth: Tensor, sample: Any, prediction: Tensor, class_names: Sequence[str]) -> Tensor:
+        return classes_beside_truth(truth, sample["image"].as_subclass(Tensor), prediction, class_names)
+
     def _loss(self, logits: Tensor, batch: SegmentationBatch) -> Tensor:
-        """Loss of logits of any size; masks lack the rows and columns by which the images were padded further."""
+        """Compute the loss of logits of any size; masks lack the rows and columns that images were padded by."""
         height, width = batch["mask"].shape[-2:]
         return self.loss_function(resized(logits, batch["image"].shape[-2:])[..., :height, :width], batch["mask"])
 
 
-class SemanticSegmentation(Task):
+class SemanticSegmentation(VisionTask):
     """Trains a vision backbone to name the class of every pixel.
 
     Args:
@@ -115,21 +132,15 @@ class SemanticSegmentation(Task):
         loss: SegmentationLoss with its weights; mean cross-entropy if not given.
         inference: How images are looked at in evaluation: `window` and `stride`, `scales`, `flip`; whole and once if
             not given.
-        optimizer: Optimiser, for example `class_path: torch.optim.AdamW`; AdamW with its defaults if not given. Norms,
-            biases, embeddings and state-space parameters never get weight decay.
-        schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear or Constant (if not given).
-        pretrained: Weights to start from: a published checkpoint or one of ours, as a file, a folder or a name on the
-            Hugging Face hub (owner/name or owner/name:file). Read once when a run starts, never on resuming.
-        layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
-            given.
-        frozen_stages: Number of the backbone's first stages (the stem is the first) to leave as they are.
+        metrics: Metrics of torchmetrics by name, beside our own, of the classes (pixels,) of all pixels that count.
+        primary_metric: Name of the metric that ranks checkpoints and runs; mIoU if not given.
+        training: The arguments of `Task`.
 
     Raises:
         InputError: If the backbone is no vision backbone, or a number is out of range.
     """
 
     objective: SegmentationObjective
-    backbone: VisionBackbone
 
     def __init__(
         self,
@@ -141,31 +152,20 @@ class SemanticSegmentation(Task):
         auxiliary_weight: float = 0.0,
         loss: SegmentationLoss | None = None,
         inference: Inference | None = None,
-        optimizer: OptimizerFactory | None = None,
-        schedule: Schedule | None = None,
-        pretrained: str | None = None,
-        layer_decay: float | None = None,
-        frozen_stages: int = 0,
+        metrics: dict[str, Metric] | None = None,
+        primary_metric: str | None = None,
+        **training: Unpack[TrainingOptions],
     ) -> None:
-        if not isinstance(backbone, VisionBackbone):
-            raise InputError(
-                f"{type(backbone).__name__} is not a vision backbone: segmentation takes VMamba, MambaVision, ..."
-            )
-        names = [str(number) for number in range(num_classes)] if class_names is None else class_names
-        if len(names) != num_classes:
-            raise InputError(f"{len(names)} class_names for {num_classes} classes: give one name per class")
-        objective = SegmentationObjective(backbone, names, head, strides, auxiliary_weight, loss, inference)
-        super().__init__(backbone, objective, optimizer, schedule, pretrained, layer_decay, frozen_stages)
+        objective = SegmentationObjective(
+            vision_backbone(backbone),
+            named_classes(num_classes, class_names),
+            head,
+            strides,
+            auxiliary_weight,
+            loss,
+            inference,
+            metrics,
+            primary_metric,
+        )
+        super().__init__(backbone, objective, **training)
         self.save_constructor_arguments("head", "loss", "inference")
-
-    def training_losses(self, batch: SegmentationBatch) -> dict[str, Tensor]:
-        padded = padded_batch(batch, self.objective.divisor)
-        features = self.backbone(padded["image"])
-        return self.objective.losses(features, padded) | features.auxiliary_losses
-
-    def predictions(self, batch: PaddedImages) -> list[Tensor]:
-        return self.objective.predictions(self.backbone, batch)
-
-    def predict_step(self, batch: PaddedImages) -> list[Tensor]:
-        """For each image uint8 (original height, original width) class numbers."""
-        return self.predictions(batch)

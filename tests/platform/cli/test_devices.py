@@ -167,8 +167,8 @@ def train(tiny: Run, tmp_path: Path, backbone: Path, steps: int, precision: str)
     """A run of a small backbone in its task."""
     config = {"small": TEXT, "digits": DIGITS, "scenes": SCENES}[backbone.stem.rpartition("_")[2]]
     trainer = "enable_progress_bar: false, gradient_clip_val: 1.0, limit_val_batches: 1"
-    quiet = "callbacks: [{class_path: mambarium.platform.pictures.callback.PredictionPictures, init_args: {images: 0}}"
-    quiet += ", {class_path: mambarium.platform.pictures.text_samples.TextSamples, init_args: {new_tokens: 0}}]"
+    quiet = "callbacks: [{class_path: mambarium.platform.callbacks.PredictionPictures, init_args: {images: 0}}"
+    quiet += ", {class_path: mambarium.platform.callbacks.TextSamples, init_args: {new_tokens: 0}}]"
     (tmp_path / "family.yaml").write_text(f"{config}trainer: {{{trainer}, {quiet}}}\n")
     length = ("--trainer.max_steps", steps, "--trainer.val_check_interval", steps)
     name = f"{backbone.stem}_{precision}"

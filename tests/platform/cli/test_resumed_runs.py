@@ -133,7 +133,7 @@ def test_three_stops_change_nothing(
 def test_a_kill_and_a_stop_change_nothing_in_dense_tasks(
     tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
 ) -> None:
-    no_pictures = "{class_path: mambarium.platform.pictures.callback.PredictionPictures, init_args: {images: 0}}"
+    no_pictures = "{class_path: mambarium.platform.callbacks.PredictionPictures, init_args: {images: 0}}"
     trainer = (
         "{accelerator: cpu, enable_progress_bar: false, log_every_n_steps: 1, max_steps: 4, val_check_interval: 2, "
         f"limit_val_batches: 1, callbacks: [{no_pictures}]}}"

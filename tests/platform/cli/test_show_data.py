@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mambarium.platform.data.images.drawing import arrange, class_color, draw_classes, draw_objects
+from mambarium.tasks.detection.detection_predictions import draw_objects
+from mambarium.tasks.drawing import arrange, class_color
+from mambarium.tasks.segmentation.mask_predictions import draw_classes
 
 SCENES = """
 model: {class_path: NoSuchTask}

@@ -20,7 +20,7 @@ def test_a_run_shows_what_its_model_writes(tiny: Callable[..., int]) -> None:
 
 
 def test_one_s_own_samples_take_the_place_of_ours(tiny: Callable[..., int]) -> None:
-    own = "{class_path: mambarium.platform.pictures.text_samples.TextSamples, init_args: {new_tokens: 0}}"
+    own = "{class_path: mambarium.platform.callbacks.TextSamples, init_args: {new_tokens: 0}}"
     config = Path("text.yaml").read_text().replace("max_steps: 3", f"max_steps: 1, callbacks: [{own}]")
     Path("text.yaml").write_text(config)
     assert tiny("fit", "--config", "text.yaml") == 0

@@ -30,14 +30,17 @@ def counts(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 5, 6, 7, 11, 12])
-def test_exactly_the_first_events_are_kept(tmp_path, differences, kept):
+def test_exactly_the_first_events_are_kept(tmp_path, monkeypatch, differences, kept):
     write(tmp_path / "tensorboard", 0, 4)
     everything = differences.events(tmp_path)["."]
     assert len(everything) == 12
     for path in event_files(tmp_path / "tensorboard")["."]:
         path.unlink()
     write(tmp_path / "tensorboard", 0, 2)
-    write(tmp_path / "tensorboard", 2, 4)
+    later = time.time() + 1  # names of one second go by a counter, 10 before 9
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: later)
+        write(tmp_path / "tensorboard", 2, 4)
     files = event_files(tmp_path / "tensorboard")["."]
     assert len(files) == 2
     with files[-1].open("ab") as file:

@@ -138,7 +138,7 @@ def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: 
 
 def test_a_task_without_names_has_numbers() -> None:
     task = model(class_names={"boxes": NAMES["boxes"]})
-    assert task.of_task("pixels").objective.class_names == [str(number) for number in range(len(NAMES["pixels"]))]
+    assert task.predictors["pixels"][1].class_names == [str(number) for number in range(len(NAMES["pixels"]))]
 
 
 def test_tasks_that_the_data_lacks_are_refused() -> None:

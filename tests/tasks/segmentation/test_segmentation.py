@@ -308,7 +308,7 @@ def test_published_size_of_upernet_on_vmamba() -> None:
     ("options", "message"),
     [
         ({"num_classes": 300}, "num_classes is 300"),
-        ({"class_names": ["a"]}, "1 class_names for 3 classes"),
+        ({"class_names": ["a"]}, "class_names has 1 entries for 3 classes"),
         ({"auxiliary_weight": -1.0}, "auxiliary_weight is -1.0"),
         ({"loss": SegmentationLoss(class_weights=[1.0, 2.0])}, "2 class_weights for 3 classes"),
         ({"head": partial(UperNetHead, channels=0)}, "channels of the segmentation head is 0"),

@@ -10,11 +10,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mambarium.errors import InputError
+from mambarium.platform.callbacks import PredictionPictures, TextSamples
 from mambarium.platform.cli.configuration.devices import device_settings
 from mambarium.platform.cli.progress_line import Progress
 from mambarium.platform.data.core.data_module import ExactDataModule
-from mambarium.platform.pictures.callback import PredictionPictures
-from mambarium.platform.pictures.text_samples import TextSamples
 from mambarium.platform.position import Position
 from mambarium.platform.runs.callbacks import check_callbacks
 from mambarium.platform.runs.checkpoint_io import AtomicCheckpointIO

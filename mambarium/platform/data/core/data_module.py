@@ -1,11 +1,14 @@
 """What all data modules share: exact order, exact coverage, length of a run."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import lightning
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from mambarium.errors import InputError
@@ -14,6 +17,8 @@ from mambarium.platform.data.core.order import EvaluationBatches, TrainingBatche
 
 MOST_WORKERS = 1024
 MOST_BATCHES = 10**12
+
+Part = Literal["train", "val", "test"]
 
 
 class Samples(Protocol):
@@ -74,6 +79,30 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
     @abstractmethod
     def test_samples(self) -> Samples:
         """Returns the data set tested on."""
+
+    @property
+    def of_tasks(self) -> dict[str, ExactDataModule]:
+        """The data of each of several tasks by its name; of a single one "" is the name."""
+        return {"": self}
+
+    def samples_to_show(self, part: Part) -> Samples:
+        """Return the samples of a part of the data for a few of them to be looked at."""
+        return {"train": self.training_samples, "val": self.validation_samples, "test": self.test_samples}[part]()
+
+    def sample_text(self, index: int, sample: Any) -> str | None:
+        """Show a sample as text; None, as here, if it is no text."""
+        return None
+
+    def draw_sample(self, sample: Any) -> Tensor | None:
+        """Draw a sample with its truth, uint8 (3, height, width); None, as here, if it is no image."""
+        return None
+
+    def most_objects(self) -> tuple[int, int]:
+        """Return the largest number of objects in an image of any part, and of one class in an image.
+
+        Crowds don't count; both are 0 where nothing is known of objects.
+        """
+        return 0, 0
 
     @property
     @abstractmethod

@@ -68,6 +68,10 @@ class MultiTaskData(ExactDataModule):
         self.turns = turns
 
     @property
+    def of_tasks(self) -> dict[str, ExactDataModule]:
+        return dict(self.tasks)
+
+    @property
     def class_names(self) -> dict[str, list[str]]:
         """The names of each task's classes."""
         return {name: data.class_names for name, data in self.tasks.items()}

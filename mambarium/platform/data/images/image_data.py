@@ -18,6 +18,7 @@ from mambarium.platform.data.images.equal_images import equal_images
 from mambarium.platform.data.images.image_files import find_images
 from mambarium.platform.data.images.image_samples import Normalization
 from mambarium.platform.data.images.intensity import ImageReader, check_range, images_to_measure, measured_range
+from mambarium.tasks.predictions import ImagesToPredict
 
 
 class ImageData(ExactDataModule):
@@ -160,6 +161,17 @@ class ImageData(ExactDataModule):
         if self.splits.test is not self.splits.val:
             parts["test"] = self.splits.test
         return equal_images(parts)
+
+    def images_to_predict(self, images: Path) -> ImagesToPredict:
+        """Have `predict_dataloader` read a folder of images (or a file), and say what is known of them."""
+        self.predict_path = str(images)
+        root = images.expanduser()
+        return ImagesToPredict(
+            root=root if root.is_dir() else root.parent,
+            files=find_images(images),
+            class_names=self.class_names,
+            read=lambda file: self.reader.read(file, str(file)),
+        )
 
     def class_counts(self, source: Any) -> Sequence[int] | None:
         """Counts how often each class occurs in one of the `splits`; None: that would take reading all of it."""

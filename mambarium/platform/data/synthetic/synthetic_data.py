@@ -118,6 +118,19 @@ class SyntheticSequences(ExactDataModule):
         """Makes a `TokenBatch`."""
         return collate_windows
 
+    def sample_text(self, index: int, sample: TokenWindow) -> str:
+        """Show tokens as numbers, and below each the target that is predicted there, a dot where none is."""
+        width = len(str(self.vocab_size - 1))
+        targets = ["." if target == IGNORED_TARGET else str(target) for target in sample.targets.tolist()]
+        predicted = len(targets) - targets.count(".")
+        return "\n".join(
+            [
+                f"--- sequence {index}: {len(sample.tokens)} tokens, {predicted} predicted",
+                "tokens  " + " ".join(str(token).rjust(width) for token in sample.tokens.tolist()),
+                "targets " + " ".join(target.rjust(width) for target in targets),
+            ]
+        )
+
     def reference_figures(self) -> dict[str, float]:
         """Returns the accuracy of guessing."""
         return {"chance accuracy": self.rule.chance}

@@ -23,7 +23,7 @@ from mambarium.platform.data.text.tokenization import (
     read_tokenization,
     tokenizer_difference,
 )
-from mambarium.tasks.batches import TokenBatch
+from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch
 
 REFERENCE_TRAINING_BYTES = 16 * 2**20
 """The reference figures know at most this much of the training text."""
@@ -165,6 +165,11 @@ class Text(ExactDataModule):
     def decode(self, tokens: list[int]) -> str:
         """Returns the text of token numbers."""
         return self.tokenization.decode(tokens)
+
+    def sample_text(self, index: int, sample: TokenWindow) -> str:
+        counted = int((sample.targets != IGNORED_TARGET).sum())
+        head = f"--- window {index}: {len(sample.tokens)} tokens, {counted} predicted, {sample.num_bytes} bytes"
+        return f"{head}\n{self.decode(sample.tokens.tolist())}"
 
     def reference_figures(self) -> dict[str, float]:
         """Returns bits per byte of the validation text under a unigram, an n-gram and lzma.

@@ -6,22 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.broken_samples import BrokenPolicy, OmittingBroken, ReplacingBroken
+from mambarium.platform.data.core.data_module import Part, Samples
 from mambarium.platform.data.images.augmentation import SampleSource
 from mambarium.platform.data.images.image_data import ImageData
 from mambarium.platform.data.images.image_samples import (
     AugmentedImages,
     CollateForPrediction,
     CollateImages,
+    LabelledImage,
     LabelledImages,
     NamedImage,
     UnlabelledImages,
 )
 from mambarium.platform.data.images.image_sources import ImageSource, ImageSplits, cached_if_small
+from mambarium.tasks.classification.class_predictions import draw_classified
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's training images per channel, what published vision models expect."""
@@ -114,6 +118,13 @@ class ClassificationImages(ImageData):
         else:
             images = LabelledImages(cached_if_small(source, self.cache))
         return AugmentedImages(images, transforms, self.image_size, self.seed)
+
+    def samples_to_show(self, part: Part) -> Samples:
+        self.cache = False  # a few samples don't pay for decoding all
+        return super().samples_to_show(part)
+
+    def draw_sample(self, sample: LabelledImage) -> Tensor:
+        return draw_classified(sample.image, self.class_names[sample.label])
 
     def class_counts(self, source: ImageSource) -> list[int]:
         """Counts the images of each class."""

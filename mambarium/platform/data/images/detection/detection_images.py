@@ -1,6 +1,7 @@
 """The data module of detection and instance masks; where the images come from is left to its subclasses."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from mambarium.platform.data.images.detection.detection_samples import (
     removing_whole_objects,
     visible_objects,
 )
+from mambarium.tasks.detection.detection_predictions import draw_objects
 from mambarium.tasks.detection.mask_encoding import encode_mask
+from mambarium.tasks.predictions import ImagesToPredict
 
 
 class WithOriginalMasks:
@@ -72,12 +75,20 @@ class DetectionImages(DenseImages[DetectionSample]):
         return None if counts is None else (counts, "training object")
 
     def most_objects(self) -> tuple[int, int]:
-        """Returns the largest number of objects in an image of any part, and of one class in an image.
-
-        Crowds don't count; both are 0 where images are generated.
-        """
         found = [split.objects.most_in_an_image() for split in self.splits if hasattr(split, "objects")]
         return max((most for most, _ in found), default=0), max((most for _, most in found), default=0)
+
+    def images_to_predict(self, images: Path) -> ImagesToPredict:
+        """Say beside what all images have which numbers an annotation file gives to classes and images."""
+        found = super().images_to_predict(images)
+        ids, source = self.image_ids(found.files) or (None, None)
+        return replace(found, category_ids=self.category_ids, image_ids=ids, numbered_by=source)
+
+    def draw_sample(self, sample: DetectionSample) -> Tensor:
+        plain = {name: value.as_subclass(Tensor) for name, value in sample.items() if isinstance(value, Tensor)}
+        return draw_objects(
+            plain["image"], plain["boxes"], plain["labels"], plain["crowd"], plain.get("masks"), self.class_names
+        )
 
     def image_ids(self, files: Sequence[Path]) -> tuple[list[int], str] | None:
         """Finds the numbers that an annotation file gives to images.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 
+from torch import Tensor
 from torchvision.transforms.v2 import Transform
 
 from mambarium.platform.data.images.augmentation import AugmentedSamples, SampleSource
@@ -18,6 +19,7 @@ from mambarium.platform.data.images.segmentation.segmentation_samples import (
     SegmentationSample,
     without_original_mask,
 )
+from mambarium.tasks.segmentation.mask_predictions import draw_classes
 
 
 class SegmentationImages(DenseImages[SegmentationSample]):
@@ -43,6 +45,10 @@ class SegmentationImages(DenseImages[SegmentationSample]):
         assert isinstance(source, StoredMasks)
         check_two_values(counts, self.class_names, source.decoder, self.where)
         return counts.classes, f"pixel in {counts.looked_at}"
+
+    def draw_sample(self, sample: SegmentationSample) -> Tensor:
+        image, mask = sample["image"].as_subclass(Tensor), sample["mask"].as_subclass(Tensor)
+        return draw_classes(image, mask, self.class_names)
 
     def description(self) -> list[str]:
         """Returns beside the classes how much of the masks does not count."""

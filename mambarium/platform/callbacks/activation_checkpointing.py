@@ -11,7 +11,7 @@ from mambarium.tasks.task import Task
 class ActivationCheckpointing(Callback):
     """Saves memory: activations within the backbone's repeated blocks are computed anew in the backward pass.
 
-    In YAML: `class_path: mambarium.platform.runs.activation_checkpointing.ActivationCheckpointing` among
+    In YAML: `class_path: mambarium.platform.callbacks.ActivationCheckpointing` among
     `trainer.callbacks`. Results don't change; each such block runs forward twice in a training step. Blocks with batch
     norm (MambaVision's convolutional ones) are left alone.
     """

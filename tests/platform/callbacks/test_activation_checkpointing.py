@@ -21,7 +21,7 @@ trainer:
     - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
       init_args: {decay: 0.5}
 """
-CALLBACK = "    - class_path: mambarium.platform.runs.activation_checkpointing.ActivationCheckpointing\n"
+CALLBACK = "    - class_path: mambarium.platform.callbacks.ActivationCheckpointing\n"
 
 
 def test_a_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

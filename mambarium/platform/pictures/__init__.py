@@ -1,1 +1,0 @@
-"""Predictions as pictures: in TensorBoard while a model trains, as files from `predict`."""
