@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mambarium.backbones.contract import Backbone
+from mambarium.private_names.torch import BatchNorms
 
 
 def recompute_activations(backbone: Backbone) -> None:
@@ -24,7 +24,7 @@ def recompute_activations(backbone: Backbone) -> None:
         backbone: Changed in place.
     """
     for block in backbone.repeated_blocks():
-        if not any(isinstance(module, _BatchNorm) for module in block.modules()):
+        if not any(isinstance(module, BatchNorms) for module in block.modules()):
             block.forward = partial(_forward, block)
 
 

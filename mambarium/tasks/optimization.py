@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from mambarium.backbones.contract import Backbone, VisionBackbone
 from mambarium.errors import InputError
+from mambarium.private_names.torch import RunningNorms
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 """Makes an optimiser from parameter groups; in YAML: `class_path: torch.optim.AdamW` with its `init_args`."""
@@ -35,7 +35,7 @@ class SharedFactory:
         return self
 
 
-UNDECAYED_MODULES = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase)
+UNDECAYED_MODULES = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm, RunningNorms)
 UNDECAYED_NAMES = (
     "A_log",
     "A_logs",

@@ -9,7 +9,6 @@ from typing import Any, Self, TypedDict
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from mambarium.backbones.contract import Backbone
 from mambarium.backbones.published.pickles import read_pickle
 from mambarium.errors import InputError
+from mambarium.private_names.lightning import is_built_by_the_command_line
 from mambarium.tasks.objective import Objective, TaskMetrics
 from mambarium.tasks.optimization import (
     RATE_FACTOR,
@@ -107,8 +107,7 @@ class Task(LightningModule, ABC):
         Args:
             modules: Names of arguments that are no plain data in Python, besides those that every task takes.
         """
-        from_command_line = bool(_given_hyperparameters.get())
-        ignore = () if from_command_line else ("backbone", "optimizer", "schedule", "metrics", *modules)
+        ignore = () if is_built_by_the_command_line() else ("backbone", "optimizer", "schedule", "metrics", *modules)
         constructor = inspect.currentframe()
         assert constructor is not None
         self.save_hyperparameters(ignore=ignore, frame=constructor.f_back)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from mambarium.errors import InputError
+from mambarium.private_names.torch import NUMPY_REBUILDERS
 
 
 def read_pickle(path: Path) -> Any:
@@ -54,8 +55,7 @@ def read_pickle(path: Path) -> Any:
 
 def _harmless() -> list[Any]:
     """Types and functions to let through, some under the names that other versions of their packages gave them."""
-    from numpy._core.multiarray import _reconstruct, scalar
-
+    reconstruct, scalar = NUMPY_REBUILDERS
     kinds = (np.bool_, np.uint8, np.int32, np.int64, np.float16, np.float32, np.float64)
     return [
         argparse.Namespace,
@@ -68,7 +68,7 @@ def _harmless() -> list[Any]:
         np.dtype,
         *(type(np.dtype(kind)) for kind in kinds),
         *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-        *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
         *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
         *((pathlib.PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
         (collections.OrderedDict, "yacs.config.CfgNode"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
+
+from mambarium.platform.suggestions import suggestion
 
 NOISE = (
     "Parser key",
@@ -68,13 +69,6 @@ def plain(cause: str, message: str) -> str:
         kind = "one of " + literal.group(1).replace("'", "")
     given = expected.group(2) or next(iter(re.findall(r"Given value: (.*)", message)), "something else")
     return f"expected {kind}, found {given}"
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` for the nearest known name, or nothing."""
-    longer = [key for key in known if not name.startswith(key)]
-    near = difflib.get_close_matches(name, longer, n=1, cutoff=0.65)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def class_names() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mambarium.errors import InputError
@@ -48,6 +48,7 @@ from mambarium.platform.runs.recovery import Found, check_restorable, check_unfi
 from mambarium.platform.runs.run_folder import Decision, ResumePolicy, RunFolder, Status, Step
 from mambarium.platform.runs.signals import Interrupted
 from mambarium.platform.runs.trainer_settings import exact_trainer_settings
+from mambarium.private_names.lightning import VerbsCLI
 from mambarium.tasks.task import Task
 
 COMMAND_KEYS = ("config", "name", "runs_dir", "resume", "ckpt_path", "trust", *PREDICT_OPTIONS)
@@ -98,7 +99,7 @@ def compose_from_checkpoint(arguments: list[str]) -> tuple[Composition, TrainedM
     return composition._replace(packages=composition.packages | trusted), trained
 
 
-class TrainingCLI(LightningCLI):
+class TrainingCLI(VerbsCLI):
     """Parses a configuration, decides by the run's folder what is to be done, and does it.
 
     Args:
@@ -150,10 +151,9 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed")
         link_data_to_model(parser)
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH_HELP[subcommand])
-        if subcommand != "fit":
+    def add_arguments_to_verb(self, parser: LightningArgumentParser, verb: str) -> None:
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH_HELP[verb])
+        if verb != "fit":
             parser.add_argument(
                 "--trust",
                 type=str,
@@ -161,25 +161,21 @@ class TrainingCLI(LightningCLI):
                 default=None,
                 help="Module of yours that a checkpoint may name (its backbone's, say); several times for several.",
             )
-        if subcommand == "fit":
+        if verb == "fit":
             parser.add_argument(
                 "--resume",
                 type=ResumePolicy,
                 default="auto",
                 help="auto starts a run or goes on with an unfinished one, must only goes on, never only starts.",
             )
-        if subcommand == "predict":
+        if verb == "predict":
             add_predict_arguments(parser)
-        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
         check_sections(self.options)
         check_seed(self.options.seed_everything)
         check_classes({section: self.options[section].as_dict() for section in SECTIONS}, LINKED_ARGUMENTS)
-
-    def _parse_ckpt_path(self) -> None:
-        """A checkpoint never changes the configuration; where the two differ, it is said or refused."""
 
     @property
     def options(self) -> Any:
@@ -188,8 +184,7 @@ class TrainingCLI(LightningCLI):
 
     def resolved_config(self) -> dict[str, Any]:
         """The configuration with every default, as plain data that `--config` can read again."""
-        parser = self._parser(self.subcommand)
-        config = yaml.safe_load(parser.dump(self.options, skip_unset=False, format="yaml"))
+        config = yaml.safe_load(self.verb_parser.dump(self.options, skip_unset=False, format="yaml"))
         return {key: value for key, value in config.items() if key not in COMMAND_KEYS}
 
     def run_path(self) -> Path:
@@ -220,8 +215,8 @@ class TrainingCLI(LightningCLI):
         found = self.decision.found
         trained = self.trained if found is None else TrainedModel(found.path, found.checkpoint)
         self.config_init = instantiated(self.parser, self.config, trained)
-        self.datamodule = self._get(self.config_init, "data")
-        self.model = self._get(self.config_init, "model")
+        self.datamodule = self.made("data")
+        self.model = self.made("model")
         self.trainer = self.instantiate_trainer()
 
     def _decide(self) -> Decision:
@@ -242,20 +237,20 @@ class TrainingCLI(LightningCLI):
         return Decision(Step.START, found)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        options = dict(self._get(self.config_init, "trainer"))
+        options = dict(self.made("trainer"))
         seed = self.options.seed_everything
         if self.subcommand == "fit":
             config = yaml.safe_dump(self.run_config, sort_keys=False)
             return fit_trainer(options, self.folder, self.datamodule, seed, self.model, config)
         return evaluation_trainer(options, seed, devices=1 if self.subcommand == "predict" else None)
 
-    def _run_subcommand(self, subcommand: str) -> None:
+    def run_verb(self, verb: str) -> None:
         run = {"fit": self._fit, "validate": self._evaluate, "test": self._evaluate, "predict": self._predict}
         if self.decision.step is Step.NOTHING:
-            run[subcommand]()
+            run[verb]()
             return
         with ending_together(self.trainer, self._note_failure):
-            run[subcommand]()
+            run[verb]()
 
     def _note_failure(self) -> None:
         """Write down that the run has failed where the process that keeps its record can't."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from jsonargparse import ArgumentError, ArgumentParser
 
 from mambarium.errors import InputError
+from mambarium.platform.cli.configuration.parser import option_names
 from mambarium.platform.cli.messages import brief
 
 
@@ -26,6 +27,5 @@ def run_function(command: str, function: Callable[..., int], arguments: list[str
     try:
         parsed = parser.parse_args(given)
     except ArgumentError as error:
-        keys = [key for action in parser._actions for key in action.option_strings]
-        raise InputError(brief(str(error), keys)) from error
+        raise InputError(brief(str(error), option_names(parser))) from error
     return function(**parser.instantiate(parsed))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mambarium.errors import InputError
-from mambarium.platform.cli.messages import suggestion
 from mambarium.platform.compare.cell_definition import Definition, digest
+from mambarium.platform.suggestions import suggestion
 from mambarium.platform.yaml_files import YAML_ENDINGS, load_yaml, resolve_yaml
 
 # Options that the comparison sets for every cell by itself.

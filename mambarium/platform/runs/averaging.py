@@ -3,7 +3,8 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+
+from mambarium.private_names.lightning import averaged_model
 
 
 class AverageBeforeItsStart(Callback):
@@ -29,7 +30,6 @@ class AverageBeforeItsStart(Callback):
     def _follow(trainer: Trainer, pl_module: LightningModule) -> None:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
         for callback in callbacks:
-            # no public name leads to the average; None outside of fit
-            average = callback._average_model if isinstance(callback, WeightAveraging) else None
+            average = averaged_model(callback)
             if average is not None and average.n_averaged == 0:
                 average.module.load_state_dict(pl_module.state_dict())

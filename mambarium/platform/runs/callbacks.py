@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mambarium.errors import InputError
+from mambarium.private_names.lightning import checks_after_epochs, looks_after_epochs, watches_the_cpu
 
 
 class Rule(NamedTuple):
@@ -58,13 +59,12 @@ RULES: dict[type[Callback], Rule] = {
     lightnings.DeviceStatsMonitor: Rule(
         "logs what the device and, with psutil installed, the CPU are doing",
         "needs psutil, which isn't installed: pip install psutil, or set cpu_stats to false",
-        # private, but there is no other way to a constructor's argument
-        lambda callback: callback._cpu_stats is not False and importlib.util.find_spec("psutil") is None,
+        lambda callback: watches_the_cpu(callback) and importlib.util.find_spec("psutil") is None,
     ),
     lightnings.EarlyStopping: Rule(
         "checks after each validation; patience counts validations",
         "would check once, at the end of the run: leave check_on_train_epoch_end out to check after each validation",
-        lambda callback: bool(callback._check_on_train_epoch_end),
+        checks_after_epochs,
     ),
     lightnings.EMAWeightAveraging: AVERAGES,
     lightnings.GradientAccumulationScheduler: refused(
@@ -101,7 +101,7 @@ RULES: dict[type[Callback], Rule] = {
     lightnings.Timer: Rule(
         "ends the run after the given time of training, interruptions left out, with a validation",
         "would look at the clock once, at the end of the run: leave interval out to do it after each step",
-        lambda callback: callback._interval == "epoch",
+        looks_after_epochs,
     ),
     lightnings.TQDMProgressBar: PROGRESS_BAR,
     lightnings.WeightAveraging: AVERAGES,

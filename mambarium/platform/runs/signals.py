@@ -7,6 +7,8 @@ from types import FrameType
 
 from lightning.pytorch import Trainer
 
+from mambarium.private_names.lightning import drop_signal_handlers
+
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """Ctrl-C, the ordinary wish to end, a closed terminal, and what schedulers announce the end of a job with (SLURM
 whichever `--signal` names, submitit SIGUSR2)."""
@@ -76,7 +78,7 @@ class StopSignals:
             trainer: The Trainer, at the start of training.
         """
         if self._earlier:
-            trainer._signal_connector._original_handlers.clear()
+            drop_signal_handlers(trainer)
             for number in self._earlier:
                 signal.signal(number, self._handle)
         self._deferred = True

@@ -6,8 +6,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mambarium.errors import InputError
-from mambarium.platform.runs.loop_state import place_between_batches
 from mambarium.platform.position import Position
+from mambarium.private_names.lightning import place_between_batches
 
 
 class ValidationSchedule(Callback):

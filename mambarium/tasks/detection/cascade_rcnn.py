@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
 from torchvision.ops import box_iou, clip_boxes_to_image, generalized_box_iou_loss
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
 from mambarium.errors import InputError
+from mambarium.private_names.torchvision import BalancedPositiveNegativeSampler, BoxCoder, Matcher
 from mambarium.tasks.dense.pyramid import FeaturePyramid
 from mambarium.tasks.detection.detector import Detections, Detector, ImageSizes, Limits, Objects, select_detections
 from mambarium.tasks.detection.regions import (

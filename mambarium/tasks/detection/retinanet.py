@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
+from mambarium.private_names.torchvision import Matcher
 from mambarium.tasks.dense.pyramid import FeaturePyramid
 from mambarium.tasks.detection.anchors import GridAnchors, cells_inside, level_lengths
 from mambarium.tasks.detection.detector import Detections, Detector, ImageSizes, Limits, Objects, select_detections

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
@@ -13,6 +12,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch.optim import Optimizer
 
 from mambarium.errors import InputError
+from mambarium.private_names.lightning import optimizer_unscales_gradients, starts_the_command_again
 
 SHORT_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 """Lightning's short names of precisions."""
@@ -34,7 +34,7 @@ class ClippedMixedPrecision(MixedPrecision):
         clip_val: int | float = 0.0,
         gradient_clip_algorithm: GradClipAlgorithmType = GradClipAlgorithmType.NORM,
     ) -> None:
-        if clip_val > 0 and self.scaler is not None and _optimizer_handles_unscaling(optimizer):
+        if clip_val > 0 and self.scaler is not None and optimizer_unscales_gradients(optimizer):
             self.scaler.unscale_(optimizer)
         Precision.clip_gradients(self, optimizer, clip_val, gradient_clip_algorithm)
 
@@ -92,8 +92,7 @@ def check_strategy(given: Any) -> None:
     Raises:
         InputError: If it is another than one device, or DDP that starts the command again.
     """
-    # private, but no public name tells how a DDPStrategy starts its processes
-    restarts = type(given) is DDPStrategy and given._start_method == "popen"
+    restarts = type(given) is DDPStrategy and starts_the_command_again(given)
     if not restarts and given not in STRATEGIES:
         name = given if isinstance(given, str) else type(given).__name__
         raise InputError(f"trainer.strategy {name} can't be resumed exactly: set one of {', '.join(STRATEGIES)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -26,6 +27,9 @@ class StrictParser(LightningArgumentParser):
 
     def known_keys(self) -> list[str]:
         """Keys and class names that a user may have meant, the long ones without their path too."""
-        keys = {key for action in self._actions for key in action.option_strings}
-        keys |= {action.dest for action in self._actions}
-        return sorted(keys)
+        return sorted({*option_names(self), *(action.dest for action in self._actions)})
+
+
+def option_names(parser: argparse.ArgumentParser) -> list[str]:
+    """Names of all options of a parser; there is no public list of them."""
+    return [name for action in parser._actions for name in action.option_strings]

@@ -26,7 +26,7 @@ def find_config(name: str) -> Path:
     relative = name.removeprefix("configs/").removesuffix(".yaml")
     if (shipped := folder / f"{relative}.yaml").is_file():
         return shipped
-    from mambarium.platform.cli.messages import suggestion
+    from mambarium.platform.suggestions import suggestion
 
     names = [str(path.relative_to(folder).with_suffix("")) for path in sorted(folder.rglob("*.yaml"))]
     raise InputError(f"{name}: no such file, nor a shipped configuration{suggestion(relative, names)}")

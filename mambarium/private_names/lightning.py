@@ -1,0 +1,122 @@
+"""What is used of Lightning 2.6 beyond its public names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import DeviceStatsMonitor, EarlyStopping, Timer, WeightAveraging
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.strategies import DDPStrategy
+from torch.optim import Optimizer
+
+
+def is_built_by_the_command_line() -> bool:
+    """Whether a module is being built by LightningCLI, which hands over its arguments as plain data."""
+    return bool(_given_hyperparameters.get())
+
+
+def optimizer_unscales_gradients(optimizer: Optimizer) -> bool:
+    """Whether an optimiser divides gradients by the scaler's factor itself, as fused ones do."""
+    return _optimizer_handles_unscaling(optimizer)
+
+
+def starts_the_command_again(strategy: DDPStrategy) -> bool:
+    """Whether a DDPStrategy starts its other processes by running the command again."""
+    return strategy._start_method == "popen"
+
+
+def drop_signal_handlers(trainer: Trainer) -> None:
+    """Have Lightning forget which signal handlers stood before its own, so that it puts none back over ours."""
+    trainer._signal_connector._original_handlers.clear()
+
+
+def watches_the_cpu(callback: DeviceStatsMonitor) -> bool:
+    """Whether `cpu_stats` was left on."""
+    return callback._cpu_stats is not False
+
+
+def checks_after_epochs(callback: EarlyStopping) -> bool:
+    """Whether `check_on_train_epoch_end` was set."""
+    return bool(callback._check_on_train_epoch_end)
+
+
+def looks_after_epochs(callback: Timer) -> bool:
+    """Whether `interval` is "epoch"."""
+    return callback._interval == "epoch"
+
+
+def averaged_model(callback: Callback) -> Any:
+    """Return the running average of a WeightAveraging, with `module` and `n_averaged`; None outside of fit."""
+    return callback._average_model if isinstance(callback, WeightAveraging) else None
+
+
+class VerbsCLI(LightningCLI):
+    """LightningCLI with options of our own for each verb, and without Lightning's reading of checkpoints.
+
+    A subclass defines `add_arguments_to_verb` and `run_verb`.
+    """
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        self.add_arguments_to_verb(parser, subcommand)
+        return parser
+
+    def add_arguments_to_verb(self, parser: LightningArgumentParser, verb: str) -> None:
+        """Add the options of a verb."""
+        raise NotImplementedError
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would let a checkpoint's arguments override the configuration."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run_verb(subcommand)
+
+    def run_verb(self, verb: str) -> None:
+        """Do what was asked for; all is instantiated."""
+        raise NotImplementedError
+
+    @property
+    def verb_parser(self) -> LightningArgumentParser:
+        """The parser of the given verb."""
+        return self._parser(self.subcommand)
+
+    def made(self, section: str) -> Any:
+        """Return what a section of the configuration was instantiated to."""
+        return self._get(self.config_init, section)
+
+
+def place_between_batches(
+    fit_loop: dict[str, Any], finished_batches: int, optimizer_steps: int, validation_owed: bool
+) -> None:
+    """Rewrite the state of Lightning's fit loop, in place, to "so many batches done, the next not begun".
+
+    Lightning guesses from its counters in which hook a checkpoint was written and repeats or skips
+    validations and log steps accordingly; the counters also drift over chains of resumes. Ours are the truth,
+    so the guess is taken out of play. The names are Lightning 2.6's (`loops/fit_loop.py`,
+    `training_epoch_loop.py`, `evaluation_loop.py`).
+
+    Args:
+        fit_loop: `checkpoint["loops"]["fit_loop"]`.
+        finished_batches: Training batches done.
+        optimizer_steps: Optimiser steps done.
+        validation_owed: Whether a validation follows these batches and has not been completed.
+    """
+    # one unfinished epoch: Lightning then neither begins a new one nor takes training for done
+    _set_progress(fit_loop["epoch_progress"], ready=1, started=1, processed=0, completed=0)
+    batches = fit_loop["epoch_loop.batch_progress"]
+    _set_progress(batches, **dict.fromkeys(("ready", "started", "processed", "completed"), finished_batches))
+    batches["is_last_batch"] = False
+    # Lightning counts the step only after the validation that follows it
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = optimizer_steps - validation_owed
+    validation = fit_loop["epoch_loop.val_loop.batch_progress"]
+    # a validation that was begun and not ended is run again, from its first batch
+    _set_progress(validation, ready=int(validation_owed), started=int(validation_owed), processed=0, completed=0)
+    validation["is_last_batch"] = False
+
+
+def _set_progress(progress: dict[str, Any], **counters: int) -> None:
+    progress["total"].update(counters)
+    progress["current"].update(counters)
