@@ -16,7 +16,7 @@ class InputError(ValueError):
 
 
 def original_line(message: str) -> str:
-    """The message of an error from another process, such as a data loader's worker; any other message as it is.
+    """Return the message of an error from another process, such as a data loader's worker; any other message as it is.
 
     A process can't hand its exception over: torch makes a new one of the same class and passes it the whole traceback
     as the message. Its last line is the original message, after the exception's name.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def replaced_atomically(target: Path, kept: Path | None = None) -> Iterator[BufferedRandom]:
-    """Opens a temporary file beside the target that takes the target's place when the block ends well.
+    """Open a temporary file beside the target that takes the target's place when the block ends well.
 
     Args:
         target: The file to write or replace; its folder is made.
@@ -35,7 +35,7 @@ def replaced_atomically(target: Path, kept: Path | None = None) -> Iterator[Buff
 
 
 def write_atomically(target: Path, text: str) -> None:
-    """Writes or replaces a text file, UTF-8, so that a crash leaves either the old or the new content.
+    """Write or replace a text file, UTF-8, so that a crash leaves either the old or the new content.
 
     Args:
         target: The file; its folder is made.
@@ -46,7 +46,7 @@ def write_atomically(target: Path, text: str) -> None:
 
 
 def duplicate_atomically(source: Path, target: Path, kept: Path | None = None) -> None:
-    """Makes the target a second name of the source's content, by a hard link where the file system has them.
+    """Make the target a second name of the source's content, by a hard link where the file system has them.
 
     Args:
         source: An intact file that is never changed in place.
@@ -69,7 +69,7 @@ def duplicate_atomically(source: Path, target: Path, kept: Path | None = None) -
 
 
 def name_aside(path: Path) -> Path:
-    """The first free name of `last.damaged.ckpt`, `last.damaged-2.ckpt` and so on.
+    """Return the first free name of `last.damaged.ckpt`, `last.damaged-2.ckpt` and so on.
 
     Args:
         path: The file, `last.ckpt` for example.
@@ -79,7 +79,7 @@ def name_aside(path: Path) -> Path:
 
 
 def set_aside(path: Path) -> None:
-    """Renames a file or folder, where there is one, so that it is in nobody's way and yet kept.
+    """Rename a file or folder, where there is one, so that it is in nobody's way and yet kept.
 
     Args:
         path: What to rename to its `name_aside`.
@@ -89,7 +89,7 @@ def set_aside(path: Path) -> None:
 
 
 def remove_stale_temporaries(folder: Path) -> None:
-    """Deletes temporary files that a killed process left.
+    """Delete temporary files that a killed process left.
 
     Args:
         folder: The folder of checkpoints; no other process may be writing there.
@@ -109,7 +109,7 @@ def _temporary(target: Path) -> Path:
 
 
 def _force_folder_to_disk(folder: Path) -> None:
-    """Makes a rename durable; only POSIX systems can open a folder."""
+    """Make a rename durable; only POSIX systems can open a folder."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -68,7 +68,7 @@ def check_named_classes(description: Any, source: str, trusted: Iterable[str] = 
 
 
 def named(path: str) -> Any:
-    """What an import path leads to, its module imported; None if to nothing."""
+    """Return what an import path leads to, its module imported; None if to nothing."""
     parts = path.split(".")
     for length in range(len(parts) - 1, 0, -1):
         try:

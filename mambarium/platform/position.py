@@ -33,7 +33,7 @@ class Position(Callback):
 
     @classmethod
     def of(cls, trainer: Trainer) -> "Position":
-        """Finds the Trainer's Position.
+        """Find the Trainer's Position.
 
         Args:
             trainer: The Trainer, with its callbacks.

@@ -11,7 +11,7 @@ import torch
 
 
 def mixed_seed(purpose: str, *numbers: int) -> int:
-    """A 64-bit seed that depends on a purpose and on some integers, the same on every machine.
+    """Return a 64-bit seed that depends on a purpose and on some integers, the same on every machine.
 
     Args:
         purpose: What the random numbers are for; different purposes never share a stream.
@@ -42,7 +42,7 @@ _idle_generators: list[np.random.MT19937] = []
 
 @contextmanager
 def sample_randomness(seed: int, pass_index: int, sample_index: int) -> Iterator[None]:
-    """Makes the global random numbers inside the block a function of one sample, and leaves no trace outside.
+    """Make the global random numbers inside the block a function of one sample, and leave no trace outside.
 
     Covers what augmentations draw from: torch's CPU generator, NumPy's and Python's global generators, which may be
     seeded anew inside the block.

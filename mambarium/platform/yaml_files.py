@@ -104,14 +104,14 @@ class _StrictLoader(yaml.SafeLoader):
                 problem = "found {...} or [...] where a key belongs; fill in the {{ ... }} of a template, or quote it"
                 raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
             if (key.tag, key.value) in seen:
-                problem = f"{key.value!r} stands there twice; rename or remove one"
+                problem = f"{key.value!r} is given twice; rename or remove one"
                 raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
             seen.add((key.tag, key.value))
         return node
 
 
 def _written_out(node: yaml.Node, counts: dict[int, int]) -> int:
-    """The values that a node stands for with its aliases written out.
+    """Return the values that a node stands for with its aliases written out.
 
     Args:
         node: The node.

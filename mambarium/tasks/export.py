@@ -71,6 +71,6 @@ def export_transformers(task: Task, folder: str | Path) -> None:
 
 
 def published_head(objective: Objective) -> dict[str, Tensor]:
-    """The tensors of an objective that belong to the family's published head, by their names there."""
+    """Return the tensors of an objective that belong to the family's published head, by their names there."""
     state = objective.state_dict()
     return {theirs: state[name] for name, theirs in objective.published_names().items()}

@@ -63,7 +63,7 @@ def load_pretrained(task: Task, source: str | Path, *, ema: bool | None = None) 
 
 
 def other_settings(theirs: Any, ours: Any) -> list[str]:
-    """Settings of a backbone that a checkpoint of ours was trained with otherwise, but for dropout.
+    """Return settings of a backbone that a checkpoint of ours was trained with otherwise, but for dropout.
 
     Args:
         theirs: The backbone's class and arguments, as the command line records them.

@@ -202,7 +202,7 @@ class Task(LightningModule, ABC):
 
     @abstractmethod
     def predictions(self, batch: Any) -> Any:
-        """What the objective's metrics compare with the batch."""
+        """Return what the objective's metrics compare with the batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         losses = self.training_losses(batch)

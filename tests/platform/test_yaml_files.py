@@ -18,8 +18,8 @@ def file(tmp_path: Path) -> Path:
     [
         ("a:\n  b: {path: {{ DATA }}}", r"run\.yaml, line 2: not valid YAML: .* fill in the \{\{ \.\.\. \}\}"),
         ("[a, b]: 1", r"run\.yaml, line 1: not valid YAML: .* where a key belongs"),
-        ("a: 1\nb: 2\na: 3", r"run\.yaml, line 3: .*'a' stands there twice"),
-        ("x: {a: 1, 'a': 3}", r"run\.yaml, line 1: .*'a' stands there twice"),
+        ("a: 1\nb: 2\na: 3", r"run\.yaml, line 3: .*'a' is given twice"),
+        ("x: {a: 1, 'a': 3}", r"run\.yaml, line 1: .*'a' is given twice"),
         ("a: 2024-02-30", r"run\.yaml: not valid YAML: day is out of range"),
         ("a: " + "[" * 2000 + "]" * 2000, r"run\.yaml: mappings or lists inside each other"),
         ("a: &a [1, {b: *a}]", r"run\.yaml, line 1: .* an &anchor holds itself"),
@@ -59,7 +59,7 @@ both: {<<: [*derived, *base], width: 9}
     assert content["outer"]["inner"] == {"depth": 2, "width": 8}
     assert content["both"] == {"depth": 2, "width": 9}
     file.write_text("a: &a {x: 1}\nb: {<<: *a, y: 1, y: 2}")
-    with pytest.raises(InputError, match="'y' stands there twice"):
+    with pytest.raises(InputError, match="'y' is given twice"):
         load_yaml(file)
 
 

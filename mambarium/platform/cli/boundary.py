@@ -99,7 +99,7 @@ def run_to_exit_code(doing: str, run: Callable[[], int], debug: bool) -> int:
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """The cause of an error on one line, and the exit code that it ends with."""
+    """Return the cause of an error on one line, and the exit code that it ends with."""
     error = root_of(error)
     if isinstance(error, InputError):
         return one_line(error), 2
@@ -115,7 +115,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 
 def root_of(error: BaseException) -> BaseException:
-    """The error behind those that jsonargparse makes of what a constructor raises, an `InputError` if there is one."""
+    """Return the error behind those that jsonargparse makes of a constructor's, an `InputError` if there is one."""
     chain = list(causes_of(error))
     while chain[0].__cause__ is not None and is_raised_by(chain[0], "jsonargparse"):
         for behind in chain:
@@ -126,7 +126,7 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def cause_in_the_environment(error: BaseException) -> str | None:
-    """What is wrong with the machine, its files or its packages; None if nothing is."""
+    """Return what is wrong with the machine, its files or its packages; None if nothing is."""
     text = one_line(error)
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "t allocate memory" in text:
@@ -146,7 +146,7 @@ def cause_in_the_environment(error: BaseException) -> str | None:
 
 
 def cause_in_the_options(error: BaseException) -> str | None:
-    """What a library that acts on the user's options says against them; None if the error is no such thing."""
+    """Return what a library that acts on the user's options says against them; None if the error is no such thing."""
     text = one_line(error)
     if isinstance(error, OverflowError):
         return "a number is out of range (" + ", in ".join([text, *map(str, places_of(error)[-1:])]) + ")"
@@ -180,7 +180,7 @@ def is_raised_by(error: BaseException, *packages: str) -> bool:
 
 
 def places_of(error: BaseException) -> list[Place]:
-    """The lines on an error's way, the one that raised it last."""
+    """Return the lines on an error's way, the one that raised it last."""
     places = []
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
@@ -193,7 +193,7 @@ def places_of(error: BaseException) -> list[Place]:
 
 
 def causes_of(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it was raised from or while handling."""
+    """Return an error and those that it was raised from or while handling."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -207,7 +207,7 @@ def has_cause(error: BaseException, kind: type[BaseException]) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line, also of one that comes from a data loader's worker."""
+    """Return an error's message on one line, also of one that comes from a data loader's worker."""
     text = " ".join(original_line(str(error)).split())
     return text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]}..."
 

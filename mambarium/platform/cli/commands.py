@@ -19,7 +19,7 @@ class Command(NamedTuple):
 
 
 def run_training_command(name: str) -> Callable[[list[str]], int]:
-    """The runner of one of Lightning's verbs."""
+    """Return the runner of one of Lightning's verbs."""
 
     def run(arguments: list[str]) -> int:
         from mambarium.platform.cli.training import run_verb
@@ -30,7 +30,7 @@ def run_training_command(name: str) -> Callable[[list[str]], int]:
 
 
 def run_compare(arguments: list[str]) -> int:
-    """The runner of `compare`."""
+    """Return the runner of `compare`."""
     from mambarium.platform.cli.configuration.composition import paired
     from mambarium.platform.cli.configuration.shipped_configs import find_config
     from mambarium.platform.cli.typed_commands import run_function
@@ -46,7 +46,7 @@ def run_compare(arguments: list[str]) -> int:
 
 
 def run_list(arguments: list[str]) -> int:
-    """The runner of `list`, whose pattern needs no option's name."""
+    """Return the runner of `list`, whose pattern needs no option's name."""
     from mambarium.platform.cli.listing import list_backbones
     from mambarium.platform.cli.typed_commands import run_function
 
@@ -55,14 +55,14 @@ def run_list(arguments: list[str]) -> int:
 
 
 def run_show_data(arguments: list[str]) -> int:
-    """The runner of `show-data`."""
+    """Return the runner of `show-data`."""
     from mambarium.platform.cli.show_data import run_show_data
 
     return run_show_data(arguments)
 
 
 def run_export(arguments: list[str]) -> int:
-    """The runner of `export`; its checkpoint may be named by `--checkpoint` too, and `--trust` be given repeatedly."""
+    """Return the runner of `export`; `--checkpoint` names its checkpoint too, `--trust` may be given repeatedly."""
     from mambarium.platform.cli.configuration.composition import paired
     from mambarium.platform.cli.export import export
     from mambarium.platform.cli.typed_commands import run_function
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def find_command(name: str) -> Command:
-    """The command of a name.
+    """Return the command of a name.
 
     Raises:
         InputError: If there is none.

@@ -47,7 +47,7 @@ def list_backbones(pattern: str = "*") -> int:
 
 
 def describe(name: str) -> str:
-    """The line of one variant."""
+    """Return the line of one variant."""
     figure = PUBLISHED_FIGURES.get(name)
     with torch.device("meta"):
         backbone = from_variant(name)

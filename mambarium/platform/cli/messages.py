@@ -19,7 +19,7 @@ NOISE = (
 
 
 def brief(message: str, known_keys: Iterable[str]) -> str:
-    """The cause in a jsonargparse message as one line, `key: what is wrong`, with a near match for a mistyped name.
+    """Return the cause in a jsonargparse message on one line, `key: what is wrong`, with the name that is near.
 
     jsonargparse parses a class's arguments with a parser of its own, so its messages nest; this function is called at
     each level and puts that level's key in front of what the level inside said.
@@ -38,7 +38,7 @@ def brief(message: str, known_keys: Iterable[str]) -> str:
 
 
 def found_cause(message: str, known: list[str]) -> str:
-    """The cause without its place."""
+    """Return the cause without its place."""
     if unknown := re.search(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected", message):
         name = unknown.group(1) or unknown.group(2)
         return f"unknown key '{name}'{suggestion(name, known)}"
@@ -60,7 +60,7 @@ def found_cause(message: str, known: list[str]) -> str:
 
 
 def plain(cause: str, message: str) -> str:
-    """A type error in plain words; other causes as they are."""
+    """Return a type error in plain words; other causes as they are."""
     expected = re.match(r"Expected a (.+?)\.?(?: Got value: (.*))?$", cause)
     if expected is None:
         return cause

@@ -69,7 +69,7 @@ class Companions:
         return None
 
     def wait_for_one_gone(self, seconds: float) -> tuple[str, int] | None:
-        """What `gone` says as soon as it says something, or None after some seconds."""
+        """Return what `gone` says as soon as it says something, or None after some seconds."""
         deadline = time.monotonic() + seconds
         while (found := self.gone()) is None and time.monotonic() < deadline:
             time.sleep(0.05)

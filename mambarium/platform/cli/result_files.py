@@ -22,7 +22,7 @@ def recorded(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def metric_lines(metrics: Mapping[str, float | None]) -> list[str]:
-    """Recorded metrics to be printed, a line each, means over classes with the number of classes."""
+    """Return recorded metrics to be printed, a line each, means over classes with the number of classes."""
     counts = {name.removesuffix("_classes"): value for name, value in metrics.items() if name.endswith("_classes")}
     counts = {name: value for name, value in counts.items() if name in metrics}
     absent = "; those that do not occur have no figure" if None in metrics.values() else ""

@@ -65,7 +65,7 @@ def show(data: Any, options: Any, output: Path) -> None:
 
 
 def parser() -> StrictParser:
-    """The parser of the command's options."""
+    """Return the parser of the command's options."""
     made = StrictParser(prog="mambarium show-data", description="Show samples as the model will see them.")
     made.add_argument("-c", "--config", action="config", help="Configuration of an experiment; its data is shown.")
     made.add_argument("--seed_everything", type=int, default=0, help="Seed of order and augmentation.")
@@ -86,7 +86,7 @@ def parser() -> StrictParser:
 
 
 def of_the_data(arguments: list[str]) -> list[str]:
-    """The options without what a configuration says about model, trainer and the rest of a run."""
+    """Return the options without what a configuration says about model, trainer and the rest of a run."""
     composed = compose(arguments).arguments
     if composed[:1] != ["--config"]:
         return composed
@@ -96,13 +96,13 @@ def of_the_data(arguments: list[str]) -> list[str]:
 
 
 def stem(arguments: list[str]) -> str:
-    """The name of the first configuration file."""
+    """Return the name of the first configuration file."""
     files = [value for option, value in paired(arguments) if option in CONFIG_OPTIONS and value]
     return Path(files[0]).stem if files else "data"
 
 
 def spread(num_samples: int, count: int, first: int) -> list[int]:
-    """Indices spread evenly over all samples: files often lie class by class.
+    """Return indices spread evenly over all samples: files often lie class by class.
 
     Args:
         num_samples: Samples that there are.

@@ -22,14 +22,14 @@ def number_of_parameters(module: nn.Module) -> int:
 
 
 def metrics_of(trainer: Trainer) -> dict[str, float]:
-    """The last value of each metric that validation or testing logged."""
+    """Return the last value of each metric that validation or testing logged."""
     return {
         name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("val/", "test/"))
     }
 
 
 def run_checkpoint(trainer: Trainer) -> RunCheckpoint:
-    """What keeps a run's checkpoints, and knows what the last one holds."""
+    """Return what keeps a run's checkpoints, and knows what the last one holds."""
     return next(callback for callback in trainer.callbacks if isinstance(callback, RunCheckpoint))  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
 
 
@@ -39,7 +39,7 @@ def train_seconds(trainer: Trainer) -> float:
 
 
 def describe_start(folder: RunFolder, decision: Decision, trainer: Trainer, model: Task, data: ExactDataModule) -> str:
-    """What is about to be trained, on what, for how long, and whether it is new.
+    """Return what is about to be trained, on what, for how long, and whether it is new.
 
     Raises:
         InputError: If the data can't be read or doesn't fill a batch.
@@ -76,7 +76,7 @@ def result_limits(model: Task, data: ExactDataModule) -> list[str]:
 
 
 def describe_end(folder: RunFolder) -> str:
-    """A finished run's last validation, what it can be measured by, and where its files lie."""
+    """Return a finished run's last validation, what it can be measured by, and where its files lie."""
     record = folder.record()
     compilation = record["compilation_seconds"]
     compiled = f" (and {compilation:.0f} s loading or compiling CPU kernels)" if compilation >= 0.5 else ""

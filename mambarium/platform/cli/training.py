@@ -80,7 +80,7 @@ def asks_for_help(arguments: list[str]) -> bool:
 
 
 def compose_from_checkpoint(arguments: list[str]) -> tuple[Composition, TrainedModel]:
-    """The configuration that a checkpoint was trained with, for a command without one, with the options on top.
+    """Return the configuration that a checkpoint was trained with, for a command without one, with the options on top.
 
     Raises:
         InputError: If there is no checkpoint, or it doesn't say what it holds or names code that isn't trusted.
@@ -131,7 +131,7 @@ class TrainingCLI(VerbsCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The verbs, and which arguments of the Trainer's methods are not options."""
+        """Return the verbs, and which arguments of the Trainer's methods are not options."""
         given = {"model", "datamodule", "weights_only", "ckpt_path"}
         return {
             "fit": {*given, "train_dataloaders", "val_dataloaders"},
@@ -183,12 +183,12 @@ class TrainingCLI(VerbsCLI):
         return self.config[self.config.subcommand]
 
     def resolved_config(self) -> dict[str, Any]:
-        """The configuration with every default, as plain data that `--config` can read again."""
+        """Return the configuration with every default, as plain data that `--config` can read again."""
         config = yaml.safe_load(self.verb_parser.dump(self.options, skip_unset=False, format="yaml"))
         return {key: value for key, value in config.items() if key not in COMMAND_KEYS}
 
     def run_path(self) -> Path:
-        """The folder of the run."""
+        """Return the folder of the run."""
         options = self.options
         return run_path(options.name, Path(options.runs_dir), self.config_files, options.ckpt_path)
 

@@ -202,7 +202,7 @@ def _checked_seeds(value: object, place: str) -> list[int]:
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise InputError(f"{place}: {_shown(seed)} is no seed; seeds are whole numbers from 0 to 2**32 - 1")
         if value.count(seed) > 1:
-            raise InputError(f"{place}: {seed} stands there twice; remove one")
+            raise InputError(f"{place}: {seed} is given twice; remove one")
     return value
 
 

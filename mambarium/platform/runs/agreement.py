@@ -22,7 +22,7 @@ class Agreement:
         self._group: Any = distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
 
     def largest(self, *values: int) -> list[int]:
-        """The element-wise maximum over all processes; each must call it at the same point.
+        """Return the element-wise maximum over all processes; each must call it at the same point.
 
         Args:
             values: This process's integers.

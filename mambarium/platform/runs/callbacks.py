@@ -30,7 +30,7 @@ class Rule(NamedTuple):
 
 
 def refused(fault: str) -> Rule:
-    """A rule that lets no callback of the class pass."""
+    """Return a rule that lets no callback of the class pass."""
     return Rule("", fault, lambda callback: True)
 
 
@@ -146,7 +146,7 @@ def monitors(callbacks: Sequence[Callback]) -> list[tuple[str, str]]:
 
 
 def not_logged(name: str, monitor: str, logged: Collection[str]) -> str:
-    """A line that says that a monitored name is missing, and which names there are."""
+    """Return a line that says that a monitored name is missing, and which names there are."""
     near = difflib.get_close_matches(monitor, sorted(logged), n=3, cutoff=0.5)
     names = ", ".join(near or sorted(logged)[:6])
     return f"{name} monitors '{monitor}', which is not logged; {'near it are' if near else 'there are'}: {names}"

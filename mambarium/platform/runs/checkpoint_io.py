@@ -49,7 +49,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Path | None = None
     ) -> None:
-        """Writes a checkpoint.
+        """Write a checkpoint.
 
         That it can be loaded again is tried beforehand, with empty tensors in place of the numbers, so that a
         checkpoint that could not be resumed from is found at once and not after the crash.
@@ -83,7 +83,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Reads and verifies a checkpoint, or returns the one that was handed over, once.
+        """Read and verify a checkpoint, or return the one that was handed over, once.
 
         Args:
             path: The file.
@@ -97,7 +97,7 @@ class AtomicCheckpointIO(CheckpointIO):
             InputError: If the file is missing, damaged, or holds foreign objects.
         """
         if weights_only is False:
-            raise InputError("weights_only=False would run code from the checkpoint: leave weights_only away")
+            raise InputError("weights_only=False would run code from the checkpoint: leave weights_only out")
         file = Path(path)
         handed_over, self._handed_over = self._handed_over, None
         if handed_over is not None and handed_over[0] == file:
@@ -108,7 +108,7 @@ class AtomicCheckpointIO(CheckpointIO):
             raise InputError(f"checkpoint {file} {error}: {_way_out(file)}") from error
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Deletes a checkpoint, if it is there.
+        """Delete a checkpoint, if it is there.
 
         Args:
             path: The file.
@@ -121,7 +121,7 @@ class DamagedCheckpointError(Exception):
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint file once, verifies what was read, and loads from that.
+    """Read a checkpoint file once, verify what was read, and load from that.
 
     Args:
         path: The file.
@@ -158,7 +158,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def find_damage(path: Path) -> str | None:
-    """Verifies a checkpoint file's structure and checksums.
+    """Verify a checkpoint file's structure and checksums.
 
     Args:
         path: The file.
@@ -175,7 +175,7 @@ def find_damage(path: Path) -> str | None:
 
 
 def _damage_in(content: bytes) -> str | None:
-    """What is wrong with a file's bytes, as the end of a sentence, or None."""
+    """Return what is wrong with a file's bytes, as the end of a sentence, or None."""
     comment = content[-_COMMENT_SIZE:]
     expected = comment.removeprefix(_COMMENT_MARK) if comment.startswith(_COMMENT_MARK) else None
     if expected and expected != hashlib.sha256(memoryview(content)[:-_COMMENT_SIZE]).hexdigest().encode():
@@ -205,7 +205,7 @@ class _DigestingWriter:
         self._end = b""
 
     def write(self, data: bytes | memoryview) -> int:
-        """Writes some bytes; the last two of all, which `seal` replaces, are no part of the digest."""
+        """Write some bytes; the last two of all, which `seal` replaces, are no part of the digest."""
         view = memoryview(data).cast("B")
         if len(view) < _LENGTH_SIZE:
             end = self._end + bytes(view)
@@ -218,7 +218,7 @@ class _DigestingWriter:
         return self._file.write(view)
 
     def seal(self) -> None:
-        """Writes the checksum into the archive's comment, which is the end of the file."""
+        """Write the checksum into the archive's comment, which is the end of the file."""
         length = _COMMENT_SIZE.to_bytes(_LENGTH_SIZE, "little")
         self._digest.update(length)
         self._file.seek(-_LENGTH_SIZE, os.SEEK_END)
@@ -237,6 +237,6 @@ def _way_out(path: Path) -> str:
 
 
 def _cause(error: Exception) -> str:
-    """The first line of an error, short."""
+    """Return the first line of an error, short."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:160]

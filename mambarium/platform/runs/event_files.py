@@ -51,7 +51,7 @@ def event_ends(path: Path, start: int = 0) -> Iterator[int]:
 
 
 def cut_events(paths: list[Path], count: int) -> None:
-    """Keeps the first events of one folder's files and no others.
+    """Keep the first events of one folder's files and no others.
 
     What is kept comes first in TensorBoard's order, by name, also where the clock has gone back since.
 

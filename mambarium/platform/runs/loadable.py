@@ -24,7 +24,7 @@ def check_loadable(checkpoint: dict[str, Any]) -> None:
 
 
 def _without_numbers(value: Any) -> Any:
-    """The same structure with empty tensors; what isn't plain stays, for that is what may be refused."""
+    """Return the same structure with empty tensors; what isn't plain stays, for that is what may be refused."""
     kind = type(value)
     if kind is torch.Tensor and value.layout == torch.strided and not value.is_quantized:
         return torch.empty(0, dtype=value.dtype)

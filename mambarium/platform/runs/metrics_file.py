@@ -61,11 +61,11 @@ class MetricsFile(Logger):
         return time.monotonic() - self._begun
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: the run folder holds the configuration."""
+        """Do nothing: the run folder holds the configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Appends a row.
+        """Append a row.
 
         Args:
             metrics: Values by name; Lightning's `epoch`, always 0 here, is left out.
@@ -125,7 +125,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def force_to_disk(self) -> None:
-        """Makes the rows outlive a crash of the machine, for a checkpoint that counts them."""
+        """Make the rows outlive a crash of the machine, for a checkpoint that counts them."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
@@ -145,7 +145,7 @@ class MetricsFile(Logger):
             self._file = None
 
     def _read(self) -> list[dict[str, str]]:
-        """The whole rows of the file; the last may have been cut by a crash. A file of something else has none."""
+        """Return the whole rows of the file, without one that a crash cut; a file of something else has none."""
         if not self._path.exists():
             return []
         text = self._path.read_text(encoding="utf-8", errors="replace")

@@ -75,7 +75,7 @@ def find_checkpoint(folder: Path) -> Found | None:
 
 
 def missing_state(checkpoint: Any) -> str | None:
-    """What a checkpoint lacks that a run needs to go on exactly, or None.
+    """Return what a checkpoint lacks that a run needs to go on exactly, or None.
 
     Args:
         checkpoint: What was loaded.

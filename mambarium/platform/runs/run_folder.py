@@ -82,7 +82,7 @@ class RunFolder:
         self._lock = FileLock(path / ".lock")
 
     def record(self) -> dict[str, Any]:
-        """The run's record, empty if there is none.
+        """Return the run's record, empty if there is none.
 
         Raises:
             InputError: If the record can't be read.
@@ -126,7 +126,7 @@ class RunFolder:
         self._lock.release()
 
     def decide(self, config: dict[str, Any], resume: ResumePolicy) -> Decision:
-        """What the same command does here.
+        """Return what the same command does here.
 
         No run yet: start. Unfinished: go on from the best checkpoint that is left. Finished: nothing. A run that died
         before its first checkpoint left nothing to lose, so its folder is used again.
@@ -174,7 +174,7 @@ class RunFolder:
         return decision
 
     def follow(self) -> Decision:
-        """The decision of the first process, as a further process of the same run sees it."""
+        """Return the decision of the first process, as a further process of the same run sees it."""
         # compare reads run folders and needs no torch
         from mambarium.platform.runs.recovery import find_checkpoint
 
@@ -197,7 +197,7 @@ class RunFolder:
             )
 
     def _stored_config(self) -> dict[str, Any]:
-        """The configuration in `config.yaml`.
+        """Return the configuration in `config.yaml`.
 
         Raises:
             InputError: If it can't be read.
@@ -211,7 +211,7 @@ class RunFolder:
             ) from error
 
     def stamp(self) -> list[tuple[str, int, int, int]]:
-        """What tells whether another process has worked here since: the record's and the checkpoints' inodes."""
+        """Return what tells whether another process has worked here since: the record's and the checkpoints' inodes."""
         paths = [self.record_path, *(self.checkpoints.iterdir() if self.checkpoints.is_dir() else [])]
         stats = [(path.name, path.stat()) for path in paths if path.exists()]
         return sorted((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
@@ -285,12 +285,12 @@ def installed(name: str) -> bool:
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def parsed_config(text: str) -> dict[str, Any]:
-    """A configuration from its YAML text.
+    """Return a configuration from its YAML text.
 
     Raises:
         ValueError: If it is none.
@@ -315,7 +315,7 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML writes it, on one line; `ABSENT` in words."""
+    """Return a value as YAML writes it, on one line; `ABSENT` in words."""
     if value is ABSENT:
         return "(not there)"
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).splitlines()[0].strip()

@@ -51,7 +51,7 @@ class StopSignals:
         self._earlier: dict[int, signal.Handlers | int | object] = {}
 
     def install(self, trainer: Trainer) -> None:
-        """Takes over the signals' handlers.
+        """Take over the signals' handlers.
 
         Args:
             trainer: The Trainer, before it fits.
@@ -84,7 +84,7 @@ class StopSignals:
         self._deferred = True
 
     def restore(self) -> None:
-        """Gives the handlers back as they were."""
+        """Give the handlers back as they were."""
         for number, handler in self._earlier.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # as signal.signal returned it
         self._earlier.clear()
@@ -107,7 +107,7 @@ class StopSignals:
         raise Interrupted(number, self._rank, f"stopped by {signal.Signals(number).name} {where}")
 
     def _leave_closed_terminals(self) -> None:
-        """Sends what a closed terminal would refuse, a progress bar for example, nowhere."""
+        """Send what a closed terminal would refuse, a progress bar for example, nowhere."""
         for descriptor in self._terminals:
             if not os.isatty(descriptor):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -142,6 +142,6 @@ def shield_worker(worker_index: int) -> None:
 
 
 def signals_to_handle() -> list[int]:
-    """The signals in `STOPPING` that this system has, without a SIGHUP that `nohup` lets be ignored."""
+    """Return the signals in `STOPPING` that this system has, without a SIGHUP that `nohup` lets be ignored."""
     numbers = [int(getattr(signal, name)) for name in STOPPING if hasattr(signal, name)]
     return [n for n in numbers if signal.Signals(n).name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]

@@ -35,7 +35,7 @@ class RunTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Writes points, with `pass` in place of Lightning's `epoch`, which is always 0 here.
+        """Write points, with `pass` in place of Lightning's `epoch`, which is always 0 here.
 
         What is no number has no point: it is the figure of a class that does not occur.
 
@@ -92,7 +92,7 @@ class RunTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def force_to_disk(self) -> None:
-        """Makes the events outlive a crash of the machine, for a checkpoint that counts them, and counts them."""
+        """Make the events outlive a crash of the machine, for a checkpoint that counts them, and count them."""
         self.experiment.flush()
         self.events = {}
         for name, paths in event_files(self._folder).items():

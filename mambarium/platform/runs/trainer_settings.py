@@ -23,19 +23,19 @@ INSTEAD = {
     "max_epochs": "a run's length is data.passes or trainer.max_steps",
     "min_epochs": "a run's length is data.passes or trainer.max_steps",
     "check_val_every_n_epoch": "trainer.val_check_interval says it in steps (500) or passes (2.0)",
-    "reload_dataloaders_every_n_epochs": "the data is one stream over all passes; leave it away",
+    "reload_dataloaders_every_n_epochs": "the data is one stream over all passes; leave it out",
     "overfit_batches": "give a small data set and data.passes",
     "fast_dev_run": "short runs: trainer.max_steps",
     "limit_train_batches": "a run's length is data.passes or trainer.max_steps",
     "num_sanity_val_steps": "a short trainer.val_check_interval finds errors in validation as early",
-    "use_distributed_sampler": "data modules share batches among processes themselves; leave it away",
-    "enable_checkpointing": "checkpoints/last.ckpt and best.ckpt are always written; leave it away",
+    "use_distributed_sampler": "data modules share batches among processes themselves; leave it out",
+    "enable_checkpointing": "checkpoints/last.ckpt and best.ckpt are always written; leave it out",
 }
 """Options of Lightning's Trainer that are refused, and what to use instead."""
 
 
 def exact_trainer_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates Trainer options into those of one long step-based epoch; refuses what has no meaning there.
+    """Translate Trainer options into those of one long step-based epoch; refuse what has no meaning there.
 
     - `max_epochs=1`: all passes are one stream of batches for Lightning, so its epoch counters never matter.
       The stream's length (`data.passes` or `trainer.max_steps`) ends the run. Metrics must therefore be
@@ -43,7 +43,7 @@ def exact_trainer_settings(given: Mapping[str, Any]) -> dict[str, Any]:
       checkpoints don't keep it.
     - `val_check_interval`: an int counts optimiser steps, a float passes (1.0, the default: once per pass).
       There is always a validation after the last step. ValidationSchedule takes the value; Lightning is told
-      each time anew, hence the 1 that stands here.
+      before each batch, hence the 1 here.
     - `check_val_every_n_epoch=None`: validation goes by batches alone.
     - `num_sanity_val_steps=0`, `use_distributed_sampler=False`, `enable_checkpointing=False`: done elsewhere.
     - Schedulers of learning rates need `interval: step`; "epoch" would come once, at the end, and is refused.
@@ -85,7 +85,7 @@ def exact_callbacks(
     every_minutes: float = 3.0,
     every_steps: int | None = None,
 ) -> list[Callback]:
-    """The callbacks of exact resume, in the order they need; put them before all others.
+    """Return the callbacks of exact resume, in the order they need; put them before all others.
 
     Args:
         checkpoint_folder: `runs/<name>/checkpoints`.
@@ -112,7 +112,7 @@ def exact_callbacks(
 
 
 def exact_loggers(run_folder: Path, position: Position) -> list[Logger]:
-    """The run's loggers: `metrics.csv` and `tensorboard/`.
+    """Return the run's loggers: `metrics.csv` and `tensorboard/`.
 
     Args:
         run_folder: `runs/<name>`.

@@ -65,7 +65,7 @@ class FeatureMaps(nn.Module):
     def forward(
         self, features: VisionFeatures, image_size: tuple[int, int], valid_size: Tensor | None = None
     ) -> list[Tensor]:
-        """The wanted maps.
+        """Return the wanted maps.
 
         Args:
             features: The backbone's output.
@@ -95,7 +95,7 @@ class ChannelNorm(nn.LayerNorm):
         super().__init__(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape, normed."""
+        """Return the same shape, normed."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -162,7 +162,7 @@ def pad_images(images: Tensor, divisor: int) -> Tensor:
 
 
 def padded_batch(batch: Batch, divisor: int) -> Batch:
-    """A batch whose images are padded as `pad_images` does it; all else is the same.
+    """Return a batch whose images are padded as `pad_images` does it; all else is the same.
 
     Args:
         batch: A batch of images.

@@ -71,7 +71,7 @@ class FeaturePyramid(nn.Module):
     def forward(
         self, features: VisionFeatures, image_size: tuple[int, int], valid_size: Tensor | None = None
     ) -> list[Tensor]:
-        """The levels.
+        """Return the levels.
 
         Args:
             features: The backbone's output.

@@ -42,13 +42,13 @@ class GridAnchors(AnchorGenerator):
 
 
 def level_lengths(image_size: tuple[int, int], strides: Sequence[int], anchors_per_cell: int = 1) -> list[int]:
-    """Number of anchors of each level."""
+    """Return the number of anchors of each level."""
     sizes = [grid_size(image_size, stride) for stride in strides]
     return [height * width * anchors_per_cell for height, width in sizes]
 
 
 def center_boxes(image_size: tuple[int, int], strides: Sequence[int], device: torch.device) -> Tensor:
-    """A square of the stride's size around the centre of each cell, level after level.
+    """Return a square of the stride's size around the centre of each cell, level after level.
 
     Returns:
         (cells, 4) corners in pixels.

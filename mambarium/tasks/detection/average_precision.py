@@ -265,7 +265,7 @@ def _annotations(records: dict[int, ImageRecord], order: list[int], kind: str) -
 
 
 def _results(records: dict[int, ImageRecord], order: list[int], kind: str, limit: int | None) -> list[dict[str, Any]]:
-    """The detections of all images, of each the surest up to a limit."""
+    """Return the detections of all images, of each the surest up to a limit."""
     results: list[dict[str, Any]] = []
     for image_id in order:
         found = records[image_id].found

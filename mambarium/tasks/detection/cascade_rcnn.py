@@ -183,13 +183,13 @@ class CascadeMaskRCNN(Detector):
         return F.cross_entropy(logits, labels), box_loss / max(1, len(labels))
 
     def _refined(self, stage: int, corrections: Tensor, boxes: list[Tensor], sizes: ImageSizes) -> list[Tensor]:
-        """The corrected boxes of each image, clipped to it."""
+        """Return the corrected boxes of each image, clipped to it."""
         refined = self.coders[stage].decode_single(corrections, torch.cat(boxes)).split([len(each) for each in boxes])
         return [clip_boxes_to_image(each, size) for each, size in zip(refined, sizes.as_list(), strict=True)]
 
 
 def match(matcher: Matcher, boxes: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The object of each box (0 if none) and its label, 0 for the background."""
+    """Return the object of each box (0 if none) and its label, 0 for the background."""
     if not len(target["boxes"]) or not len(boxes):
         nothing = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         return nothing, nothing

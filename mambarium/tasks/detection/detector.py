@@ -80,7 +80,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def detect(self, features: VisionFeatures, sizes: ImageSizes) -> list[Detections]:
-        """What is in each image. The detector must be in evaluation mode."""
+        """Return what is in each image. The detector must be in evaluation mode."""
 
 
 DetectorFactory = Callable[[Sequence[FeatureInfo], int], Detector]
@@ -107,7 +107,7 @@ class Limits(NamedTuple):
 def select_detections(
     scores: Tensor, boxes: Tensor, level_lengths: Sequence[int], size: tuple[int, int], limits: Limits
 ) -> Detections:
-    """The surest boxes of an image that don't overlap, class by class.
+    """Return the surest boxes of an image that don't overlap, class by class.
 
     Args:
         scores: (boxes, classes) from 0 to 1.

@@ -65,7 +65,7 @@ class FCOS(Detector):
         self.detections_per_image = detections_per_image
 
     def _outputs(self, features: VisionFeatures, sizes: ImageSizes) -> dict[str, Tensor]:
-        """The head's float32 outputs, each (batch, cells, values), nothing found in the padding."""
+        """Return the head's float32 outputs, each (batch, cells, values), nothing found in the padding."""
         outputs = self.head(self.pyramid(features, sizes.padded, sizes.valid))
         outputs = {name: output.float() for name, output in outputs.items()}
         padding = ~cells_inside(sizes.valid, sizes.padded, self.strides)  # (batch, cells)
@@ -98,7 +98,7 @@ class FCOS(Detector):
 
 
 def match_cells(cells: Tensor, lengths: Sequence[int], boxes: Tensor, center_radius: float) -> Tensor:
-    """The object that each cell is trained to find.
+    """Return the object that each cell is trained to find.
 
     Args:
         cells: (cells, 4) squares of the stride's size around the cells' centres.

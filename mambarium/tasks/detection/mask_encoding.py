@@ -45,7 +45,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def encode_mask(mask: Tensor) -> RunLengths:
-    """A boolean mask (height, width) as run lengths."""
+    """Return a boolean mask (height, width) as run lengths."""
     from faster_coco_eval.core import mask as coco_mask
 
     columns_first = np.asfortranarray(mask.cpu().numpy().astype(np.uint8)[:, :, None])
@@ -54,7 +54,7 @@ def encode_mask(mask: Tensor) -> RunLengths:
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A boolean mask (height, width) enlarged or reduced to another size, by the nearest pixel."""
+    """Return a boolean mask (height, width) enlarged or reduced to another size, by the nearest pixel."""
     if tuple(mask.shape) == size:
         return mask
     return F.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].bool()

@@ -269,7 +269,7 @@ class MaskBranch(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, torch.cat(crops))
 
     def probabilities(self, levels: dict[str, Tensor], found: list[Detections]) -> list[Detections]:
-        """Detections with their masks."""
+        """Return detections with their masks."""
         logits = self(levels, [each.boxes for each in found], [each.labels for each in found])
         masks = logits.sigmoid().split([len(each.boxes) for each in found])
         return [each._replace(masks=mask) for each, mask in zip(found, masks, strict=True)]
@@ -289,7 +289,7 @@ def region_targets(objects: list[Objects]) -> list[dict[str, Tensor]]:
 
 
 def masks_of(objects: list[Objects]) -> list[Tensor]:
-    """The objects' masks.
+    """Return the objects' masks.
 
     Raises:
         InputError: If there are none.

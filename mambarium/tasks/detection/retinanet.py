@@ -70,7 +70,7 @@ class RetinaNet(Detector):
         self.detections_per_image = detections_per_image
 
     def _outputs(self, features: VisionFeatures, sizes: ImageSizes) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The head's float32 outputs, each (batch, anchors, values), the anchors (anchors, 4), which are padding."""
+        """Return the head's float32 outputs (batch, anchors, values), the anchors (anchors, 4), which are padding."""
         levels = self.pyramid(features, sizes.padded, sizes.valid)
         outputs = {name: output.float() for name, output in self.head(levels).items()}
         padding = ~cells_inside(sizes.valid, sizes.padded, self.strides, self.anchors_per_cell)  # (batch, anchors)

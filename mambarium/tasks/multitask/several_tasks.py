@@ -61,7 +61,7 @@ class MultiTaskMetrics(TaskMetrics):
             self.of_task(name).reset()
 
     def of_task(self, name: str) -> TaskMetrics:
-        """The metrics of a task."""
+        """Return the metrics of a task."""
         metrics = self.metrics[name]
         assert isinstance(metrics, TaskMetrics)
         return metrics
@@ -103,7 +103,7 @@ class ObjectiveSet(Objective):
             self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in objectives})
 
     def losses(self, features: Mapping[str, VisionFeatures], batch: MultiTaskBatch) -> dict[str, Tensor]:
-        """The weighted loss of each task in the batch, from the features for each."""
+        """Return the weighted loss of each task in the batch, from the features for each."""
         losses = {}
         for name, of_task in batch["tasks"].items():
             objective = self.objective(name)
@@ -119,7 +119,7 @@ class ObjectiveSet(Objective):
         return MultiTaskMetrics({name: self.objective(name) for name in self.weights})
 
     def objective(self, name: str) -> VisionObjective:
-        """The objective of a task."""
+        """Return the objective of a task."""
         objective = self.by_name[name]
         assert isinstance(objective, VisionObjective)
         return objective

@@ -49,7 +49,7 @@ def resized(tensor: Tensor, size: Sequence[int]) -> Tensor:
 def conv_norm_relu(
     in_channels: int, out_channels: int, kernel_size: int, norm: Literal["group", "batch"] = "group"
 ) -> nn.Sequential:
-    """A convolution that keeps the size, its norm (at most 32 groups of at least 8 channels) and ReLU."""
+    """Return a convolution that keeps the size, its norm (at most 32 groups of at least 8 channels) and ReLU."""
     groups = math.gcd(32, out_channels)
     while groups > 1 and out_channels // groups < 8:  # a group of one channel would make a 1x1 map all zero
         groups //= 2

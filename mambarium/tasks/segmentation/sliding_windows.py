@@ -49,7 +49,7 @@ class Inference:
             raise InputError(f"scales are {list(self.scales)}: give numbers above 0, such as [1.0]")
 
     def class_maps(self, scorer: Scorer, batch: PaddedImages) -> list[Tensor]:
-        """The likeliest class of each pixel.
+        """Return the likeliest class of each pixel.
 
         Args:
             scorer: Makes logits of images.

@@ -55,7 +55,7 @@ Run = Callable[..., int]
         (["--config", "digits.yaml", "--model.frozen_stages", "9"], ["frozen_stages is 9", "Vim has 2"]),
         (["--config", "empty.yaml"], ["empty.yaml", "key: value"]),
         (["--config", "broken.yaml"], ["broken.yaml", "not valid YAML"]),
-        (["--config", "double.yaml"], ["double.yaml, line 2", "'model' stands there twice"]),
+        (["--config", "double.yaml"], ["double.yaml, line 2", "'model' is given twice"]),
         (["--config", "digits.yaml", "--data.batch_size", "null"], ["data.batch_size: expected int, found null"]),
         (["--config", "null.yaml"], ["model.backbone.depth: expected int, found null"]),
         (["--config", "typo.yaml"], ["batchsize", "did you mean 'batch_size'"]),

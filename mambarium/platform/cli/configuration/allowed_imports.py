@@ -15,7 +15,7 @@ from mambarium.trust import IMPORT_PATH, TRUSTED_PACKAGES, import_paths, named
 
 
 def packages_named(config: Any, options: Iterable[str | None]) -> set[str]:
-    """The top-level packages that a user's configuration files and options name, Python's own left out.
+    """Return the top-level packages that a user's configuration files and options name, Python's own left out.
 
     Args:
         config: The content of the files.
@@ -72,7 +72,7 @@ def _classes(config: Any, place: str = "") -> Iterator[tuple[str, str, dict[str,
 
 
 def _argument_types(made: type) -> dict[str, Any]:
-    """The types of a constructor's arguments by name, none where they name what only a type checker imports."""
+    """Return the types of a constructor's arguments by name, none where they name what only a type checker imports."""
     try:
         return get_type_hints(made.__init__)  # type: ignore[misc]  # of the class that is made, not of another
     except NameError:

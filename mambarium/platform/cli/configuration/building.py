@@ -34,7 +34,7 @@ def link_data_to_model(parser: LightningArgumentParser) -> None:
 
 
 def data_makers(trained: TrainedModel | None) -> list[tuple[Callable[..., ExactDataModule], type, bool]]:
-    """Instantiators, for a parser, that give a data module what a checkpoint knows of the data it was trained on.
+    """Return instantiators that give a data module what a checkpoint knows of the data it was trained on.
 
     Args:
         trained: The checkpoint; data modules are made as always if None.
@@ -50,7 +50,7 @@ def data_makers(trained: TrainedModel | None) -> list[tuple[Callable[..., ExactD
 
 
 def build_task(trained: TrainedModel, description: dict[str, Any], device: str = "cpu") -> Task:
-    """The task that a checkpoint holds, with its weights; on the meta device, to see whether the weights fit.
+    """Return the task that a checkpoint holds, with its weights; on the meta device, to see whether the weights fit.
 
     Args:
         trained: The checkpoint.
@@ -72,7 +72,7 @@ def build_task(trained: TrainedModel, description: dict[str, Any], device: str =
 
 
 def described_task(trained: TrainedModel, description: dict[str, Any], device: str) -> Task:
-    """The task of a description, with freshly drawn weights; arguments as for `build_task`."""
+    """Return the task of a description, with freshly drawn weights; arguments as for `build_task`."""
     parser = StrictParser()
     parser.add_subclass_arguments(Task, "model", required=True)
     parser.add_subclass_arguments(ExactDataModule, "data", required=True)
@@ -84,7 +84,7 @@ def described_task(trained: TrainedModel, description: dict[str, Any], device: s
 
 
 def instantiated(parser: LightningArgumentParser, parsed: Namespace, trained: TrainedModel | None) -> Namespace:
-    """The objects of a parsed configuration, the data module knowing what a checkpoint knows of its data.
+    """Return the objects of a parsed configuration, the data module knowing what a checkpoint knows of its data.
 
     Raises:
         InputError: If a constructor refuses its arguments, inside the errors that jsonargparse makes of it.

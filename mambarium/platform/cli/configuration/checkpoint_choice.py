@@ -26,7 +26,7 @@ CKPT_PATH_HELP = {
 
 
 def run_path(name: str | None, runs_dir: Path, config_files: list[Path], ckpt_path: str | None) -> Path:
-    """The folder of the run that a command is about.
+    """Return the folder of the run that a command is about.
 
     Args:
         name: The run's name, if given.
@@ -56,7 +56,7 @@ def run_path(name: str | None, runs_dir: Path, config_files: list[Path], ckpt_pa
 
 
 def choose_checkpoint(choice: str | None, folder: RunFolder) -> Path:
-    """The checkpoint file of a `--ckpt_path` value.
+    """Return the checkpoint file of a `--ckpt_path` value.
 
     Args:
         choice: `last`, `best`, a file, or None for `last`.
@@ -80,7 +80,7 @@ def choose_checkpoint(choice: str | None, folder: RunFolder) -> Path:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, verified.
+    """Return a checkpoint's content, verified.
 
     Raises:
         InputError: If the file is damaged or no checkpoint.
@@ -155,7 +155,7 @@ def checkpoint_differences(
 
 
 def stored_config(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The configuration that a checkpoint was trained with, empty if it has none.
+    """Return the configuration that a checkpoint was trained with, empty if it has none.
 
     Raises:
         InputError: If what it has is none.

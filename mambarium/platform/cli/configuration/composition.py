@@ -100,7 +100,7 @@ def is_number(text: str) -> bool:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file's content with the files it names in place.
+    """Return a YAML file's content with the files it names in place.
 
     Raises:
         InputError: If it is no mapping.
@@ -125,7 +125,7 @@ def merged(old: Any, new: Any) -> Any:
 
 
 def with_variants(value: Any) -> Any:
-    """A configuration with each published backbone's name replaced by its class and arguments.
+    """Return a configuration with each published backbone's name replaced by its class and arguments.
 
     A name stands for a backbone, or as `class_path` with `init_args` that differ from the published ones. It is
     replaced after composition, so that another name given later replaces the earlier one whole.
@@ -154,7 +154,7 @@ def with_variants(value: Any) -> Any:
 
 
 def class_name(config: dict[str, Any]) -> str:
-    """The short name of a configured class."""
+    """Return the short name of a configured class."""
     return str(config["class_path"]).rsplit(".", 1)[-1]
 
 
@@ -164,7 +164,7 @@ def is_pattern(value: str) -> bool:
 
 
 def class_value(option: str, value: str, old: Any) -> dict[str, Any] | None:
-    """The class that an option's value gives, merged into what was there; None if the value gives no class.
+    """Return the class that an option's value gives, merged into what was there; None if the value gives no class.
 
     A YAML file replaces what was there. A mapping with `class_path`, or a class's name where a class is expected, is
     merged if the class stays the same. Where none is expected, a file that describes no class is data.
@@ -191,7 +191,7 @@ def class_value(option: str, value: str, old: Any) -> dict[str, Any] | None:
 
 
 def get(config: Any, keys: list[str]) -> Any:
-    """The value under dotted keys, `init_args` left out as on the command line; None if there is none."""
+    """Return the value under dotted keys, `init_args` left out as on the command line; None if there is none."""
     for key in keys:
         if isinstance(config, dict) and "class_path" in config and key not in ("class_path", "init_args"):
             config = config.get("init_args")
@@ -213,7 +213,7 @@ def put(config: dict[str, Any], keys: list[str], value: dict[str, Any]) -> None:
 
 
 def section(config: dict[str, Any], key: str, place: list[str]) -> dict[str, Any]:
-    """The mapping under a key, made of nothing or of a class's name if it isn't one yet.
+    """Return the mapping under a key, made of nothing or of a class's name if it isn't one yet.
 
     Raises:
         InputError: If something else is there.

@@ -21,7 +21,7 @@ MOST_PARAMETER_TENSORS = 10_000
 
 
 def make_backbone(backbone_class: type[Backbone], *args: Any, **kwargs: Any) -> Backbone:
-    """An instantiator for a parser: makes a backbone, unless its parameters don't fit into this machine's memory.
+    """Make a backbone, for a parser, unless its parameters don't fit into this machine's memory.
 
     They are counted on the meta device first. Classes from elsewhere need not work there, and are made at once.
 
@@ -67,7 +67,7 @@ def refused_above(most_bytes: int) -> Iterator[None]:
 
 
 def memory_bytes() -> int:
-    """The memory that this process may have: the machine's, or less where a container or a limit says so."""
+    """Return the memory that this process may have: the machine's, or less where a container or a limit says so."""
     limits = [sys.maxsize]
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -15,7 +15,7 @@ def configs_folder() -> Path:
 
 
 def find_config(name: str) -> Path:
-    """The file of a configuration: a path, or a shipped name such as `classification/digits_vim`.
+    """Return the file of a configuration: a path, or a shipped name such as `classification/digits_vim`.
 
     Raises:
         InputError: If there is no such file.

@@ -40,7 +40,7 @@ class TrainedModel:
         return stored_config(self.content, self.path)
 
     def description(self, trusted: Iterable[str]) -> dict[str, Any]:
-        """The configuration that builds the model and its data for evaluation.
+        """Return the configuration that builds the model and its data for evaluation.
 
         Args:
             trusted: Modules that the user trusts, which it may name.
@@ -83,6 +83,6 @@ class TrainedModel:
         check_fit(self.content, model, self.path)
 
     def data_state(self, data_class: type[ExactDataModule]) -> dict[str, Any] | None:
-        """What a data module of this class knew of its data, as Lightning keeps it; None in older checkpoints."""
+        """Return what a data module of this class knew of its data, as Lightning keeps it; None if nothing is kept."""
         state = self.content.get(data_class.__qualname__)
         return state if isinstance(state, dict) else None

@@ -40,7 +40,7 @@ def fit_trainer(
     task: Task,
     config: str,
 ) -> Trainer:
-    """The Trainer of `fit`: exactly resumable, with our loggers and callbacks beside the user's.
+    """Return the Trainer of `fit`: exactly resumable, with our loggers and callbacks beside the user's.
 
     Samples are shown in TensorBoard by `PredictionPictures` and `TextSamples`, progress on the terminal by `Progress`,
     unless the user configured their own.
@@ -81,7 +81,7 @@ def fit_trainer(
 
 
 def evaluation_trainer(options: dict[str, Any], seed: int, devices: int | None = None) -> Trainer:
-    """The Trainer of `validate`, `test` and `predict`: no loggers, no checkpoints, progress in the user's bar alone.
+    """Return the Trainer of `validate`, `test` and `predict`: no loggers, no checkpoints, no bar but the user's.
 
     Args:
         options: The `trainer` section, instantiated.
@@ -107,7 +107,7 @@ def evaluation_trainer(options: dict[str, Any], seed: int, devices: int | None =
 
 
 def make_trainer(settings: dict[str, Any]) -> Trainer:
-    """A Trainer with our checkpoint files, on one device unless told otherwise; a model summary only if asked for.
+    """Return a Trainer with our checkpoint files, on one device unless told otherwise; a summary only if asked for.
 
     Raises:
         InputError: If Lightning refuses an option.
@@ -131,7 +131,7 @@ def check_length(options: dict[str, Any], data: ExactDataModule) -> None:
     if not options["accumulate_grad_batches"] >= 1:
         raise InputError(f"trainer.accumulate_grad_batches is {options['accumulate_grad_batches']}: give 1 or more")
     if options["max_steps"] == 0:
-        raise InputError("trainer.max_steps is 0: give 1 or more, or leave it away and set data.passes")
+        raise InputError("trainer.max_steps is 0: give 1 or more, or leave it out and set data.passes")
     steps = options["max_steps"] is not None and options["max_steps"] > 0
     if data.passes is None and not steps:
         raise InputError("the length of the run is not given: set data.passes or trainer.max_steps")
@@ -153,7 +153,7 @@ def has_progress_bar(callbacks: list[Callback]) -> bool:
 
 
 def as_list(value: Any) -> list:
-    """A value, several or none as a list."""
+    """Return a value, several or none as a list."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
