@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from mambarium.errors import InputError
 from mambarium.platform.cli.boundary import brief_about_threads, run_to_exit_code
+from mambarium.platform.cli.messages import brief
 
 
 class Command(NamedTuple):
@@ -33,7 +35,6 @@ def run_compare(arguments: list[str]) -> int:
     """Return the runner of `compare`."""
     from mambarium.platform.cli.configuration.composition import paired
     from mambarium.platform.cli.configuration.shipped_configs import find_config
-    from mambarium.platform.cli.typed_commands import run_function
     from mambarium.platform.compare.command import compare
 
     found = [
@@ -48,7 +49,6 @@ def run_compare(arguments: list[str]) -> int:
 def run_list(arguments: list[str]) -> int:
     """Return the runner of `list`, whose pattern needs no option's name."""
     from mambarium.platform.cli.listing import list_backbones
-    from mambarium.platform.cli.typed_commands import run_function
 
     named = arguments and not arguments[0].startswith("-")
     return run_function("list", list_backbones, ["--pattern", *arguments] if named else arguments)
@@ -65,13 +65,35 @@ def run_export(arguments: list[str]) -> int:
     """Return the runner of `export`; `--checkpoint` names its checkpoint too, `--trust` may be given repeatedly."""
     from mambarium.platform.cli.configuration.composition import paired
     from mambarium.platform.cli.export import export
-    from mambarium.platform.cli.typed_commands import run_function
 
     spellings = {"--checkpoint": "--ckpt_path", "--trust": "--trust+"}
     spelled = [(spellings.get(option, option), value) for option, value in paired(arguments)]
     return run_function(
         "export", export, [option if value is None else f"{option}={value}" for option, value in spelled]
     )
+
+
+def run_function(command: str, function: Callable[..., int], arguments: list[str]) -> int:
+    """Parse arguments by a function's signature and docstring, and call it.
+
+    A boolean argument is a flag, `--dry_run`; every other takes a value.
+
+    Raises:
+        InputError: If the arguments don't fit.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from mambarium.platform.cli.configuration.parser import option_names
+
+    parser = ArgumentParser(exit_on_error=False, prog=f"mambarium {command}", allow_abbrev=False)
+    parser.add_function_arguments(function, as_positional=False)
+    flags = {f"--{name}" for name, value in inspect.signature(function).parameters.items() if value.default is False}
+    given = [f"{argument}=true" if argument in flags else argument for argument in arguments]
+    try:
+        parsed = parser.parse_args(given)
+    except ArgumentError as error:
+        raise InputError(brief(str(error), option_names(parser))) from error
+    return function(**parser.instantiate(parsed))
 
 
 COMMANDS = {

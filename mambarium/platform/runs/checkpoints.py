@@ -6,12 +6,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import distributed
 
 from mambarium.errors import InputError
 from mambarium.files import duplicate_atomically, remove_stale_temporaries, set_aside
-from mambarium.platform.runs.agreement import Agreement
 from mambarium.platform.runs.metrics_file import MetricsFile
 from mambarium.platform.position import Position
 from mambarium.platform.runs.signals import Interrupted, StopSignals
@@ -242,3 +243,33 @@ class RunCheckpoint(Callback):
     def _agree(self, *values: int) -> list[int]:
         assert self._agreement is not None
         return self._agreement.largest(*values)
+
+
+class Agreement:
+    """The largest value that any process brings, known to all of them.
+
+    Goes over the CPU (gloo), whatever the training uses, so that it neither waits for a GPU nor meets the
+    gradients' reductions. With one process it costs nothing.
+
+    Args:
+        trainer: The Trainer, its processes connected; every process must create its Agreement at the same
+            point.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._group: Any = distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
+
+    def largest(self, *values: int) -> list[int]:
+        """Return the element-wise maximum over all processes; each must call it at the same point.
+
+        Args:
+            values: This process's integers.
+
+        Returns:
+            As many integers.
+        """
+        if self._group is None:
+            return list(values)
+        together = torch.tensor(values, dtype=torch.int64)
+        distributed.all_reduce(together, op=distributed.ReduceOp.MAX, group=self._group)
+        return together.tolist()
