@@ -1,7 +1,10 @@
 """Image classification: exact metrics, published sizes, mixing."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from mambarium.backbones import Mamba, MambaOut, Vim, from_variant
@@ -58,18 +61,59 @@ def test_a_sequence_backbone_is_refused() -> None:
         ImageClassification(Mamba(width=8, depth=1), num_classes=3)
 
 
-@pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
-def test_mixing_keeps_pixels_and_label_shares_in_step(mixup: float, cutmix: float) -> None:
+def mixed_batches(mixup: float, cutmix: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Twenty times six mixed images, their label shares, and the six images: each is mixed with the one before it.
+
+    Every pixel of image k holds 10 ** k, its row plus k, and its column plus 2k.
+    """
     torch.manual_seed(0)
-    labels = torch.arange(6)
-    images = torch.arange(6.0)[:, None, None, None].expand(6, 3, 32, 32).clone()
+    row, column = torch.meshgrid(torch.arange(20.0), torch.arange(32.0), indexing="ij")
+    images = torch.stack([torch.stack([torch.full_like(row, 10.0**k), row + k, column + 2 * k]) for k in range(6)])
     mixing = ImageMixing(6, mixup, cutmix)
-    for _ in range(10):
-        mixed, shares = mixing(images, labels)
-        assert torch.allclose(shares.sum(1), torch.ones(6))
-        # Image k has value k everywhere, so the mean of a mixed image is the mean of its label shares.
-        expected = (shares * labels.float()).sum(1)
-        assert torch.allclose(mixed.mean(dim=(1, 2, 3)), expected, atol=1e-4)
+    for _ in range(20):
+        mixed, shares = mixing(images, torch.arange(6))
+        yield mixed, shares, images
+
+
+def test_cutmix_pastes_a_rectangle_whose_area_is_the_other_label_s_share() -> None:
+    areas = set()
+    for mixed, shares, images in mixed_batches(0.0, 1.0):
+        for own in range(6):
+            other = (own - 1) % 6
+            pasted = (mixed[own] == images[other]).all(dim=0)
+            assert torch.equal(mixed[own], torch.where(pasted, images[other], images[own]))
+            rows, columns = pasted.any(dim=1), pasted.any(dim=0)
+            assert torch.equal(pasted, rows[:, None] & columns[None, :])
+            for side in (rows, columns):
+                assert side.int().diff().abs().sum() <= 2 - int(side[0]) - int(side[-1])  # without a gap
+            expected = torch.zeros(6)
+            expected[other] = pasted.float().mean()
+            expected[own] = 1 - expected[other]
+            torch.testing.assert_close(shares[own], expected)
+            areas.add(int(pasted.sum()))
+    assert len(areas) > 10 and max(areas) > 300
+
+
+def test_mixup_weighs_images_as_their_labels() -> None:
+    weights = set()
+    for mixed, shares, images in mixed_batches(0.8, 0.0):
+        for own in range(6):
+            other = (own - 1) % 6
+            weight = shares[own, own]
+            expected = torch.zeros(6)
+            expected[own], expected[other] = weight, 1 - weight
+            torch.testing.assert_close(shares[own], expected)
+            torch.testing.assert_close(mixed[own], weight * images[own] + (1 - weight) * images[other])
+            weights.add(round(weight.item(), 6))
+    assert len(weights) > 10 and min(weights) < 0.4 and max(weights) > 0.6
+
+
+def test_one_of_mixup_and_cutmix_for_each_batch() -> None:
+    kinds = set()
+    for mixed, _, images in mixed_batches(0.8, 1.0):
+        own_pixels, others = mixed == images, mixed == images.roll(1, 0)
+        kinds.add("cutmix" if (own_pixels | others).all() else "mixup")
+    assert kinds == {"mixup", "cutmix"}
 
 
 def test_no_mixing_returns_class_numbers() -> None:
