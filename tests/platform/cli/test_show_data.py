@@ -1,11 +1,15 @@
 """Pictures of samples, and text."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from mambarium.tasks.detection.detection_predictions import draw_objects
 from mambarium.tasks.drawing import arrange, class_color
@@ -47,6 +51,25 @@ def test_pictures_of_classes_and_text(tiny: Callable[..., int], capsys: pytest.C
     assert tiny("show-data", "--config", "text.yaml", "--samples", 2) == 0
     shown = capsys.readouterr().out
     assert shown.count("32 tokens, 32 predicted, 32 bytes") == 2
+
+
+def test_bytes_are_those_of_the_predicted_tokens(tiny: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """Words of 1, 3, 7 and 15 letters one after another, each with the space before it, in windows of three."""
+    words = ["a" * 1, "b" * 3, "c" * 7, "d" * 15]
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="a"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save("tokenizer.json")
+    Path("words.txt").write_text(" ".join(words * 50))
+    Path("words.yaml").write_text(
+        "data: {class_path: TextFiles, init_args: {train: words.txt, val: words.txt, tokenizer: tokenizer.json, "
+        "length: 3, cache_dir: cache}}"
+    )
+    assert tiny("show-data", "--config", "words.yaml", "--samples", 8) == 0
+    shown = re.findall(r"3 tokens, 3 predicted, (\d+) bytes\n(\w+) (\w+) (\w+)", capsys.readouterr().out)
+    assert len(shown) == 8
+    for num_bytes, *window in shown:
+        predicted = [words[(words.index(word) + 1) % 4] for word in window]
+        assert int(num_bytes) == sum(len(word) + 1 for word in predicted)
 
 
 def test_tokens_of_synthetic_sequences(tiny: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
