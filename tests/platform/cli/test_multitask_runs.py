@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from stopped_runs import logged_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mambarium
@@ -53,11 +54,6 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open() as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-
-
 def test_stops_change_nothing_and_logs_show_every_task(
     tiny: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,13 +74,13 @@ def test_stops_change_nothing_and_logs_show_every_task(
     straight, run = (tmp_path / "runs" / name for name in ("straight", "stopped"))
     one, other = weights(straight), weights(run)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert rows(straight) == rows(run)
+    assert logged_rows(straight) == logged_rows(run)
 
     events = EventAccumulator(str(straight / "tensorboard"))
     events.Reload()
     assert {"boxes/detection/0", "pixels/segmentation/3"} <= set(events.Tags()["images"])
 
-    last = rows(straight)[-2]
+    last = logged_rows(straight)[-2]
     for name in ("boxes", "pixels"):
         assert float(last[f"train/{name}/gradient_norm"]) > 0
         assert 0.9 < float(last[f"train/{name}/weight"]) < 1.1

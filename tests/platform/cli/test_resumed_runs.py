@@ -1,6 +1,5 @@
 """Runs of every task, stopped or killed at random steps, end bit for bit as if they had not been."""
 
-import csv
 import os
 import random
 import signal
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from stopped_runs import Killed, logged_rows
 
 from mambarium.tasks.task import Task
 
@@ -59,10 +59,6 @@ data:
 """
 
 
-class Killed(SystemExit):
-    """The process ends here; as with kill -9, nothing is written afterwards."""
-
-
 def kill() -> None:
     raise Killed
 
@@ -81,11 +77,6 @@ def end_at(step: int, end: Callable[[], None], monkeypatch: pytest.MonkeyPatch) 
         return plain(self, batch, batch_idx)
 
     monkeypatch.setattr(Task, "training_step", training_step)
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open() as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -157,4 +148,4 @@ def check_equal(folder: Path) -> None:
         one, other = (torch.load(run / "checkpoints" / file, weights_only=True) for run in (straight, stopped))
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
             assert equal(one[part], other[part]), f"{file}: {part}"
-    assert rows(straight) == rows(stopped)
+    assert logged_rows(straight) == logged_rows(stopped)

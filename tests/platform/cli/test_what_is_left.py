@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from stopped_runs import Killed, bytes_read
 
 from mambarium.platform.cli import main
 from mambarium.platform.runs.run_folder import RunFolder
@@ -23,10 +24,6 @@ Differences = Callable[[Path, Path], list[str]]
 
 FIT = ("fit", "--config", "digits.yaml", "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1")
 SIX_STEPS = ("--data.passes", "null", "--trainer.max_steps", "6")
-
-
-class Killed(SystemExit):
-    """The process ends here; as with kill -9, nothing is written afterwards."""
 
 
 def fit(tiny: Run, name: str, *options: object) -> int:
@@ -182,17 +179,6 @@ def test_a_kill_between_the_last_checkpoint_and_the_record(
     assert fit(tiny, "killed") == 0
     assert RunFolder(runs / "killed").record()["metrics"]
     assert differences(runs / "straight", runs / "killed") == []
-
-
-def bytes_read(action: Callable[[], object]) -> int:
-    """What this process reads from files in the meantime, cached or not."""
-
-    def so_far() -> int:
-        return int(Path("/proc/self/io").read_text().splitlines()[0].removeprefix("rchar: "))
-
-    before = so_far()
-    action()
-    return so_far() - before
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts what a process reads")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from stopped_runs import wait_until
 
 from mambarium.errors import InputError
 from mambarium.platform.compare.command import Comparison, compare
@@ -85,13 +86,6 @@ class Workplace:
 @pytest.fixture
 def workplace(tmp_path: Path, program: list[str]) -> Workplace:
     return Workplace(tmp_path, program)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_every_cell_gets_its_rows_and_a_second_run_skips_all(workplace: Workplace, write_matrix: WriteMatrix) -> None:

@@ -1,5 +1,6 @@
 """Every callback that Lightning ships works and resumes exactly, or is refused by name."""
 
+from stopped_runs import Crash, CrashAt
 import csv
 import importlib.util
 import re
@@ -17,23 +18,6 @@ from mambarium.errors import InputError
 from mambarium.platform.runs.callbacks import EPOCH_HOOKS, RULES, check_callbacks
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "callbacks.md"
-
-
-class Crash(Exception):
-    """The process ends here; as with kill -9, nothing is written afterwards."""
-
-
-class CrashAt(Callback):
-    """Crashes in the n-th call of a hook."""
-
-    def __init__(self, hook: str, call: int) -> None:
-        self.remaining = call
-        setattr(self, hook, self._count)
-
-    def _count(self, *args: Any, **kwargs: Any) -> None:
-        self.remaining -= 1
-        if self.remaining == 0:
-            raise Crash
 
 
 class OwnAverage(lightnings.WeightAveraging):

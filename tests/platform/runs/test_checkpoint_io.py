@@ -1,5 +1,6 @@
 """Checkpoint files: whole or absent, damage always found."""
 
+from stopped_runs import bytes_read
 import os
 import re
 import subprocess
@@ -164,18 +165,6 @@ def test_duplicate(path, monkeypatch, hard_links):
 
 def _no_links(*args):
     raise PermissionError("no hard links on this file system")
-
-
-def bytes_read(action) -> int:
-    """What this process reads from files in the meantime, cached or not."""
-
-    def so_far() -> int:
-        with open("/proc/self/io") as file:
-            return int(file.readline().removeprefix("rchar: "))
-
-    before = so_far()
-    action()
-    return so_far() - before
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="only Linux counts what a process reads")

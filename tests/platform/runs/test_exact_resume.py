@@ -1,5 +1,6 @@
 """Runs stopped anywhere and gone on with end bit for bit as if they had never been stopped."""
 
+from stopped_runs import Crash, CrashAt
 import math
 import random
 import signal
@@ -12,23 +13,6 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from mambarium.errors import InputError
 from mambarium.platform.runs.signals import Interrupted
-
-
-class Crash(Exception):
-    """The process ends here; as with kill -9, nothing is written afterwards."""
-
-
-class CrashAt(Callback):
-    """Crashes in the n-th call of a hook."""
-
-    def __init__(self, hook: str, call: int) -> None:
-        self.remaining = call
-        setattr(self, hook, self._count)
-
-    def _count(self, *args, **kwargs) -> None:
-        self.remaining -= 1
-        if self.remaining == 0:
-            raise Crash
 
 
 HOOKS = (
