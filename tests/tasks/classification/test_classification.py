@@ -50,6 +50,18 @@ def test_metrics_over_ragged_batches() -> None:
     assert values["loss"].item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
 
 
+def test_metrics_of_two_processes_add_up() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(9, 8), torch.randint(8, (9,))
+    whole, first, second = (ClassificationMetrics(num_classes=8) for _ in range(3))
+    for metrics, rows in ((whole, slice(None)), (first, slice(4)), (second, slice(4, None))):
+        metrics.update(logits[rows], {"image": logits[rows], "label": labels[rows]})
+    first.merge_state(second)
+    assert {name: value.item() for name, value in first.compute().items()} == pytest.approx(
+        {name: value.item() for name, value in whole.compute().items()}
+    )
+
+
 def test_five_classes_have_no_top5_accuracy() -> None:
     metrics = ClassificationMetrics(num_classes=5)
     metrics.update(torch.eye(5), {"image": torch.eye(5), "label": torch.arange(5)})

@@ -6,6 +6,7 @@ of a batch is zero in the backbone's maps and shows nothing, boxes without exten
 start at 1 there, at 0 here. torchvision has no cascade: its box heads are set one after another here.
 """
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -528,3 +529,48 @@ def test_detections_are_torchvisions(name: str, case_name: str) -> None:
     theirs.transform = Transform(case)
     expected = theirs.eval()([torch.zeros(3, 1, 1)] * len(case.objects))
     compare_detections(ours.eval().detect(case.features(), case.sizes), expected, 1 if "RCNN" in name else 0)
+
+
+OUR_NAMES = {  # torchvision's names of what has the same meaning, and ours
+    FCOS: {"center_sampling_radius": "center_radius", "nms_thresh": "nms_threshold"},
+    RetinaNet: {
+        "score_thresh": "score_threshold",
+        "nms_thresh": "nms_threshold",
+        "fg_iou_thresh": "positive_iou",
+        "bg_iou_thresh": "negative_iou",
+        "topk_candidates": "candidates_per_level",
+    },
+}
+
+
+def defaults(function: Callable[..., object]) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(FCOS, fcos.FCOS), (RetinaNet, retinanet.RetinaNet)])
+def test_defaults_of_one_stage_detectors_are_torchvisions(ours: type, theirs: type) -> None:
+    found, expected = defaults(ours), defaults(theirs)
+    names = OUR_NAMES[ours] | {"topk_candidates": "candidates_per_level"}
+    assert {name: found[name] for name in names.values()} == {names[name]: expected[name] for name in names}
+    # As the papers' evaluations on COCO have it.
+    assert (found["score_threshold"], found["detections_per_image"]) == (0.05, 100)
+
+
+def test_defaults_of_two_stage_detectors_are_torchvisions() -> None:
+    proposals, boxes, theirs = ProposalSettings(), BoxSettings(), defaults(faster_rcnn.FasterRCNN)
+    assert proposals.candidates == (theirs["rpn_pre_nms_top_n_train"], theirs["rpn_pre_nms_top_n_test"])
+    assert proposals.kept == (theirs["rpn_post_nms_top_n_train"], theirs["rpn_post_nms_top_n_test"])
+    assert proposals.nms_threshold == theirs["rpn_nms_thresh"]
+    assert (proposals.positive_iou, proposals.negative_iou) == (
+        theirs["rpn_fg_iou_thresh"],
+        theirs["rpn_bg_iou_thresh"],
+    )
+    assert proposals.samples_per_image == theirs["rpn_batch_size_per_image"]
+    assert proposals.positive_fraction == theirs["rpn_positive_fraction"]
+    assert (boxes.score_threshold, boxes.nms_threshold) == (theirs["box_score_thresh"], theirs["box_nms_thresh"])
+    assert boxes.detections_per_image == theirs["box_detections_per_img"]
+    assert boxes.samples_per_image == theirs["box_batch_size_per_image"]
+    assert boxes.positive_fraction == theirs["box_positive_fraction"]
+    assert defaults(FasterRCNN)["positive_iou"] == theirs["box_fg_iou_thresh"] == theirs["box_bg_iou_thresh"]
+    assert (boxes.pooled_size, boxes.width, boxes.canonical_size) == (7, 1024, 224)
+    assert MaskSettings() == MaskSettings(pooled_size=14, num_convs=4, channels=256)

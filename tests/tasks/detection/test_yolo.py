@@ -12,6 +12,7 @@ from mambarium.backbones.contract import VisionFeatures
 from mambarium.tasks import YOLO
 from mambarium.tasks.detection.detector import ImageSizes, Objects
 from mambarium.tasks.detection.task_alignment import assign
+from mambarium.tasks.detection.yolo import distribution_loss
 
 Box = tuple[float, float, float, float]
 
@@ -180,6 +181,15 @@ def test_a_second_image_shares_the_sum_of_target_scores() -> None:
 def test_the_defaults_are_the_published_weights() -> None:
     """YOLOv8's gains: 0.5 for classes, 7.5 for boxes, 1.5 for distributions."""
     assert YOLO(MambaOut((1, 1), (16, 24)).feature_info, 2, (4, 8), (16, 32)).weights == (0.5, 7.5, 1.5)
+
+
+def test_distances_beyond_the_bins_are_learnt_as_the_nearest() -> None:
+    """Three bins reach from 0 to 2 strides, at their end with a hundredth of the one before."""
+    shares = torch.tensor([0.2, 0.3, 0.5]).log().expand(1, 4, 3)
+    below = distribution_loss(shares, torch.full((1, 4), -0.5))
+    assert below.item() == pytest.approx(-math.log(0.2))
+    beyond = distribution_loss(shares, torch.full((1, 4), 7.0))
+    assert beyond.item() == pytest.approx(-(0.01 * math.log(0.3) + 0.99 * math.log(0.5)), rel=1e-5)
 
 
 def test_the_detections_of_the_example() -> None:

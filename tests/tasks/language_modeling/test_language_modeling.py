@@ -8,7 +8,7 @@ import torch
 from mambarium.backbones import Mamba, Vim, from_variant
 from mambarium.errors import InputError
 from mambarium.tasks import LanguageModeling
-from mambarium.tasks.language_modeling.language_modeling_task import LanguageMetrics
+from mambarium.tasks.language_modeling.language_modeling_task import LanguageMetrics, LanguageModelingObjective
 from mambarium.tasks.language_modeling.sampling import pick_next_token
 
 
@@ -121,6 +121,20 @@ def test_sampling_options_out_of_range(option: str, value: float, temperature: f
         model.generate(torch.zeros(1, 1, dtype=torch.long), 1, **options)
     assert "\n" not in str(caught.value)
     assert model.training, "refused options leave the mode as it was"
+
+
+def test_no_new_tokens_leave_the_prompt() -> None:
+    prompt = torch.randint(13, (2, 5))
+    assert torch.equal(small_model().generate(prompt, 0), prompt)
+
+
+@pytest.mark.parametrize("tie_embedding", [True, False])
+def test_embedding_and_head_start_with_small_weights(tie_embedding: bool) -> None:
+    torch.manual_seed(0)
+    head = LanguageModelingObjective(64, 200, tie_embedding)
+    assert (head.embedding.weight is head.head.weight) == tie_embedding
+    for weight in (head.embedding.weight, head.head.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 def test_a_negative_number_of_tokens_is_refused() -> None:

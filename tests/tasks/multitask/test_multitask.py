@@ -92,6 +92,14 @@ def test_learned_weights_follow_the_uncertainty() -> None:
     assert learned.objective.weight("pixels") == pytest.approx(2 * math.exp(-0.7))
 
 
+def test_a_learned_weight_is_a_parameter_of_its_task_alone() -> None:
+    plain, learned = (model(weighting=weighting).objective for weighting in ("fixed", "uncertainty"))
+    own = list(map(id, learned.by_name["pixels"].parameters()))
+    assert learned.log_variances is not None
+    assert list(map(id, learned.parameters_of("pixels"))) == [*own, id(learned.log_variances["pixels"])]
+    assert len(plain.parameters_of("pixels")) == len(own)
+
+
 @torch.no_grad()
 def test_metrics_of_each_task_and_their_mean() -> None:
     task = model().eval()

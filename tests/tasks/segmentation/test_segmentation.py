@@ -275,6 +275,13 @@ def test_a_prediction_does_not_depend_on_the_rest_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize("head", [LightFPNHead, partial(UperNetHead, channels=32)], ids=["light", "upernet"])
+def test_heads_score_each_pixel_of_the_finest_map(head: SegmentationHeadFactory) -> None:
+    info = MambaOut(depths=(1, 1), widths=(8, 16)).feature_info
+    scores = head(info, 3)([torch.randn(2, 8, 9, 7), torch.randn(2, 16, 5, 4)])
+    assert scores.shape == (2, 3, 9, 7)
+
+
+@pytest.mark.parametrize("head", [LightFPNHead, partial(UperNetHead, channels=32)], ids=["light", "upernet"])
 def test_heads_overfit_one_image(head: SegmentationHeadFactory) -> None:
     torch.manual_seed(0)
     task = SemanticSegmentation(MambaOut(depths=(1, 1), widths=(16, 32), stem_stride=2), num_classes=3, head=head)
