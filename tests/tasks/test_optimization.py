@@ -114,6 +114,16 @@ def test_steps_out_of_range_are_refused(name: str, value: Any) -> None:
         WarmupSteps(**{name: value})
 
 
+def test_schedules_start_from_the_documented_defaults() -> None:
+    """A twentieth of the run to warm up, and down to nothing; detectors': a hundredth, a tenth after 8 and 11 of 12."""
+    for schedule in (WarmupCosine(), WarmupLinear()):
+        assert (schedule(0.025), schedule(0.05), schedule(1.0)) == pytest.approx((0.5, 1.0, 0.0))
+    steps = WarmupSteps()
+    assert [steps(progress) for progress in (0.0, 0.01, 0.66, 0.67, 0.91, 0.92)] == pytest.approx(
+        [0.001, 1.0, 1.0, 0.1, 0.1, 0.01]
+    )
+
+
 def test_a_run_of_nothing_but_warmup_ends_at_the_full_rate() -> None:
     assert WarmupLinear(warmup=1.0)(1.0) == WarmupCosine(warmup=1.0)(1.0) == 1.0
 

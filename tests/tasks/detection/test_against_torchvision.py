@@ -552,6 +552,7 @@ def test_defaults_of_one_stage_detectors_are_torchvisions(ours: type, theirs: ty
     found, expected = defaults(ours), defaults(theirs)
     names = OUR_NAMES[ours] | {"topk_candidates": "candidates_per_level"}
     assert {name: found[name] for name in names.values()} == {names[name]: expected[name] for name in names}
+    assert found["strides"] == (8, 16, 32, 64, 128)
     # As the papers' evaluations on COCO have it.
     assert (found["score_threshold"], found["detections_per_image"]) == (0.05, 100)
 
@@ -571,6 +572,9 @@ def test_defaults_of_two_stage_detectors_are_torchvisions() -> None:
     assert boxes.detections_per_image == theirs["box_detections_per_img"]
     assert boxes.samples_per_image == theirs["box_batch_size_per_image"]
     assert boxes.positive_fraction == theirs["box_positive_fraction"]
+    assert defaults(FasterRCNN)["strides"] == defaults(CascadeMaskRCNN)["strides"] == (4, 8, 16, 32, 64)
+    assert proposals.anchor_sizes == defaults(RetinaNet)["anchor_sizes"] == (32, 64, 128, 256, 512)
+    assert proposals.aspect_ratios == defaults(RetinaNet)["aspect_ratios"] == (0.5, 1.0, 2.0)
     assert defaults(FasterRCNN)["positive_iou"] == theirs["box_fg_iou_thresh"] == theirs["box_bg_iou_thresh"]
     assert (boxes.pooled_size, boxes.width, boxes.canonical_size) == (7, 1024, 224)
     assert MaskSettings() == MaskSettings(pooled_size=14, num_convs=4, channels=256)

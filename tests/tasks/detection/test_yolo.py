@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambarium.backbones import MambaOut
 from mambarium.backbones.contract import VisionFeatures
@@ -178,9 +178,15 @@ def test_a_second_image_shares_the_sum_of_target_scores() -> None:
         torch.testing.assert_close(twice[name], loss)
 
 
-def test_the_defaults_are_the_published_weights() -> None:
-    """YOLOv8's gains: 0.5 for classes, 7.5 for boxes, 1.5 for distributions."""
-    assert YOLO(MambaOut((1, 1), (16, 24)).feature_info, 2, (4, 8), (16, 32)).weights == (0.5, 7.5, 1.5)
+def test_the_defaults_are_the_published_ones() -> None:
+    """YOLOv8's gains of classes, boxes and distributions; 16 bins, 10 cells of an object, its limits, its norms."""
+    detector = YOLO(MambaOut((1, 1), (16, 24)).feature_info, 2, (4, 8), (16, 32))
+    assert detector.weights == (0.5, 7.5, 1.5)
+    assert (detector.bins, detector.cells_per_object) == (16, 10)
+    assert (detector.limits.score_threshold, detector.limits.nms_threshold) == (0.001, 0.7)
+    assert detector.limits.detections_per_image == detector.detections_per_image == 300
+    norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.03)}
 
 
 def test_distances_beyond_the_bins_are_learnt_as_the_nearest() -> None:
