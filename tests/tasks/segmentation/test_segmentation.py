@@ -281,6 +281,35 @@ def test_heads_score_each_pixel_of_the_finest_map(head: SegmentationHeadFactory)
     assert scores.shape == (2, 3, 9, 7)
 
 
+def enlarged(x: Tensor, to: Tensor) -> Tensor:
+    return F.interpolate(x, to.shape[-2:], mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def test_heads_merge_maps_as_published() -> None:
+    """Kirillov et al. 2019 with one convolution of the sum, and Xiao et al. 2018, figure 4, from coarse to fine."""
+    info = MambaOut(depths=(1, 1, 1), widths=(8, 12, 16)).feature_info
+    fine, middle, coarse = maps = [torch.randn(2, info[i].channels, 12 // 2**i, 8 // 2**i) for i in range(3)]
+    light = LightFPNHead(info, 3, channels=8).eval()
+    (a, b, c), fuse = light.laterals, light.fuse
+    total = a(fine) + enlarged(b(middle) + enlarged(c(coarse), middle), fine)
+    torch.testing.assert_close(light(maps), light.classifier(fuse(total)))
+
+    upernet = UperNetHead(info, 3, channels=8).eval()
+    pooled = [F.adaptive_avg_pool2d(coarse, size) for size in (1, 2, 3, 6)]
+    pooled = [enlarged(layer(x), coarse) for layer, x in zip(upernet.pooling.pooled, pooled, strict=True)]
+    top = upernet.pooling.fuse(torch.cat([coarse, *pooled], dim=1))
+    second = upernet.laterals[1](middle) + enlarged(top, middle)
+    first = upernet.laterals[0](fine) + enlarged(second, fine)
+    levels = [upernet.smoothing[0](first), enlarged(upernet.smoothing[1](second), fine), enlarged(top, fine)]
+    torch.testing.assert_close(upernet(maps), upernet.classifier(upernet.fuse(torch.cat(levels, dim=1))))
+
+
+def test_class_weights_may_be_small_or_zero() -> None:
+    logits, mask = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]])
+    assert SegmentationLoss(class_weights=[0.0, 0.5])(logits, mask).item() == pytest.approx(math.log(2))
+
+
 @pytest.mark.parametrize("head", [LightFPNHead, partial(UperNetHead, channels=32)], ids=["light", "upernet"])
 def test_heads_overfit_one_image(head: SegmentationHeadFactory) -> None:
     torch.manual_seed(0)
