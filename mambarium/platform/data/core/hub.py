@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.sample_error import SampleError
-from mambarium.platform.data.core.validation_split import hold_out
+from mambarium.platform.data.core.splits import hold_out
 
 DataFiles = str | list[str] | dict[str, str | list[str]] | None
 

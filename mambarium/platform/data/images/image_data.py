@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.broken_samples import BrokenPolicy
 from mambarium.platform.data.core.data_module import ExactDataModule, Samples
 from mambarium.platform.data.core.known_facts import Facts, shortened
+from mambarium.platform.data.core.samples import BrokenPolicy
 from mambarium.platform.data.images.decoding import IntensityRange
 from mambarium.platform.data.images.equal_images import equal_images
 from mambarium.platform.data.images.image_files import find_images

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.printed_notes import note
+from mambarium.platform.data.core.messages import note
 from mambarium.platform.data.images.decoding import formats
 
 FOLDER_LINKS = "links to folders that are read already"

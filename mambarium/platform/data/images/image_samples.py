@@ -13,7 +13,7 @@ from mambarium.errors import InputError
 from mambarium.platform.data.core.order import SampleKey
 from mambarium.platform.data.core.sample_error import SampleError
 from mambarium.platform.data.images.augmentation import SampleSource
-from mambarium.platform.data.images.image_sources import ImageSource
+from mambarium.platform.data.images.classification.labelled_sources import ImageSource
 from mambarium.platform.data.images.intensity import ImageReader
 from mambarium.platform.randomness import sample_randomness
 from mambarium.tasks.batches import ImageBatch

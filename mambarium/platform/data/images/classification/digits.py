@@ -7,7 +7,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
 from mambarium.platform.data.images.classification.labelled_images import ClassificationImages
-from mambarium.platform.data.images.image_sources import ImageSplits, Subset
+from mambarium.platform.data.images.classification.labelled_sources import ImageSplits, Subset
 
 
 class Digits(ClassificationImages):

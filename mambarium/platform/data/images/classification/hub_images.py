@@ -8,14 +8,14 @@ from torch import Tensor
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.broken_samples import BrokenPolicy
 from mambarium.platform.data.core.hub import DataFiles, HubDataSet, ImageColumn, Part
+from mambarium.platform.data.core.samples import BrokenPolicy
 from mambarium.platform.data.images.classification.labelled_images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ClassificationImages,
 )
-from mambarium.platform.data.images.image_sources import ImageSplits, divided
+from mambarium.platform.data.images.classification.labelled_sources import ImageSplits, divided
 from mambarium.platform.data.images.intensity import ImageReader
 
 

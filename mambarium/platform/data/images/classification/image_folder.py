@@ -8,13 +8,14 @@ from torch import Tensor
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.broken_samples import BrokenPolicy
-from mambarium.platform.data.core.printed_notes import note
+from mambarium.platform.data.core.messages import note
+from mambarium.platform.data.core.samples import BrokenPolicy
 from mambarium.platform.data.images.classification.labelled_images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ClassificationImages,
 )
+from mambarium.platform.data.images.classification.labelled_sources import ImageSplits, divided
 from mambarium.platform.data.images.image_files import (
     PassedOver,
     composed,
@@ -23,7 +24,6 @@ from mambarium.platform.data.images.image_files import (
     readable,
     walk_images,
 )
-from mambarium.platform.data.images.image_sources import ImageSplits, divided
 from mambarium.platform.data.images.intensity import ImageReader
 
 SPLIT_NAMES = {

@@ -11,9 +11,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.broken_samples import BrokenPolicy, OmittingBroken, ReplacingBroken
 from mambarium.platform.data.core.data_module import Part, Samples
+from mambarium.platform.data.core.samples import BrokenPolicy, OmittingBroken, ReplacingBroken
 from mambarium.platform.data.images.augmentation import SampleSource
+from mambarium.platform.data.images.classification.labelled_sources import ImageSource, ImageSplits, cached_if_small
 from mambarium.platform.data.images.image_data import ImageData
 from mambarium.platform.data.images.image_samples import (
     AugmentedImages,
@@ -24,7 +25,6 @@ from mambarium.platform.data.images.image_samples import (
     NamedImage,
     UnlabelledImages,
 )
-from mambarium.platform.data.images.image_sources import ImageSource, ImageSplits, cached_if_small
 from mambarium.tasks.classification.class_predictions import draw_classified
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

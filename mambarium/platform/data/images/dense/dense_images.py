@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.broken_samples import BrokenPolicy, OmittingBroken, ReplacingBroken
+from mambarium.platform.data.core.samples import BrokenPolicy, OmittingBroken, ReplacingBroken
 from mambarium.platform.data.images.augmentation import AugmentedSamples, SampleSource
 from mambarium.platform.data.images.dense.prediction_images import CollateForPadding, UnannotatedImages
 from mambarium.platform.data.images.image_data import ImageData

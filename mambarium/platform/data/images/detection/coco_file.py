@@ -11,7 +11,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.printed_notes import note
+from mambarium.platform.data.core.messages import note
 from mambarium.platform.data.images.annotated_names import contained
 from mambarium.platform.data.images.detection.annotation_records import (
     Area,

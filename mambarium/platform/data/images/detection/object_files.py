@@ -10,10 +10,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.broken_samples import BrokenPolicy, with_files
+from mambarium.platform.data.core.messages import note
 from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.core.printed_notes import note
 from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import BrokenPolicy, with_files
 from mambarium.platform.data.images.decoding import opened_image, shown_size
 from mambarium.platform.data.images.dense.dense_transforms import ResizeShortSide
 from mambarium.platform.data.images.detection.detection_samples import DetectionSample

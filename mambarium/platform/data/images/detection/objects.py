@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.printed_notes import note
+from mambarium.platform.data.core.messages import note
 from mambarium.platform.data.core.sample_error import SampleError
 from mambarium.platform.data.images.decoding import sideways_hint
 from mambarium.platform.data.images.detection.coco_masks import (

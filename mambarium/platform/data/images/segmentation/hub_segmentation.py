@@ -6,9 +6,9 @@ from pathlib import Path
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.broken_samples import BrokenPolicy
 from mambarium.platform.data.core.hub import DataFiles, HubDataSet, ImageColumn, Part, divided_rows
 from mambarium.platform.data.core.order import SampleKey
+from mambarium.platform.data.core.samples import BrokenPolicy
 from mambarium.platform.data.images.classification.labelled_images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.images.dense.dense_images import Splits
 from mambarium.platform.data.images.intensity import ImageReader

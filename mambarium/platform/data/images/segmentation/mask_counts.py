@@ -6,8 +6,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.broken_samples import BrokenPolicy
 from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import BrokenPolicy
 from mambarium.platform.data.images.segmentation.mask_files import MaskDecoder
 from mambarium.tasks.batches import IGNORED_CLASS
 

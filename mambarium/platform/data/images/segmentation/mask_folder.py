@@ -7,9 +7,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.broken_samples import BrokenPolicy, with_files
+from mambarium.platform.data.core.messages import note
 from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.core.printed_notes import note
+from mambarium.platform.data.core.samples import BrokenPolicy, with_files
 from mambarium.platform.data.images.annotated_names import contained
 from mambarium.platform.data.images.classification.labelled_images import IMAGENET_MEAN, IMAGENET_STD
 from mambarium.platform.data.images.dense.dense_images import Splits

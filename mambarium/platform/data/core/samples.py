@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from mambarium.errors import InputError
+from mambarium.platform.data.core.messages import note, note_of_process
 from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.core.printed_notes import note, note_of_process
 from mambarium.platform.data.core.sample_error import SampleError
 from mambarium.platform.data.images.augmentation import SampleSource
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.validation_split import hold_out
+from mambarium.platform.data.core.splits import hold_out
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded images up to which a split is kept in memory unless told otherwise."""
