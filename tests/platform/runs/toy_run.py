@@ -27,7 +27,8 @@ from mambarium.platform.data.core.order import EvaluationBatches, TrainingBatche
 from mambarium.platform.position import Position
 from mambarium.platform.randomness import sample_randomness
 from mambarium.platform.runs.checkpoint_io import AtomicCheckpointIO
-from mambarium.platform.runs.signals import Interrupted, shield_worker
+from mambarium.platform.runs.signals import Interrupted
+from mambarium.platform.worker_signals import shield_worker
 from mambarium.platform.runs.trainer_settings import exact_callbacks, exact_loggers, exact_trainer_settings
 from mambarium.tasks.objective import PrimaryMetric
 
