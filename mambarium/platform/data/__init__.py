@@ -6,16 +6,16 @@ from mambarium.platform.data.images.classification.digits import Digits
 from mambarium.platform.data.images.classification.hub_images import HubImages
 from mambarium.platform.data.images.classification.image_folder import ImageFolder
 from mambarium.platform.data.images.dense.dense_transforms import (
-    CopyPaste,
     LargeScaleJitter,
-    Mosaic,
     ResizeShortSide,
     WindowCrop,
 )
-from mambarium.platform.data.images.dense.digit_scenes import DigitSceneDetection, DigitSceneSegmentation
 from mambarium.platform.data.images.detection.coco import CocoDetection
+from mambarium.platform.data.images.detection.combining_transforms import CopyPaste, Mosaic
+from mambarium.platform.data.images.detection.digit_scene_detection import DigitSceneDetection
 from mambarium.platform.data.images.detection.hub_detection import HubDetection
 from mambarium.platform.data.images.detection.voc import VocDetection
+from mambarium.platform.data.images.segmentation.digit_scene_segmentation import DigitSceneSegmentation
 from mambarium.platform.data.images.segmentation.hub_segmentation import HubSegmentation
 from mambarium.platform.data.images.segmentation.mask_folder import MaskFolder
 from mambarium.platform.data.synthetic.associative_recall import AssociativeRecall

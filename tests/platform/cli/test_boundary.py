@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from mambarium.errors import InputError
 from mambarium.platform.cli import boundary
 from mambarium.platform.cli.boundary import brief_about_threads, run_to_exit_code
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import SampleError
 
 
 def raising(error: BaseException) -> Callable[[], int]:

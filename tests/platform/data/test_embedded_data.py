@@ -31,7 +31,7 @@ def test_digits_are_split_by_class_without_overlap() -> None:
     data = Digits()
     splits = data.splits
     assert (len(splits.train.labels), len(splits.val.labels)) == (1433, 364)
-    keys = [{source.key(i) for i in range(len(source.labels))} for source in (splits.train, splits.val)]
+    keys = [{source.name(i) for i in range(len(source.labels))} for source in (splits.train, splits.val)]
     assert not keys[0] & keys[1] and len(keys[0] | keys[1]) == 1797
     assert splits.test is splits.val
     assert min(torch.bincount(torch.tensor(splits.val.labels))) >= 35

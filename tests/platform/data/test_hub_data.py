@@ -64,7 +64,7 @@ def test_images_of_an_image_folder(tmp_path: Path) -> None:
     )
     assert data.class_names == ["ant", "bee"]
     assert [len(source.labels) for source in data.splits] == [6, 6, 6]
-    values = {int(data.splits.val.read(i)[0, 0, 0]) // 100 for i in range(6) if data.splits.val.labels[i]}
+    values = {int(data.splits.val.read((0, i)).image[0, 0, 0]) // 100 for i in range(6) if data.splits.val.labels[i]}
     assert values == {1}
 
 

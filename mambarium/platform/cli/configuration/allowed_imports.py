@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -72,11 +73,15 @@ def _classes(config: Any, place: str = "") -> Iterator[tuple[str, str, dict[str,
 
 
 def _argument_types(made: type) -> dict[str, Any]:
-    """Return the types of a constructor's arguments by name, none where they name what only a type checker imports."""
-    try:
-        return get_type_hints(made.__init__)  # type: ignore[misc]  # of the class that is made, not of another
-    except NameError:
-        return {}
+    """Return the types of a constructor's arguments by name, none of those that name what only checkers import.
+
+    Those of its base classes are among them, which it may pass on to these.
+    """
+    kinds: dict[str, Any] = {}
+    for of_class in reversed(made.__mro__):
+        with suppress(NameError):
+            kinds |= get_type_hints(of_class.__init__)  # type: ignore[misc]  # of this very class
+    return kinds
 
 
 def _takes_none(kind: Any) -> bool:

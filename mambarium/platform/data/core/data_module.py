@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import lightning
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Sampler
 from mambarium.errors import InputError
 from mambarium.platform.data.core.known_facts import Facts, require_agreement
 from mambarium.platform.data.core.order import EvaluationBatches, TrainingBatches
+from mambarium.platform.position import Position
+from mambarium.platform.worker_signals import shield_worker
 
 MOST_WORKERS = 1024
 MOST_BATCHES = 10**12
@@ -27,7 +29,7 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: Any) -> Any:
-        """Returns a sample as it looks in a pass: the key is (pass, index), with several tasks (task, pass, index)."""
+        """Return a sample as it looks in a pass: the key is (pass, index), with several tasks (task, pass, index)."""
         ...
 
 
@@ -42,17 +44,20 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
     checkpoint was restored into says it without reading, and refuses data that says something else.
 
     A subclass defines `training_samples`, `validation_samples` and `test_samples`, `collate`, and, if there are any,
-    `read_facts`.
+    `read_facts` and `fact_names`.
 
     Args:
         batch_size: Samples per optimisation step, over all processes together.
         passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load samples; 0 loads them in the training process.
-        seed: Seed of order and augmentation.
+        num_workers: Processes that load or draw samples; 0 does it in the training process.
+        seed: Seed of order, augmentation and whatever else is drawn at random.
 
     Raises:
         InputError: If a number is out of range.
     """
+
+    fact_names: ClassVar[tuple[str, ...]] = ()
+    """What `read_facts` finds, known before anything is read."""
 
     def __init__(self, batch_size: int, passes: float | None = None, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
@@ -70,15 +75,15 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
 
     @abstractmethod
     def training_samples(self) -> Samples:
-        """Returns the data set trained on; called often, so made once."""
+        """Return the data set trained on; called often, so made once."""
 
     @abstractmethod
     def validation_samples(self) -> Samples:
-        """Returns the data set validated on."""
+        """Return the data set validated on."""
 
     @abstractmethod
     def test_samples(self) -> Samples:
-        """Returns the data set tested on."""
+        """Return the data set tested on."""
 
     @property
     def of_tasks(self) -> dict[str, ExactDataModule]:
@@ -120,7 +125,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         return False
 
     def read_facts(self) -> Facts:
-        """Finds out what a model has to know of the data it learns from, in plain strings, numbers and lists."""
+        """Find out what a model has to know of the data it learns from, in plain strings, numbers and lists."""
         return {}
 
     @cached_property
@@ -135,11 +140,11 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         return found
 
     def fact(self, name: str) -> Any:
-        """Returns one of the facts, that of a restored checkpoint if there is one."""
+        """Return one of the facts, that of a restored checkpoint if there is one."""
         return self._restored[name] if name in self._restored else self.found_facts[name]
 
     def require_agreement(self, found: Facts) -> None:
-        """Refuses data that is not what a restored checkpoint's model learnt from.
+        """Refuse data that is not what a restored checkpoint's model learnt from.
 
         Args:
             found: What the data says.
@@ -150,16 +155,16 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         require_agreement(found, self._restored, self.where)
 
     def settings(self) -> dict[str, Any]:
-        """Arguments that a checkpoint records beside the facts, in plain strings, numbers and lists."""
+        """Return arguments that a checkpoint records beside the facts, in plain strings, numbers and lists."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps: the facts and the settings."""
+        """Return what a checkpoint keeps: the facts and the settings."""
         found = {} if self._restored and "found_facts" not in vars(self) else self.found_facts
         return {**self._restored, **found, **self.settings()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes the facts over from a checkpoint; settings stay as they are configured.
+        """Take the facts over from a checkpoint; settings stay as they are configured.
 
         Args:
             state_dict: What `state_dict` returned, or less.
@@ -172,11 +177,11 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
             self.require_agreement(self.found_facts)
 
     def description(self) -> list[str]:
-        """Returns what a user should know of the data before a run, in lines: the classes and how many of each."""
+        """Return what a user should know of the data before a run, in lines: the classes and how many of each."""
         return []
 
     def reference_figures(self) -> dict[str, float]:
-        """Returns figures that simple methods reach on the evaluation data, by name, computed on the spot."""
+        """Return figures that simple methods reach on the evaluation data, by name, computed on the spot."""
         return {}
 
     @property
@@ -208,10 +213,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         return total
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Returns a loader over the whole run that starts at the trainer's position."""
-        # Only a run needs it; the data stands on its own.
-        from mambarium.platform.position import Position
-
+        """Return a loader over the whole run that starts at the trainer's position."""
         if self.trainer is None:
             raise InputError("a training loader belongs to a run: pass the data module to a Trainer")
         batches = TrainingBatches(
@@ -226,11 +228,11 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         return self._loader(self.training_samples(), batches)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Returns a loader that sees each validation sample once."""
+        """Return a loader that sees each validation sample once."""
         return self._evaluation_loader(self.validation_samples())
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Returns a loader that sees each test sample once."""
+        """Return a loader that sees each test sample once."""
         return self._evaluation_loader(self.test_samples())
 
     def _evaluation_loader(self, samples: Samples) -> DataLoader[Any]:
@@ -243,8 +245,6 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         return self._loader(samples, batches)
 
     def _loader(self, samples: Samples, batches: Sampler[Any]) -> DataLoader[Any]:
-        from mambarium.platform.runs.signals import shield_worker
-
         return DataLoader(
             samples,  # type: ignore[arg-type]  # Samples has what a Dataset needs: length and items
             batch_sampler=batches,

@@ -4,29 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from mambarium.errors import InputError
+from mambarium.platform.data.core.messages import LISTED
 
 Facts = dict[str, Any]
 """Plain strings, numbers and lists by name, such as the names of the classes."""
-
-LISTED = 10
-"""Entries up to which lists are printed whole."""
-
-ENDS = 3
-"""Entries that are printed of either end of a longer list."""
 
 SHOWN_PLACES = 3
 """Places in which longer lists differ that a message names."""
 
 
-def shortened(entries: Sequence[str]) -> str:
-    """A list in words, of a long one the beginning and the end."""
-    if len(entries) > LISTED:
-        entries = [*entries[:ENDS], "...", *entries[-ENDS:]]
-    return ", ".join(entries)
-
-
 def require_agreement(found: Facts, restored: Facts, where: str) -> None:
-    """Refuses data that is not what a checkpoint's model learnt from.
+    """Refuse data that is not what a checkpoint's model learnt from.
 
     Args:
         found: What the data says.
@@ -42,13 +30,7 @@ def require_agreement(found: Facts, restored: Facts, where: str) -> None:
 
 
 def disagreement(where: str, name: str, difference: str) -> InputError:
-    """The error of data that is not what a checkpoint's model learnt from.
-
-    Args:
-        where: The data.
-        name: What differs.
-        difference: How it differs.
-    """
+    """Make the error of data that is not what a checkpoint's model learnt from, of what differs and how."""
     return InputError(
         f"{where}: {name} of the data and of the checkpoint differ ({difference}): give the data that the model was "
         "trained on, or train another one under another --name"
@@ -56,7 +38,7 @@ def disagreement(where: str, name: str, difference: str) -> InputError:
 
 
 def described_difference(found: Any, restored: Any) -> str:
-    """Both values, or of long lists their lengths and the first places in which they differ."""
+    """Show both values, or of long lists their lengths and the first places in which they differ."""
     if not isinstance(found, list) or not isinstance(restored, list):
         return f"data: {_text(found)}; checkpoint: {_text(restored)}"
     if max(len(found), len(restored)) <= LISTED:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.data_module import ExactDataModule, Samples
+from mambarium.platform.data.core.options import Inherited, RunOptions
 from mambarium.platform.data.core.order import EvaluationBatches, GlobalBatches
 from mambarium.platform.data.core.task_turns import (
     MultiTaskBatches,
@@ -17,8 +18,7 @@ from mambarium.platform.data.core.task_turns import (
     Turns,
     batches_per_pass,
 )
-from mambarium.platform.data.images.detection.detection_images import DetectionImages
-from mambarium.platform.data.images.image_data import ImageData
+from mambarium.platform.position import Position
 from mambarium.tasks.batches import MultiTaskBatch
 
 
@@ -26,75 +26,68 @@ class MultiTaskData(ExactDataModule):
     """One data module per task, dealt out by one position, so that a run over all of them resumes exactly.
 
     A pass ends when the task with the most batches has been through its data once; with `turns: proportional` when
-    there have been as many steps as all tasks' data has batches. Evaluation sees each sample of each task once.
+    there have been as many steps as all tasks' data has batches. Evaluation sees each sample of each task once. All
+    tasks have this module's seed: joint batches from the same images then are about the same images in the same order.
 
     Args:
         tasks: The data module of each task, by the task's name. Each says its own `batch_size`; length, workers and
             seed are this module's.
         turns: `joint`: every step has a batch of every task; `round_robin`: the tasks take turns; `proportional`: each
             step has a batch of one task, drawn by how many batches its data has.
-        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load samples; 0 loads them in the training process.
-        seed: Seed of order and augmentation, for all tasks the same: joint batches from the same images then are
-            about the same images in the same order.
+        options: Those of `ExactDataModule` beside the batch size.
 
     Raises:
         InputError: If there is no task, or a task's data has no classes or says its own length or workers.
     """
 
     def __init__(
-        self,
-        tasks: dict[str, ExactDataModule],
-        turns: Turns = "joint",
-        passes: float | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        self, tasks: dict[str, ExactDataModule], turns: Turns = "joint", **options: Inherited[RunOptions]
     ) -> None:
         if not tasks:
             raise InputError("data.tasks is empty: give the data of at least one task")
         sizes = [data.batch_size for data in tasks.values()]
         batch_size = sum(sizes) if turns == "joint" else max(sizes)
-        super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
-        self.tasks: dict[str, ImageData] = {}
+        super().__init__(batch_size=batch_size, **options)
+        self.tasks: dict[str, ExactDataModule] = {}
         for name, data in tasks.items():
             if data.passes is not None:
                 raise InputError(f"data.tasks.{name}: give passes beside `tasks`, for all tasks together")
             if data.num_workers:
                 raise InputError(f"data.tasks.{name}: give num_workers beside `tasks`, for all tasks together")
-            if not isinstance(data, ImageData):
+            if "class_names" not in data.fact_names:
                 raise InputError(f"data.tasks.{name}: {type(data).__name__} has no classes: give data of images")
-            data.seed = seed
+            data.seed = self.seed
             self.tasks[name] = data
         self.turns = turns
 
     @property
     def of_tasks(self) -> dict[str, ExactDataModule]:
-        return dict(self.tasks)
+        return self.tasks
 
     @property
     def class_names(self) -> dict[str, list[str]]:
         """The names of each task's classes."""
-        return {name: data.class_names for name, data in self.tasks.items()}
+        return {name: data.fact("class_names") for name, data in self.tasks.items()}
 
     @property
     def num_classes(self) -> dict[str, int]:
         """Number of classes of each task."""
-        return {name: data.num_classes for name, data in self.tasks.items()}
+        return {name: len(names) for name, names in self.class_names.items()}
 
     @property
     def class_frequencies(self) -> dict[str, list[str] | None]:
         """LVIS's frequency of each class, for each task whose data has them; else None."""
         return {
-            name: data.class_frequencies if isinstance(data, DetectionImages) else None
+            name: data.fact("class_frequencies") if "class_frequencies" in data.fact_names else None
             for name, data in self.tasks.items()
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps of each task's data, by the task's name."""
+        """Return what a checkpoint keeps of each task's data, by the task's name."""
         return {name: data.state_dict() for name, data in self.tasks.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over what a checkpoint knows of each task's data."""
+        """Take over what a checkpoint knows of each task's data."""
         for name, data in self.tasks.items():
             data.load_state_dict(state_dict.get(name, {}))
 
@@ -107,28 +100,28 @@ class MultiTaskData(ExactDataModule):
             data.setup(stage)
 
     def training_samples(self) -> "MultiTaskSamples":
-        """Returns the training samples of all tasks."""
+        """Return the training samples of all tasks."""
         return MultiTaskSamples({name: data.training_samples() for name, data in self.tasks.items()})
 
     def validation_samples(self) -> "MultiTaskSamples":
-        """Returns the validation samples of all tasks."""
+        """Return the validation samples of all tasks."""
         return MultiTaskSamples({name: data.validation_samples() for name, data in self.tasks.items()})
 
     def test_samples(self) -> "MultiTaskSamples":
-        """Returns the test samples of all tasks."""
+        """Return the test samples of all tasks."""
         return MultiTaskSamples({name: data.test_samples() for name, data in self.tasks.items()})
 
     @property
     def collate(self) -> "CollateTasks":
-        """Makes a `MultiTaskBatch`."""
+        """What makes a `MultiTaskBatch`."""
         return CollateTasks({name: data.collate for name, data in self.tasks.items()})
 
     def description(self) -> list[str]:
-        """Returns what a user should know of each task's data."""
+        """Return what a user should know of each task's data."""
         return [f"{line} ({name})" for name, data in self.tasks.items() for line in data.description()]
 
     def reference_figures(self) -> dict[str, float]:
-        """Returns each task's figures, its name before theirs."""
+        """Return each task's figures, its name before theirs."""
         return {
             f"{name}: {figure}": value
             for name, data in self.tasks.items()
@@ -141,9 +134,7 @@ class MultiTaskData(ExactDataModule):
         return batches_per_pass(self._streams(), self.turns)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Returns a loader over the whole run that starts at the trainer's position."""
-        from mambarium.platform.position import Position
-
+        """Return a loader over the whole run that starts at the trainer's position."""
         if self.trainer is None:
             raise InputError("a training loader belongs to a run: pass the data module to a Trainer")
         position = Position.of(self.trainer)
@@ -194,7 +185,7 @@ class CollateTasks:
     collates: dict[str, Callable[[list[Any]], Any]]
 
     def __call__(self, samples: list[tuple[str, Any]]) -> MultiTaskBatch:
-        """Sorts samples by task and makes each task's batch."""
+        """Sort samples by task and make each task's batch."""
         by_task: dict[str, list[Any]] = {}
         for name, sample in samples:
             by_task.setdefault(name, []).append(sample)

@@ -1,18 +1,13 @@
 """In which order samples are dealt out: whole global batches, cut by position and shared among processes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Sampler
 
 from mambarium.errors import InputError
+from mambarium.platform.position import Position
 from mambarium.platform.randomness import mixed_seed
-
-if TYPE_CHECKING:
-    from mambarium.platform.position import Position
 
 SampleKey = tuple[int, int]
 """(pass_index, sample_index): what a data set's `__getitem__` takes."""
@@ -65,7 +60,7 @@ class GlobalBatches:
         self._order = torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, batch_index: int) -> list[SampleKey]:
-        """This process's share of a batch.
+        """Return this process's share of a batch.
 
         Args:
             batch_index: The batch, from 0, all passes in one count.
@@ -80,7 +75,7 @@ class GlobalBatches:
         return [(pass_index, index) for index in self._order[start : start + self._share].tolist()]
 
     def order(self, pass_index: int) -> torch.Tensor:
-        """The permutation of all samples in one pass.
+        """Return the permutation of all samples in one pass.
 
         Args:
             pass_index: The pass, from 0.

@@ -1,14 +1,12 @@
-"""What becomes of samples that can't be read: an error, or a note and another sample."""
+"""Where samples come from, and what becomes of those that can't be read: an error, or a note and another sample."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.messages import note, note_of_process
 from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.core.sample_error import SampleError
-from mambarium.platform.data.images.augmentation import SampleSource
 
 BrokenPolicy = Literal["raise", "skip"]
 
@@ -16,7 +14,22 @@ LISTED_FILES = 5
 """Missing files that a message names."""
 
 Sample = TypeVar("Sample")
+SourceSample = TypeVar("SourceSample", covariant=True)
 Record = TypeVar("Record")
+
+
+class SampleError(InputError):
+    """A file or row that cannot become a sample, met in a data-loading worker or outside."""
+
+
+class SampleSource(Protocol[SourceSample]):
+    """Samples by pass and index, before they are augmented."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, key: SampleKey) -> SourceSample:
+        """Return the sample of a pass and an index; only generated ones differ from pass to pass."""
+        ...
 
 
 class ReplacingBroken(Generic[Sample]):
@@ -25,7 +38,7 @@ class ReplacingBroken(Generic[Sample]):
     Which one that is depends on the data alone. Each process notes each broken sample when it first meets it.
 
     Args:
-        source: Has `__len__` and `read`.
+        source: The samples.
     """
 
     def __init__(self, source: SampleSource[Sample]) -> None:
@@ -36,7 +49,7 @@ class ReplacingBroken(Generic[Sample]):
         return len(self._source)
 
     def read(self, key: SampleKey) -> Sample:
-        """Returns the sample, or the next readable one.
+        """Return the sample, or the next readable one.
 
         Raises:
             InputError: If no sample can be read.
@@ -50,14 +63,14 @@ class ReplacingBroken(Generic[Sample]):
                 if index not in self._broken:
                     self._broken.add(index)
                     note_of_process(f"skipped broken sample {len(self._broken)}: {error}")
-        raise InputError(f"none of the {len(self)} samples can be read; set data.broken to raise to see why")
+        raise _none_readable(self._source)
 
 
 class OmittingBroken(Generic[Sample]):
     """A source without the samples that can't be read, for evaluation; reads each once to find them.
 
     Args:
-        source: Has `__len__` and `read`.
+        source: The samples.
 
     Raises:
         InputError: If no sample can be read.
@@ -73,7 +86,7 @@ class OmittingBroken(Generic[Sample]):
             except SampleError as error:
                 note(f"skipped broken sample: {error}")
         if not self._indices:
-            raise InputError(f"none of the {len(source)} samples can be read; set data.broken to raise to see why")
+            raise _none_readable(source)
         if len(self._indices) < len(source):
             note(f"{len(source) - len(self._indices)} of {len(source)} evaluation samples are broken and left out")
 
@@ -81,14 +94,18 @@ class OmittingBroken(Generic[Sample]):
         return len(self._indices)
 
     def read(self, key: SampleKey) -> Sample:
-        """Returns a readable sample."""
+        """Return a readable sample."""
         return self._source.read((key[0], self._indices[key[1]]))
+
+
+def _none_readable(source: SampleSource[object]) -> InputError:
+    return InputError(f"none of the {len(source)} samples can be read; set data.broken to raise to see why")
 
 
 def with_files(
     records: Sequence[Record], files: Sequence[Path], broken: BrokenPolicy, where: str
 ) -> list[tuple[Record, Path]]:
-    """Checks that files exist.
+    """Check that files exist.
 
     Args:
         records: What belongs to each file.

@@ -1,18 +1,14 @@
 """Which task has its turn in which batch of a run that trains several."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch.utils.data import Sampler
 
 from mambarium.platform.data.core.order import EvaluationBatches, GlobalBatches
+from mambarium.platform.position import Position
 from mambarium.platform.randomness import mixed_seed
-
-if TYPE_CHECKING:
-    from mambarium.platform.position import Position
 
 Turns = Literal["joint", "round_robin", "proportional"]
 """joint: every step has a batch of every task; round_robin: the tasks take turns; proportional: each step has a batch
@@ -23,7 +19,7 @@ TaskSampleKey = tuple[str, int, int]
 
 
 def batches_per_pass(streams: Mapping[str, GlobalBatches], turns: Turns) -> int:
-    """Steps until the task with the most batches has been through its data once; if drawn, until all have on average.
+    """Count the steps until the task with the most batches has been through its data; if drawn, all tasks on average.
 
     Args:
         streams: The global batches of each task.

@@ -17,7 +17,7 @@ from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as decode_unchanged
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import SampleError
 
 MAX_PIXELS = 2**27
 """Pixels up to which an image is decoded, at 11 bytes each or less: a tile of Sentinel-2 has 120 million."""

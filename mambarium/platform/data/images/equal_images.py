@@ -7,7 +7,7 @@ from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
 
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.image_files import readable
 from mambarium.platform.data.images.intensity import StoredImages
 

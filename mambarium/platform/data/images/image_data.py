@@ -4,59 +4,77 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.data_module import ExactDataModule, Samples
-from mambarium.platform.data.core.known_facts import Facts, shortened
-from mambarium.platform.data.core.samples import BrokenPolicy
+from mambarium.platform.data.core.known_facts import Facts
+from mambarium.platform.data.core.messages import shortened
+from mambarium.platform.data.core.options import BatchOptions
+from mambarium.platform.data.core.samples import BrokenPolicy, OmittingBroken, ReplacingBroken
+from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.decoding import IntensityRange
 from mambarium.platform.data.images.equal_images import equal_images
 from mambarium.platform.data.images.image_files import find_images
-from mambarium.platform.data.images.image_samples import Normalization
+from mambarium.platform.data.images.image_samples import Normalization, UnlabelledImages
 from mambarium.platform.data.images.intensity import ImageReader, check_range, images_to_measure, measured_range
 from mambarium.tasks.predictions import ImagesToPredict
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's training images per channel, what published vision models expect."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's training images per channel."""
+
+
+class ImageOptions(BatchOptions, total=False):
+    """Options of `ImageData` that all its data modules of stored images have."""
+
+    train_transforms: list[Transform] | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    intensity_range: tuple[float, float] | None
+    broken: BrokenPolicy
 
 
 class ImageData(ExactDataModule):
     """Images with classes, augmented by torchvision's v2 transforms.
 
-    A subclass defines `read_splits`, `augmented`, `prediction_images`, `prediction_collate` and `collate`, and
-    `read_class_names` if the classes are not given.
+    A subclass defines `read_splits`, `augmented`, `collate` and `prediction_collate`, and `read_class_names` if the
+    classes are not given.
 
     Args:
-        class_names: One name per class; None: the data says them.
         train_transforms: Applied to training images.
         eval_transforms: Applied to validation, test and prediction images.
+        class_names: One name per class; None: the data says them.
         mean: Subtracted per channel, on a scale of 0 to 1.
         std: Divided by per channel, on a scale of 0 to 1.
-        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
-            use, as `measured_range` finds it, or the checkpoint that was restored says.
-        broken: Whether a sample that can't be read ends the run ("raise") or is noted and passed over ("skip").
-        batch_size: Samples per optimisation step, over all processes together.
-        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load samples; 0 loads them in the training process.
-        seed: Seed of order and augmentation.
+        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
+            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
+            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
+        broken: Whether a file that is missing or can't be read, or does not fit its annotations, ends the run (raise)
+            or is noted and passed over (skip): then the next one is trained on in its place, and evaluation images are
+            all read once at the start.
+        options: Those of `ExactDataModule`.
     """
+
+    fact_names: ClassVar[tuple[str, ...]] = ("class_names",)
 
     def __init__(
         self,
-        class_names: Sequence[str] | None,
         train_transforms: Sequence[Transform],
         eval_transforms: Sequence[Transform],
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        intensity_range: tuple[float, float] | None,
-        broken: BrokenPolicy,
-        batch_size: int,
-        passes: float | None,
-        num_workers: int,
-        seed: int,
+        class_names: Sequence[str] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        intensity_range: tuple[float, float] | None = None,
+        broken: BrokenPolicy = "raise",
+        **options: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
+        super().__init__(**options)
         if not min(std) > 0:
             raise InputError(f"data.std is {list(std)}: give numbers above 0")
         self._given_class_names = None if class_names is None else list(class_names)
@@ -83,7 +101,7 @@ class ImageData(ExactDataModule):
         return len(self.class_names)
 
     def read_class_names(self) -> list[str]:
-        """Reads the name of each class from the data."""
+        """Read the name of each class from the data."""
         raise NotImplementedError(f"{type(self).__name__} neither gives its classes nor reads them")
 
     @property
@@ -92,7 +110,7 @@ class ImageData(ExactDataModule):
         return self._given_class_names is None
 
     def read_facts(self) -> Facts:
-        """Finds out the classes."""
+        """Find out the classes."""
         given = self._given_class_names
         return {"class_names": self.read_class_names() if given is None else given}
 
@@ -101,11 +119,11 @@ class ImageData(ExactDataModule):
         return {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
 
     @abstractmethod
-    def read_splits(self) -> Any:
-        """Finds the images to train on, validate on and test on."""
+    def read_splits(self) -> Splits[Any]:
+        """Find the images to train on, validate on and test on."""
 
     @cached_property
-    def splits(self) -> Any:
+    def splits(self) -> Splits[Any]:
         """The images to train on, validate on and test on, as `train`, `val` and `test`.
 
         Raises:
@@ -122,13 +140,13 @@ class ImageData(ExactDataModule):
         self._range_is_known = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps: classes, normalisation and, once it is known, the range of intensities."""
+        """Return what a checkpoint keeps: classes, normalisation and, once it is known, the range of intensities."""
         known = self.reader.intensity_range
         intensity_range = {"intensity_range": None if known is None else list(known)}
         return {**super().state_dict(), **(intensity_range if self._range_is_known else {})}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes classes over from a checkpoint, and the range of intensities unless it is configured."""
+        """Take classes over from a checkpoint, and the range of intensities unless it is configured."""
         facts = dict(state_dict)
         if "intensity_range" in facts:
             restored = facts.pop("intensity_range")
@@ -138,17 +156,13 @@ class ImageData(ExactDataModule):
 
     @abstractmethod
     def augmented(self, source: Any, transforms: Sequence[Transform], training: bool) -> Samples:
-        """Returns the data set of a source and its transforms.
+        """Return the data set of a source and its transforms.
 
         Args:
-            source: One of the `splits`.
+            source: One of the `splits`, without its broken samples if these are passed over.
             transforms: Applied in order.
             training: Whether it is trained on, rather than evaluated.
         """
-
-    @abstractmethod
-    def prediction_images(self, files: Sequence[Path], transforms: Sequence[Transform]) -> Any:
-        """Returns the data set of image files to predict on."""
 
     @property
     @abstractmethod
@@ -174,11 +188,11 @@ class ImageData(ExactDataModule):
         )
 
     def class_counts(self, source: Any) -> Sequence[int] | None:
-        """Counts how often each class occurs in one of the `splits`; None: that would take reading all of it."""
+        """Count how often each class occurs in one of the `splits`; None: that would take reading all of it."""
         return None
 
     def training_counts(self) -> tuple[Sequence[int], str] | None:
-        """Counts training examples.
+        """Count training examples.
 
         Returns:
             How many examples of each class were found, and what was looked for and where; None where samples are
@@ -188,7 +202,7 @@ class ImageData(ExactDataModule):
         return None if counts is None else (counts, "training image")
 
     def description(self) -> list[str]:
-        """Returns the classes with how often they occur, which don't, and what is odd about the images."""
+        """Return the classes with how often they occur, which don't, and what is odd about the images."""
         splits = [self.splits.train, self.splits.val]
         if self.splits.test is not self.splits.val:
             splits.append(self.splits.test)
@@ -209,15 +223,15 @@ class ImageData(ExactDataModule):
         return [*lines, *(f"note     {sentence}" for sentence in self._shared_images)]
 
     def training_samples(self) -> Samples:
-        """Returns the augmented training images."""
+        """Return the augmented training images."""
         return self._part("train")
 
     def validation_samples(self) -> Samples:
-        """Returns the validation images."""
+        """Return the validation images."""
         return self._part("val")
 
     def test_samples(self) -> Samples:
-        """Returns the test images."""
+        """Return the test images."""
         return self._part("test")
 
     def _part(self, name: str) -> Samples:
@@ -226,11 +240,14 @@ class ImageData(ExactDataModule):
         if name not in self._parts_read:
             training = name == "train"
             transforms = self._train_transforms if training else self._eval_transforms
-            self._parts_read[name] = self.augmented(getattr(self.splits, name), transforms, training)
+            source = getattr(self.splits, name)
+            if self._broken == "skip":
+                source = (ReplacingBroken if training else OmittingBroken)(source)
+            self._parts_read[name] = self.augmented(source, transforms, training)
         return self._parts_read[name]
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Returns a loader over the images of `predict_path`; each process reads its share of the files.
+        """Return a loader over the images of `predict_path`; each process reads its share of the files.
 
         Raises:
             InputError: If `predict_path` is not set, does not exist or has no images.
@@ -239,7 +256,7 @@ class ImageData(ExactDataModule):
             raise InputError("no images to predict on: name a folder of images")
         files = find_images(Path(self.predict_path), tell=True)[self._rank :: self._world_size]
         return DataLoader(
-            self.prediction_images(files, self._eval_transforms),
+            UnlabelledImages(files, self._eval_transforms, self.reader),
             batch_size=max(1, self.batch_size // self._world_size),
             collate_fn=self.prediction_collate,
             num_workers=self.num_workers,

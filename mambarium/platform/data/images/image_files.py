@@ -1,6 +1,7 @@
-"""Image files in folders."""
+"""Image files: found in folders, or named by lists and annotations."""
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from functools import cache
@@ -18,16 +19,19 @@ FOLDER_LINKS = "links to folders that are read already"
 PassedOver = Counter[str]
 """How many files of each suffix, and how many links, were no images to read."""
 
+ELSEWHERE = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://")
+"""How a name begins that is not one of this file system: a drive of Windows, an address."""
+
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """The endings of names that are taken for images: those of the formats that are read, in lower case."""
+    """Return the endings of names that are taken for images: those of the formats that are read, in lower case."""
     known = set(formats())
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
 def find_images(path: Path, tell: bool = False) -> list[Path]:
-    """Lists the image files below a folder.
+    """List the image files below a folder.
 
     Args:
         path: A folder, or one image file.
@@ -52,7 +56,7 @@ def find_images(path: Path, tell: bool = False) -> list[Path]:
 
 
 def walk_images(path: Path, seen: set[str], passed_over: PassedOver) -> list[Path]:
-    """Lists the image files below a folder, each folder once however many links lead to it.
+    """List the image files below a folder, each folder once however many links lead to it.
 
     Args:
         path: The folder.
@@ -89,7 +93,7 @@ def walk_images(path: Path, seen: set[str], passed_over: PassedOver) -> list[Pat
 
 
 def note_passed_over(where: Path, passed_over: PassedOver) -> None:
-    """Tells what was passed over, if anything.
+    """Tell what was passed over, if anything.
 
     Args:
         where: The folder.
@@ -100,7 +104,7 @@ def note_passed_over(where: Path, passed_over: PassedOver) -> None:
 
 
 def described(passed_over: PassedOver) -> str:
-    """Counts in words."""
+    """Put counts in words."""
     links = passed_over[FOLDER_LINKS]
     suffixes = [f"{suffix} {count}" for suffix, count in passed_over.most_common() if suffix != FOLDER_LINKS]
     files = passed_over.total() - links
@@ -111,20 +115,81 @@ def described(passed_over: PassedOver) -> str:
 
 
 def composed(name: str) -> str:
-    """A name in the composed form of Unicode; file systems keep names in either form, which look the same."""
+    """Return a name in the composed form of Unicode; file systems keep names in either form, which look the same."""
     return unicodedata.normalize("NFC", name)
 
 
 def readable(name: str) -> str:
-    """A name as text: in the composed form, with codes in the place of bytes that are not UTF-8."""
+    """Return a name as text: in the composed form, with codes in the place of bytes that are not UTF-8."""
     return composed(name.encode(errors="surrogateescape").decode(errors="backslashreplace"))
 
 
 def in_either_form(file: Path) -> Path:
-    """The file of a name, or that of the same name in the other form of Unicode if only that exists."""
+    """Return the file of a name, or that of the same name in the other form of Unicode if only that exists."""
     if not file.exists():
         for form in ("NFC", "NFD"):
             other = Path(unicodedata.normalize(form, str(file)))
             if other.exists():
                 return other
     return file
+
+
+def contained(folder: Path, name: str, where: str) -> Path:
+    """Return the file that a name in annotations means, which lies inside the data's folder.
+
+    Names are taken with either kind of slash. Where a name repeats the end of the folder (`images/a.png` for the folder
+    `set/images`), as some tools write it, and there is no such file, the file without the repetition is meant.
+
+    Args:
+        folder: The folder that names are relative to.
+        name: The name.
+        where: The file and the record that give it, for messages.
+
+    Raises:
+        InputError: If the name leads out of the folder.
+    """
+    plain = name.replace("\\", "/")
+    base = os.path.join(os.path.abspath(folder), "")
+    file = os.path.normpath(os.path.join(base, plain))
+    if ELSEWHERE.match(plain) or "\0" in plain or not os.path.join(file, "").startswith(base):
+        raise InputError(
+            f"{where} names the file {name!r}, which does not lie inside {folder}: give names relative to that folder"
+        )
+    parts = file[len(base) :].split(os.sep)
+    for count in range(len(parts) - 1, 0, -1):
+        shorter = os.path.join(base, *parts[count:])
+        repeated = base.endswith(os.path.join(os.sep, *parts[:count], ""))
+        if repeated and not os.path.exists(file) and os.path.isfile(shorter):
+            parts = parts[count:]
+            break
+    return in_either_form(folder.joinpath(*parts))
+
+
+def list_file(root: Path, kind: str, name: str) -> Path:
+    """Return where a list of names lies in Pascal VOC's folder."""
+    return root / "ImageSets" / kind / f"{name}.txt"
+
+
+def read_list(file: Path) -> list[str]:
+    """Read a list of names, one a line; of a class's list, which gives -1, 0 or 1 after each name, the names alone.
+
+    Args:
+        file: The list.
+
+    Returns:
+        The names.
+
+    Raises:
+        InputError: If there is no such list, or it is empty or not in UTF-8.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such list of images: check data.path and the names of the lists")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not text in UTF-8 ({error}): store it as such") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"{file}: names no image")
+    of_class = [re.fullmatch(r"(.*\S)\s+(?:-1|0|1)", name) for name in names]
+    return [match[1] for match in of_class if match] if all(of_class) else names

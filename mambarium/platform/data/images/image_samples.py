@@ -1,151 +1,156 @@
-"""Images as samples: how they are augmented, how they become a batch."""
+"""Images as samples: augmented, or transformed for prediction, and normalised."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.core.sample_error import SampleError
-from mambarium.platform.data.images.augmentation import SampleSource
-from mambarium.platform.data.images.classification.labelled_sources import ImageSource
+from mambarium.platform.data.core.samples import Sample, SampleError, SampleSource
 from mambarium.platform.data.images.intensity import ImageReader
 from mambarium.platform.randomness import sample_randomness
-from mambarium.tasks.batches import ImageBatch
 
 
-class LabelledImage(NamedTuple):
-    """One sample: image (3, height, width) as the transforms leave it, and its class number."""
+class CombiningTransform(Transform):
+    """A transform that makes one sample out of several."""
 
-    image: Tensor
-    label: int
+    @abstractmethod
+    def combine(self, sample: Any, draw: Callable[[], Any]) -> Any:
+        """Combine samples.
 
+        Args:
+            sample: The sample that the others are added to.
+            draw: Returns another sample of the same data, drawn at random, as the transforms before this one leave it.
 
-class NamedImage(NamedTuple):
-    """An image as it was read: uint8 (3, height, width), its class number, and what an error message calls it."""
+        Returns:
+            The combined sample.
+        """
 
-    image: Tensor
-    label: int
-    name: str
+    def forward(self, *inputs: Any) -> Any:
+        """Refuse to work on a sample alone.
 
-
-class LabelledImages:
-    """The images of a source as samples.
-
-    Args:
-        source: The images.
-    """
-
-    def __init__(self, source: ImageSource) -> None:
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source.labels)
-
-    def read(self, key: SampleKey) -> NamedImage:
-        """Returns an image, the same in every pass."""
-        index = key[1]
-        return NamedImage(self._source.read(index), self._source.labels[index], self._source.name(index))
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            f"{type(self).__name__} combines several samples: list it in data.train_transforms itself, not inside "
+            "another transform, and not for image classification"
+        )
 
 
-class AugmentedImages:
-    """Images with a chain of transforms; sample (pass, index) is a pure function of (seed, pass, index).
+class AugmentedSamples(Generic[Sample]):
+    """A source and a chain of transforms; sample (pass, index) is a pure function of (seed, pass, index).
 
     Args:
-        source: The images.
-        transforms: Applied in order to the uint8 tensor (3, height, width).
-        image_size: Height and width the transforms have to leave.
+        source: The samples.
+        transforms: Applied in order.
         seed: Seed of all random choices.
+        finish: Applied after the transforms.
     """
 
     def __init__(
-        self, source: SampleSource[NamedImage], transforms: Sequence[Transform], image_size: int, seed: int
+        self,
+        source: SampleSource[Sample],
+        transforms: Sequence[Callable[[Sample], Sample]],
+        seed: int,
+        finish: Callable[[Sample], Any] | None = None,
     ) -> None:
         self._source = source
         self._transforms = list(transforms)
-        self._image_size = image_size
         self._seed = seed
+        self._finish = finish
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, key: SampleKey) -> LabelledImage:
-        image, label, name = self._source.read(key)
-        if self._transforms:
-            with sample_randomness(self._seed, *key):
-                image = _transformed(image, self._transforms, name)
-        _require_size(image, self._image_size, name)
-        return LabelledImage(image, label)
+    def __getitem__(self, key: SampleKey) -> Any:
+        with sample_randomness(self._seed, *key):
+            sample = self._augmented(key, len(self._transforms))
+        return sample if self._finish is None else self._finish(sample)
+
+    def _augmented(self, key: SampleKey, num_transforms: int) -> Sample:
+        """A sample as the first so many transforms leave it."""
+        sample = self._source.read(key)
+        for position, transform in enumerate(self._transforms[:num_transforms]):
+            if isinstance(transform, CombiningTransform):
+
+                def draw(position: int = position) -> Sample:
+                    other = int(torch.randint(len(self._source), ()))
+                    return self._augmented((key[0], other), position)
+
+                sample = transform.combine(sample, draw)
+            else:
+                sample = transform(sample)
+        return sample
 
 
-def _transformed(image: Tensor, transforms: Sequence[Transform], name: str) -> Tensor:
+def transformed(image: Tensor, transform: Callable[[Tensor], Tensor], name: str) -> Tensor:
+    """Apply a transform to an image (3, height, width).
+
+    Raises:
+        SampleError: If it can't be applied; `name` says to which image.
+    """
     height, width = image.shape[-2:]
-    for transform in transforms:
-        try:
-            image = transform(image)
-        except InputError:
-            raise
-        except ValueError as error:
-            reason = " ".join(str(error).split())
-            raise SampleError(
-                f"{name}: {type(transform).__name__} can't be applied to this image of {width} x {height} pixels "
-                f"({reason}): resize images before it, or leave the transform or the image away"
-            ) from error
-    return image
-
-
-def _require_size(image: Tensor, image_size: int, name: str) -> None:
-    if image.shape != (3, image_size, image_size):
+    try:
+        return transform(image)
+    except InputError:
+        raise
+    except ValueError as error:
+        reason = " ".join(str(error).split())
         raise SampleError(
-            f"{name}: the transforms leave {tuple(image.shape)} but data.image_size asks for "
-            f"(3, {image_size}, {image_size}): end them with one that fixes the size, such as CenterCrop, or "
-            "change data.image_size"
-        )
+            f"{name}: {type(transform).__name__} can't be applied to this image of {width} x {height} pixels "
+            f"({reason}): resize images before it, or take the transform or the image out"
+        ) from error
 
 
-class PredictionBatch(TypedDict):
-    """Images to predict on.
+class UnlabelledImage(NamedTuple):
+    """An image to predict on.
 
     Attributes:
-        image: (batch, 3, height, width), normalised floating point.
-        path: The image files.
+        image: (3, height, width) as the transforms leave it.
+        original_size: Height and width as it was read.
+        number: Its index.
+        path: Its file.
     """
 
     image: Tensor
-    path: list[str]
+    original_size: tuple[int, int]
+    number: int
+    path: str
 
 
-class UnlabelledImages:
-    """Image files in a fixed order, for prediction.
+class UnlabelledImages(Dataset[UnlabelledImage]):
+    """Image files in a fixed order, transformed as those of evaluation are.
 
     Args:
         files: The files.
-        transforms: Applied in order to the uint8 tensor (3, height, width).
-        image_size: Height and width the transforms have to leave.
+        transforms: Applied in order to the uint8 image (3, height, width).
         reader: Decodes the images.
     """
 
-    def __init__(
-        self, files: Sequence[Path], transforms: Sequence[Transform], image_size: int, reader: ImageReader
-    ) -> None:
+    def __init__(self, files: Sequence[Path], transforms: Sequence[Transform], reader: ImageReader) -> None:
         self._files = list(files)
         self._transforms = list(transforms)
-        self._image_size = image_size
         self._reader = reader
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+    def __getitem__(self, index: int) -> UnlabelledImage:
         name = str(self._files[index])
-        image = _transformed(self._reader.read(self._files[index], name), self._transforms, name)
-        _require_size(image, self._image_size, name)
-        return image, name
+        image: Tensor = tv_tensors.Image(self._reader.read(self._files[index], name))
+        height, width = image.shape[-2:]
+        for transform in self._transforms:
+            image = transformed(image, transform, name)
+        return UnlabelledImage(image.as_subclass(Tensor), (height, width), index, name)
 
 
 @dataclass(frozen=True)
@@ -161,51 +166,15 @@ class Normalization:
     std: tuple[float, float, float]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalises a batch.
+        """Normalise images.
 
         Args:
-            images: (batch, 3, height, width), uint8 or floating point in 0 to 1.
+            images: (..., 3, height, width), uint8 or floating point in 0 to 1.
 
         Returns:
-            float32 (batch, 3, height, width).
+            float32 of the same shape.
         """
         scale = 1.0 if images.is_floating_point() else 255.0
-        mean = torch.tensor(self.mean).mul_(scale).view(3, 1, 1)
-        std = torch.tensor(self.std).mul_(scale).view(3, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32).mul_(scale).view(3, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32).mul_(scale).view(3, 1, 1)
         return images.float().sub_(mean).div_(std)  # uint8 is copied by float(), a float stack is ours
-
-
-@dataclass(frozen=True)
-class CollateImages:
-    """Makes an `ImageBatch`; normalises the whole batch at once.
-
-    Attributes:
-        normalization: Applied to the stacked images.
-    """
-
-    normalization: Normalization
-
-    def __call__(self, samples: list[LabelledImage]) -> ImageBatch:
-        """Stacks samples."""
-        return ImageBatch(
-            image=self.normalization(torch.stack([sample.image for sample in samples])),
-            label=torch.tensor([sample.label for sample in samples]),
-        )
-
-
-@dataclass(frozen=True)
-class CollateForPrediction:
-    """Makes a `PredictionBatch`.
-
-    Attributes:
-        normalization: Applied to the stacked images.
-    """
-
-    normalization: Normalization
-
-    def __call__(self, samples: list[tuple[Tensor, str]]) -> PredictionBatch:
-        """Stacks samples."""
-        return PredictionBatch(
-            image=self.normalization(torch.stack([image for image, _ in samples])),
-            path=[path for _, path in samples],
-        )

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.decoding import IntensityRange, decode_image, intensities, is_deep, opened_image
 
 MEASURED_IMAGES = 256

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mambarium.errors import InputError
-from mambarium.platform.data.synthetic.synthetic_data import SyntheticSequences, check_vocabulary, no_answers
+from mambarium.platform.data.core.options import Inherited
+from mambarium.platform.data.synthetic.synthetic_data import (
+    SequenceOptions,
+    SyntheticSequences,
+    check_vocabulary,
+    no_answers,
+)
 
 
 class AssociativeRecall(SyntheticSequences):
@@ -17,48 +23,29 @@ class AssociativeRecall(SyntheticSequences):
 
     Args:
         length: Tokens per training sequence, an even number, at least four for each pair.
-        eval_length: Tokens per validation sequence; None: as in training.
-        test_length: Tokens per test sequence; None: as in validation.
         num_pairs: Keys with a value.
         vocab_size: Number of different tokens, an even number: the lower half are keys, the upper half values.
         power: Above 0; the smaller, the sooner keys are asked for.
-        num_samples: Training sequences per pass.
-        num_eval_samples: Sequences to validate on, and again to test on.
-        predict_all: Whether training counts the prediction of every next token, not of the answers alone.
-        batch_size: Sequences per optimisation step, over all processes together.
-        passes: How many passes the run has; None if `trainer.max_steps` says the length.
-        num_workers: Processes that draw sequences; 0 draws them in the training process.
-        seed: Seed of order and training sequences.
+        options: The others of `SyntheticSequences`.
     """
 
     def __init__(
         self,
         length: int = 64,
-        eval_length: int | None = None,
-        test_length: int | None = None,
+        *,
         num_pairs: int = 4,
         vocab_size: int = 8192,
         power: float = 0.01,
-        num_samples: int = 65536,
         num_eval_samples: int = 512,
-        predict_all: bool = False,
         batch_size: int = 32,
-        passes: float | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        **options: Inherited[SequenceOptions],
     ) -> None:
         super().__init__(
             RecallRule(vocab_size, num_pairs, power),
             length=length,
-            eval_length=eval_length,
-            test_length=test_length,
-            num_samples=num_samples,
             num_eval_samples=num_eval_samples,
-            predict_all=predict_all,
             batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
+            **options,
         )
 
 

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mambarium.errors import InputError
-from mambarium.platform.data.synthetic.synthetic_data import SyntheticSequences, check_vocabulary, no_answers
+from mambarium.platform.data.core.options import Inherited
+from mambarium.platform.data.synthetic.synthetic_data import (
+    SequenceOptions,
+    SyntheticSequences,
+    check_vocabulary,
+    no_answers,
+)
 
 
 class SelectiveCopying(SyntheticSequences):
@@ -16,46 +22,27 @@ class SelectiveCopying(SyntheticSequences):
 
     Args:
         length: Tokens per training sequence, markers included: at least twice `num_copied`.
-        eval_length: Tokens per validation sequence; None: as in training.
-        test_length: Tokens per test sequence; None: as in validation.
         num_copied: Tokens to copy.
         vocab_size: Number of different tokens, noise and marker included.
-        num_samples: Training sequences per pass.
-        num_eval_samples: Sequences to validate on, and again to test on.
-        predict_all: Whether training counts the prediction of every next token, not of the answers alone.
-        batch_size: Sequences per optimisation step, over all processes together.
-        passes: How many passes the run has; None if `trainer.max_steps` says the length.
-        num_workers: Processes that draw sequences; 0 draws them in the training process.
-        seed: Seed of order and training sequences.
+        options: The others of `SyntheticSequences`.
     """
 
     def __init__(
         self,
         length: int = 256,
-        eval_length: int | None = None,
-        test_length: int | None = None,
+        *,
         num_copied: int = 16,
         vocab_size: int = 16,
-        num_samples: int = 65536,
         num_eval_samples: int = 256,
-        predict_all: bool = False,
         batch_size: int = 64,
-        passes: float | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        **options: Inherited[SequenceOptions],
     ) -> None:
         super().__init__(
             CopyingRule(vocab_size, num_copied),
             length=length,
-            eval_length=eval_length,
-            test_length=test_length,
-            num_samples=num_samples,
             num_eval_samples=num_eval_samples,
-            predict_all=predict_all,
             batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
+            **options,
         )
 
 

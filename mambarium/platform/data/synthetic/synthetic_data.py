@@ -3,13 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.data_module import ExactDataModule
 from mambarium.platform.data.core.known_facts import Facts
+from mambarium.platform.data.core.options import RunOptions
 from mambarium.platform.data.text.token_windows import TokenWindow, collate_windows
 from mambarium.platform.randomness import mixed_seed
 from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch
@@ -29,12 +30,21 @@ class Rule(Protocol):
         ...
 
     def check(self, length: int) -> str | None:
-        """What is wrong with sequences of so many tokens, None if nothing is."""
+        """Say what is wrong with sequences of so many tokens, None if nothing is."""
         ...
 
     def draw(self, random: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (length,) int64, and targets (length,) int64, `IGNORED_TARGET` where there is no answer."""
+        """Draw tokens (length,) int64, and targets (length,) int64, `IGNORED_TARGET` where there is no answer."""
         ...
+
+
+class SequenceOptions(RunOptions, total=False):
+    """Options of `SyntheticSequences` whose defaults are the same for all rules."""
+
+    eval_length: int | None
+    test_length: int | None
+    num_samples: int
+    predict_all: bool
 
 
 class SyntheticSequences(ExactDataModule):
@@ -52,28 +62,24 @@ class SyntheticSequences(ExactDataModule):
         num_samples: Training sequences per pass.
         num_eval_samples: Sequences to validate on, and again to test on.
         predict_all: Whether training counts the prediction of every next token, not of the answers alone.
-        batch_size: Sequences per optimisation step, over all processes together.
-        passes: How many passes the run has; None if `trainer.max_steps` says the length.
-        num_workers: Processes that draw sequences; 0 draws them in the training process.
-        seed: Seed of order and training sequences.
+        options: Those of `ExactDataModule`.
     """
+
+    fact_names = ("vocab_size",)
 
     @abstractmethod
     def __init__(
         self,
         rule: Rule,
         length: int,
-        eval_length: int | None,
-        test_length: int | None,
-        num_samples: int,
-        num_eval_samples: int,
-        predict_all: bool,
-        batch_size: int,
-        passes: float | None,
-        num_workers: int,
-        seed: int,
+        eval_length: int | None = None,
+        test_length: int | None = None,
+        num_samples: int = 65536,
+        num_eval_samples: int = 512,
+        predict_all: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
+        super().__init__(**options)
         self.rule = rule
         self.length = length
         self.eval_length = length if eval_length is None else eval_length
@@ -94,19 +100,19 @@ class SyntheticSequences(ExactDataModule):
         return self.rule.vocab_size
 
     def read_facts(self) -> Facts:
-        """Finds out the number of tokens, which the arguments say."""
+        """Find out the number of tokens, which the arguments say."""
         return {"vocab_size": self.vocab_size}
 
     def training_samples(self) -> "DrawnSequences":
-        """Returns the training sequences."""
+        """Return the training sequences."""
         return self._training_sequences
 
     def validation_samples(self) -> "DrawnSequences":
-        """Returns the sequences to validate on."""
+        """Return the sequences to validate on."""
         return DrawnSequences(self.rule, self.eval_length, self.num_eval_samples, Source("validation", 0), False)
 
     def test_samples(self) -> "DrawnSequences":
-        """Returns the sequences to test on."""
+        """Return the sequences to test on."""
         return DrawnSequences(self.rule, self.test_length, self.num_eval_samples, Source("test", 0), False)
 
     @cached_property
@@ -115,7 +121,7 @@ class SyntheticSequences(ExactDataModule):
 
     @property
     def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:
-        """Makes a `TokenBatch`."""
+        """What makes a `TokenBatch`."""
         return collate_windows
 
     def sample_text(self, index: int, sample: TokenWindow) -> str:
@@ -132,7 +138,7 @@ class SyntheticSequences(ExactDataModule):
         )
 
     def reference_figures(self) -> dict[str, float]:
-        """Returns the accuracy of guessing."""
+        """Return the accuracy of guessing."""
         return {"chance accuracy": self.rule.chance}
 
 
@@ -179,5 +185,5 @@ def check_vocabulary(vocab_size: int, least: int) -> None:
 
 
 def no_answers(length: int) -> np.ndarray:
-    """Targets (length,) int64 without an answer."""
+    """Return targets (length,) int64 without an answer."""
     return np.full(length, IGNORED_TARGET, dtype=np.int64)

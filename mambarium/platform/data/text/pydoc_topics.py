@@ -2,8 +2,10 @@
 
 from functools import cached_property
 
-from mambarium.platform.data.text.text_data import Text, TextSplits
-from mambarium.platform.data.text.token_stream import byte_stream
+from mambarium.platform.data.core.options import Inherited
+from mambarium.platform.data.core.splits import Splits
+from mambarium.platform.data.text.text_data import Text, TextOptions
+from mambarium.platform.data.text.token_stream import TokenStream, byte_stream
 
 
 class PydocTopics(Text):
@@ -15,41 +17,20 @@ class PydocTopics(Text):
     under one.
 
     Args:
-        length: Bytes per training window.
-        eval_length: Bytes per evaluation window; None: as in training.
-        batch_size: Windows per optimisation step, over all processes together.
-        passes: How often the run goes through the training text; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load windows; 0 loads them in the training process.
-        seed: Seed of order and offsets.
+        options: Those of `Text`; tokens are bytes.
     """
 
-    def __init__(
-        self,
-        length: int = 256,
-        eval_length: int | None = None,
-        batch_size: int = 16,
-        passes: float | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            tokenizer=None,
-            length=length,
-            eval_length=eval_length,
-            batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
-        )
+    def __init__(self, **options: Inherited[TextOptions]) -> None:
+        super().__init__(tokenizer=None, **options)
 
     @cached_property
-    def splits(self) -> TextSplits:
+    def splits(self) -> Splits[TokenStream]:
         """Nine tenths of the text, and the last tenth twice."""
         held_out = byte_stream(self._parts[1])
-        return TextSplits(byte_stream(self._parts[0]), held_out, held_out)
+        return Splits(byte_stream(self._parts[0]), held_out, held_out)
 
     def raw_text(self, split: str, limit: int) -> bytes:
-        """Returns the first bytes of a split."""
+        """Return the first bytes of a split."""
         return self._parts[0 if split == "train" else 1][:limit]
 
     @cached_property

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def text_reference_figures(train: bytes, held_out: bytes) -> dict[str, float]:
-    """Computes bits per byte of the held-out text under three simple methods that know the training text.
+    """Compute bits per byte of the held-out text under three simple methods that know the training text.
 
     Args:
         train: The training text.

@@ -21,7 +21,7 @@ class TextSpan(NamedTuple):
 
 
 def find_text(patterns: str | Sequence[str]) -> list[TextSpan]:
-    """Finds text files.
+    """Find text files.
 
     Args:
         patterns: Files, glob patterns (`**` goes through folders) or folders, which stand for all `.txt`
@@ -57,7 +57,7 @@ def find_text(patterns: str | Sequence[str]) -> list[TextSpan]:
 
 
 def cut(spans: Sequence[TextSpan], fraction: float) -> tuple[list[TextSpan], list[TextSpan]]:
-    """Cuts off the end of a text, never inside a UTF-8 character.
+    """Cut off the end of a text, never inside a UTF-8 character.
 
     Args:
         spans: The text.
@@ -83,7 +83,7 @@ def cut(spans: Sequence[TextSpan], fraction: float) -> tuple[list[TextSpan], lis
 
 
 def content_key(spans: Sequence[TextSpan]) -> str:
-    """Returns a hash of the bytes and of where one file ends and the next begins."""
+    """Return a hash of the bytes and of where one file ends and the next begins."""
     digest = blake2b(digest_size=16)
     for span in spans:
         digest.update((span.stop - span.start).to_bytes(8, "little"))
@@ -93,7 +93,7 @@ def content_key(spans: Sequence[TextSpan]) -> str:
 
 
 def pieces(spans: Sequence[TextSpan]) -> Iterator[tuple[bytes, str]]:
-    """Reads a text in pieces that end with a line if they can, and never inside a UTF-8 character.
+    """Read a text in pieces that end with a line if they can, and never inside a UTF-8 character.
 
     Args:
         spans: The text.
@@ -117,7 +117,7 @@ def pieces(spans: Sequence[TextSpan]) -> Iterator[tuple[bytes, str]]:
 
 
 def first_bytes(spans: Sequence[TextSpan], limit: int) -> bytes:
-    """Returns the first bytes of a text, at most `limit`."""
+    """Return the first bytes of a text, at most `limit`."""
     parts: list[bytes] = []
     for span in spans:
         for block in _blocks(span):
@@ -160,7 +160,7 @@ def _is_continuation(byte: int) -> bool:
 
 
 def _start_of_character(span: TextSpan, position: int) -> int:
-    """Moves a position forward to where a UTF-8 character starts; by three bytes at most."""
+    """Move a position forward to where a UTF-8 character starts; by three bytes at most."""
     ahead = first_bytes([span._replace(start=position)], 3)
     continuation = 0
     while continuation < len(ahead) and _is_continuation(ahead[continuation]):

@@ -3,11 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.data_module import ExactDataModule
 from mambarium.platform.data.core.known_facts import Facts, disagreement
+from mambarium.platform.data.core.options import BatchOptions, Inherited, RunOptions
+from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.text.reference_figures import text_reference_figures
 from mambarium.platform.data.text.token_stream import TokenStream
 from mambarium.platform.data.text.token_windows import (
@@ -32,12 +34,11 @@ REFERENCE_HELD_OUT_BYTES = 4 * 2**20
 """The reference figures are of at most this much of the validation text."""
 
 
-class TextSplits(NamedTuple):
-    """The text to train on, validate on and test on; validation and test may be the same."""
+class TextOptions(BatchOptions, total=False):
+    """Options of `Text` beside the tokenizer."""
 
-    train: TokenStream
-    val: TokenStream
-    test: TokenStream
+    length: int
+    eval_length: int | None
 
 
 class Text(ExactDataModule):
@@ -50,23 +51,20 @@ class Text(ExactDataModule):
         tokenizer: A `tokenizer.json` of the `tokenizers` library; None: bytes.
         length: Tokens per training window.
         eval_length: Tokens per evaluation window; None: as in training.
-        batch_size: Windows per optimisation step, over all processes together.
-        passes: How often the run goes through the training text; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load windows; 0 loads them in the training process.
-        seed: Seed of order and offsets.
+        options: Those of `ExactDataModule`.
     """
+
+    fact_names = ("vocab_size", "tokenizer")
 
     def __init__(
         self,
-        tokenizer: str | None,
-        length: int,
-        eval_length: int | None,
-        batch_size: int,
-        passes: float | None,
-        num_workers: int,
-        seed: int,
+        tokenizer: str | None = None,
+        length: int = 256,
+        eval_length: int | None = None,
+        batch_size: int = 16,
+        **options: Inherited[RunOptions],
     ) -> None:
-        super().__init__(batch_size=batch_size, passes=passes, num_workers=num_workers, seed=seed)
+        super().__init__(batch_size=batch_size, **options)
         if length < 1 or (eval_length is not None and eval_length < 1):
             raise InputError(f"data.length is {length}, data.eval_length {eval_length}: give 1 or more")
         self._tokenizer = tokenizer
@@ -103,12 +101,12 @@ class Text(ExactDataModule):
         return self._tokenizer is not None
 
     def read_facts(self) -> Facts:
-        """Finds out the tokenizer, all of it, so that a model's prompts need no file."""
+        """Find out the tokenizer, all of it, so that a model's prompts need no file."""
         tokenization = self._configured_tokenization
         return {"vocab_size": tokenization.vocab_size, "tokenizer": tokenization.json}
 
     def require_agreement(self, found: Facts) -> None:
-        """Refuses another tokenizer than that of a restored checkpoint, however its file is written."""
+        """Refuse another tokenizer than that of a restored checkpoint, however its file is written."""
         if "tokenizer" in self._restored:
             if difference := tokenizer_difference(found["tokenizer"], self._restored["tokenizer"]):
                 raise disagreement(self._tokenizer or self.where, "the tokenizer", difference)
@@ -116,7 +114,7 @@ class Text(ExactDataModule):
         super().require_agreement(found)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes the tokenizer over from a checkpoint."""
+        """Take the tokenizer over from a checkpoint."""
         super().load_state_dict(state_dict)
         if "tokenizer" in self._restored:
             json = self._restored["tokenizer"]
@@ -126,27 +124,27 @@ class Text(ExactDataModule):
 
     @property
     @abstractmethod
-    def splits(self) -> TextSplits:
+    def splits(self) -> Splits[TokenStream]:
         """The tokenised text."""
 
     @abstractmethod
     def raw_text(self, split: str, limit: int) -> bytes:
-        """Returns the first `limit` bytes of split "train", "val" or "test"."""
+        """Return the first `limit` bytes of split "train", "val" or "test"."""
 
     def prepare_data(self) -> None:
-        """Tokenises where that has not been done yet, in one process of a machine before the others look."""
+        """Tokenise where that has not been done yet, in one process of a machine before the others look."""
         _ = self.splits
 
     def training_samples(self) -> TrainingWindows:
-        """Returns the training windows."""
+        """Return the training windows."""
         return self._training_windows
 
     def validation_samples(self) -> EvaluationWindows:
-        """Returns the windows of the validation text."""
+        """Return the windows of the validation text."""
         return EvaluationWindows(self.splits.val, self.eval_length, "validation text")
 
     def test_samples(self) -> EvaluationWindows:
-        """Returns the windows of the test text."""
+        """Return the windows of the test text."""
         return EvaluationWindows(self.splits.test, self.eval_length, "test text")
 
     @cached_property
@@ -155,15 +153,15 @@ class Text(ExactDataModule):
 
     @property
     def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:
-        """Makes a `TokenBatch`."""
+        """What makes a `TokenBatch`."""
         return collate_windows
 
     def encode(self, text: str) -> list[int]:
-        """Returns the token numbers of a prompt."""
+        """Return the token numbers of a prompt."""
         return self.tokenization.encode(text)
 
     def decode(self, tokens: list[int]) -> str:
-        """Returns the text of token numbers."""
+        """Return the text of token numbers."""
         return self.tokenization.decode(tokens)
 
     def sample_text(self, index: int, sample: TokenWindow) -> str:
@@ -172,7 +170,7 @@ class Text(ExactDataModule):
         return f"{head}\n{self.decode(sample.tokens.tolist())}"
 
     def reference_figures(self) -> dict[str, float]:
-        """Returns bits per byte of the validation text under a unigram, an n-gram and lzma.
+        """Return bits per byte of the validation text under a unigram, an n-gram and lzma.
 
         They are counted on at most `REFERENCE_TRAINING_BYTES` of the training text and
         `REFERENCE_HELD_OUT_BYTES` of the validation text.

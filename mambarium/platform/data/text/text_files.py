@@ -2,9 +2,10 @@
 
 from functools import cached_property
 
-from mambarium.errors import InputError
+from mambarium.platform.data.core.options import Inherited
+from mambarium.platform.data.core.splits import Splits, require_fraction
 from mambarium.platform.data.text.spans import TextSpan, content_key, cut, find_text, first_bytes, pieces
-from mambarium.platform.data.text.text_data import Text, TextSplits
+from mambarium.platform.data.text.text_data import Text, TextOptions
 from mambarium.platform.data.text.token_cache import cached_stream
 from mambarium.platform.data.text.token_stream import TokenStream
 
@@ -21,14 +22,8 @@ class TextFiles(Text):
         val: Text to validate on, likewise; None: the last `val_fraction` of the training text.
         test: Text to test on, likewise; None: the validation text.
         val_fraction: Part of the training text to hold out where `val` is not given.
-        tokenizer: A `tokenizer.json` of the `tokenizers` library; None: bytes.
         cache_dir: Where tokenised text is kept; None: `mambarium/tokens` in the user's cache folder.
-        length: Tokens per training window.
-        eval_length: Tokens per evaluation window; None: as in training.
-        batch_size: Windows per optimisation step, over all processes together.
-        passes: How often the run goes through the training text; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load windows; 0 loads them in the training process.
-        seed: Seed of order and offsets.
+        options: The others of `Text`.
 
     Raises:
         InputError: If a file is missing, unreadable or empty, or the tokenizer file does not parse.
@@ -42,24 +37,11 @@ class TextFiles(Text):
         val_fraction: float = 0.1,
         tokenizer: str | None = None,
         cache_dir: str | None = None,
-        length: int = 256,
-        eval_length: int | None = None,
-        batch_size: int = 16,
-        passes: float | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        **options: Inherited[TextOptions],
     ) -> None:
-        super().__init__(
-            tokenizer=tokenizer,
-            length=length,
-            eval_length=eval_length,
-            batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
-        )
-        if val is None and not 0 < val_fraction < 1:
-            raise InputError(f"data.val_fraction is {val_fraction}: give a number above 0 and below 1")
+        super().__init__(tokenizer=tokenizer, **options)
+        if val is None:
+            require_fraction(val_fraction)
         self._patterns = {"train": train, "val": val, "test": test}
         self._val_fraction = val_fraction
         self._cache_dir = cache_dir
@@ -79,15 +61,15 @@ class TextFiles(Text):
         return spans
 
     @cached_property
-    def splits(self) -> TextSplits:
+    def splits(self) -> Splits[TokenStream]:
         """The tokens of the three texts."""
         train, val = self._stream("train"), self._stream("val")
-        return TextSplits(train, val, val if self._spans["test"] is self._spans["val"] else self._stream("test"))
+        return Splits(train, val, val if self._spans["test"] is self._spans["val"] else self._stream("test"))
 
     def _stream(self, split: str) -> TokenStream:
         spans = self._spans[split]
         return cached_stream(lambda: pieces(spans), content_key(spans), self.found_tokenization, self._cache_dir)
 
     def raw_text(self, split: str, limit: int) -> bytes:
-        """Returns the first bytes of a split."""
+        """Return the first bytes of a split."""
         return first_bytes(self._spans[split], limit)

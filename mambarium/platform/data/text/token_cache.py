@@ -19,11 +19,11 @@ FORMAT = 1
 """Part of the key: raised whenever the files change their meaning."""
 
 Pieces = Callable[[], Iterator[tuple[bytes, str]]]
-"""Gives a text in pieces of a few megabytes at most, each with what an error message calls it."""
+"""Give a text in pieces of a few megabytes at most, each with what an error message calls it."""
 
 
 def cached_stream(pieces: Pieces, content_key: str, tokenization: Tokenization, cache_dir: str | None) -> TokenStream:
-    """Opens the tokens of a text, which it makes and keeps if they are not kept yet.
+    """Open the tokens of a text, which it makes and keeps if they are not kept yet.
 
     A text's folder is named by its content and its tokenizer, is written under another name first and then
     renamed, so that a reader never sees half a text and two writers do not disturb each other.
@@ -59,7 +59,7 @@ def cached_stream(pieces: Pieces, content_key: str, tokenization: Tokenization, 
 
 
 def default_cache_dir() -> Path:
-    """Returns `mambarium/tokens` in the user's cache folder."""
+    """Return `mambarium/tokens` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mambarium" / "tokens"
 
 
@@ -113,7 +113,7 @@ def _write(folder: Path, pieces: Iterator[tuple[bytes, str]], tokenization: Toke
 def _tokenized(
     pieces: Iterator[tuple[bytes, str]], tokenization: Tokenization
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Tokenises piece by piece; the bytes of a piece without tokens go to the token before or after it."""
+    """Tokenise piece by piece; the bytes of a piece without tokens go to the token before or after it."""
     held: tuple[np.ndarray, np.ndarray | None] | None = None
     bytes_before_first = 0
     for piece, name in pieces:
@@ -138,7 +138,7 @@ def _flush(file: BinaryIO) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Renames a folder unless another process was faster, whose folder then holds the same."""
+    """Rename a folder unless another process was faster, whose folder then holds the same."""
     try:
         os.rename(source, target)
     except OSError:

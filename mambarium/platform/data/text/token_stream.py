@@ -27,14 +27,14 @@ class TokenStream(NamedTuple):
     widths: TokenArray | None
 
     def num_bytes(self, start: int, stop: int) -> int:
-        """Returns the bytes that tokens `start` to `stop` (exclusive) stand for."""
+        """Return the bytes that tokens `start` to `stop` (exclusive) stand for."""
         if self.widths is None:
             return stop - start
         return int(self.widths[start:stop].sum(dtype=np.int64))
 
 
 def byte_stream(text: bytes) -> TokenStream:
-    """Makes a stream of a text's bytes, in memory.
+    """Make a stream of a text's bytes, in memory.
 
     Args:
         text: The text.

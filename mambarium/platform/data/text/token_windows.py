@@ -95,7 +95,7 @@ class EvaluationWindows:
 
 
 def collate_windows(windows: list[TokenWindow]) -> TokenBatch:
-    """Stacks windows.
+    """Stack windows.
 
     Args:
         windows: Samples of one length.

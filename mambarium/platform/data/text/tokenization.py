@@ -29,7 +29,7 @@ class Tokenization(Protocol):
         ...
 
     def tokenize(self, piece: bytes, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Tokenises a piece of text.
+        """Tokenise a piece of text.
 
         Args:
             piece: The text.
@@ -45,11 +45,11 @@ class Tokenization(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Returns the token numbers of a prompt."""
+        """Return the token numbers of a prompt."""
         ...
 
     def decode(self, tokens: list[int]) -> str:
-        """Returns the text of token numbers."""
+        """Return the text of token numbers."""
         ...
 
 
@@ -61,15 +61,15 @@ class ByteTokenization:
     json = None
 
     def tokenize(self, piece: bytes, name: str) -> tuple[np.ndarray, None]:
-        """Returns the bytes as numbers."""
+        """Return the bytes as numbers."""
         return np.frombuffer(piece, dtype=np.uint8), None
 
     def encode(self, text: str) -> list[int]:
-        """Returns the UTF-8 bytes of a prompt."""
+        """Return the UTF-8 bytes of a prompt."""
         return list(text.encode())
 
     def decode(self, tokens: list[int]) -> str:
-        """Returns the text of bytes; what is not UTF-8 shows as replacement characters."""
+        """Return the text of bytes; what is not UTF-8 shows as replacement characters."""
         return bytes(tokens).decode(errors="replace")
 
 
@@ -109,12 +109,12 @@ class JsonTokenization:
         return tokenizer
 
     def vocabulary(self) -> dict[str, int]:
-        """Returns the number of each token."""
+        """Return the number of each token."""
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """Makes one line, with the file, of what the library says against it."""
+        """Make one line, with the file, of what the library says against it."""
         try:
             yield
         except BaseException as error:
@@ -128,7 +128,7 @@ class JsonTokenization:
         return {name: value for name, value in self.__dict__.items() if name != "_tokenizer"}
 
     def tokenize(self, piece: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Tokenises UTF-8 text.
+        """Tokenise UTF-8 text.
 
         A token stands for the text from the end of the token before it to its own end, the last one for all that is
         left: so the widths add up to the piece exactly, whatever the tokenizer drops, splits or normalises.
@@ -153,18 +153,18 @@ class JsonTokenization:
         return tokens, np.diff(ends, prepend=0)
 
     def encode(self, text: str) -> list[int]:
-        """Returns the token numbers of a prompt."""
+        """Return the token numbers of a prompt."""
         with self._refusals():
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: list[int]) -> str:
-        """Returns the text of token numbers."""
+        """Return the text of token numbers."""
         with self._refusals():
             return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
 
 
 def read_tokenization(path: str | None) -> Tokenization:
-    """Reads a tokenizer file.
+    """Read a tokenizer file.
 
     Args:
         path: A `tokenizer.json` of the `tokenizers` library; None: bytes.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mambarium.errors import InputError
 from mambarium.platform.data import CocoDetection, HubImages, MaskFolder, VocDetection
-from mambarium.platform.data.images.annotated_names import contained
+from mambarium.platform.data.images.image_files import contained
 
 
 @pytest.fixture

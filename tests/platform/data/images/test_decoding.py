@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import AppendingTiffWriter
 from torch import Tensor
 
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.decoding import MAX_PIXELS, decode_image, opened_image, read_image, shown_size
 
 

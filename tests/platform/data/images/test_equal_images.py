@@ -68,7 +68,7 @@ def test_images_that_are_made_here_and_missing_ones(tmp_path: Path, leaking: Ima
 
 
 def test_long_lists_of_classes_are_shortened() -> None:
-    from mambarium.platform.data.core.known_facts import shortened
+    from mambarium.platform.data.core.messages import shortened
 
     assert shortened([str(number) for number in range(1000)]) == "0, 1, 2, ..., 997, 998, 999"
     assert MaskFolder("/nowhere", preset="ade20k").class_names[0] == "wall"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mambarium.errors import InputError
 from mambarium.platform.data import ImageFolder, MaskFolder
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.decoding import read_image
 from mambarium.platform.data.images.intensity import measured_range
 
@@ -136,11 +136,12 @@ def test_a_checkpoint_keeps_the_range(tmp_path: Path) -> None:
     restored = ImageFolder(str(tmp_path / "set"), image_size=16)
     restored.load_state_dict(state)
     restored.predict_path = str(dark.parent)
-    assert restored.prediction_images([dark], [])[0][0].max() == 16
+    assert restored.predict_dataloader().dataset[0].image.max() == 16
     assert restored.state_dict() == state
     configured = ImageFolder(str(tmp_path / "set"), image_size=16, intensity_range=(0, 255))
     configured.load_state_dict(state)
-    assert configured.prediction_images([dark], [])[0][0].max() == 255
+    configured.predict_path = str(dark.parent)
+    assert configured.predict_dataloader().dataset[0].image.max() == 255
 
 
 def test_images_of_more_bits_than_any_trained_on_are_refused(tmp_path: Path) -> None:

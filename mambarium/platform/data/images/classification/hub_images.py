@@ -1,61 +1,37 @@
 """Labelled images of data sets that the `datasets` library opens by name."""
 
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from torchvision.transforms.v2 import Transform
-
 from mambarium.errors import InputError
-from mambarium.platform.data.core.hub import DataFiles, HubDataSet, ImageColumn, Part
-from mambarium.platform.data.core.samples import BrokenPolicy
-from mambarium.platform.data.images.classification.labelled_images import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ClassificationImages,
+from mambarium.platform.data.core.hub import HubData, HubOptions
+from mambarium.platform.data.core.options import Inherited
+from mambarium.platform.data.core.splits import Splits
+from mambarium.platform.data.images.classification.labelled_images import ClassificationImages, ClassificationOptions
+from mambarium.platform.data.images.classification.labelled_sources import (
+    LabelledImages,
+    LabelledSource,
+    labelled_splits,
 )
-from mambarium.platform.data.images.classification.labelled_sources import ImageSplits, divided
-from mambarium.platform.data.images.intensity import ImageReader
+from mambarium.platform.data.images.stored_images import ImageRows
 
 
-class HubImages(ClassificationImages):
+class HubImagesOptions(HubOptions, ClassificationOptions, total=False):
+    """Options of `HubData` and of `ClassificationImages`."""
+
+
+class HubImages(HubData, ClassificationImages):
     """Images of a data set by its name on the Hugging Face hub, or of local files likewise.
 
-    Local files: `name: imagefolder` with `data_dir`, `name: parquet` with `data_files`. A split may be a
-    slice, such as `train[:8000]`. Images of any mode and format that Pillow reads are brought to RGB, turned as
-    their EXIF data says; stacks of several pages are refused.
+    Local files: `name: imagefolder` with `data_dir`, `name: parquet` with `data_files`. Without a validation split,
+    `val_fraction` of each class of the training split is held out (chosen by a hash of the row number), or the test
+    split serves if that is 0. Images of any mode and format that Pillow reads are brought to RGB, turned as their EXIF
+    data says; stacks of several pages are refused.
 
     Args:
         name: The data set's name, for instance `uoft-cs/cifar10`, or a builder of the library, or a folder.
-        image_size: Height and width of the images that the model sees.
-        config: Which configuration of the data set, if it has several.
-        data_dir: Folder of the files, for a builder.
-        data_files: Files or patterns, alone or by split.
-        train_split: The split to train on.
-        val_split: The split to validate on; None: `val_fraction` of each class of the training split is held
-            out (chosen by a hash of the row number), or the test split serves if `val_fraction` is 0.
-        test_split: The split to test on; None: the validation images.
-        val_fraction: Part of each class to hold out where there is no validation split.
         image_column: Column of the images.
         label_column: Column of the classes: class labels, whole numbers or names.
-        train_transforms: torchvision v2 transforms of training images, which see uint8 tensors (3, height,
-            width); None: shorter side to `image_size`, random crop, random horizontal flip.
-        eval_transforms: torchvision v2 transforms of validation, test and prediction images; None: shorter
-            side to `image_size`, centre crop.
-        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
-        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
-            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
-            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
-        cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
-        broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
-            next one is trained on in its place, evaluation images are all read once at the start, and none is kept in
-            memory.
-        batch_size: Samples per optimisation step, over all processes together.
-        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load samples; 0 loads them in the training process.
-        seed: Seed of order and augmentation.
+        options: Those of `HubData` and of `ClassificationImages`.
 
     Raises:
         InputError: If the data set, a split or a column does not exist, or labels are missing.
@@ -64,100 +40,29 @@ class HubImages(ClassificationImages):
     def __init__(
         self,
         name: str,
-        image_size: int = 224,
-        config: str | None = None,
-        data_dir: str | None = None,
-        data_files: DataFiles = None,
-        train_split: str = "train",
-        val_split: str | None = None,
-        test_split: str | None = None,
-        val_fraction: float = 0.1,
+        *,
         image_column: str = "image",
         label_column: str = "label",
-        train_transforms: list[Transform] | None = None,
-        eval_transforms: list[Transform] | None = None,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        intensity_range: tuple[float, float] | None = None,
-        cache: bool | None = None,
-        broken: BrokenPolicy = "raise",
-        batch_size: int = 64,
-        passes: float | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        **options: Inherited[HubImagesOptions],
     ) -> None:
-        self._image_column = image_column
-        self._label_column = label_column
-        self._val_fraction = val_fraction
-        self._data_set = HubDataSet(name, config, data_dir, data_files)
-        self._split_names = {"train": train_split, "val": val_split, "test": test_split}
-        super().__init__(
-            class_names=None,
-            image_size=image_size,
-            train_transforms=train_transforms,
-            eval_transforms=eval_transforms,
-            mean=mean,
-            std=std,
-            intensity_range=intensity_range,
-            cache=cache,
-            broken=broken,
-            batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
-        )
-
-    @property
-    def where(self) -> str:
-        """The name of the data set."""
-        return self._data_set.where
-
-    @cached_property
-    def _parts(self) -> dict[str, Part]:
-        columns = {"image_column": self._image_column, "label_column": self._label_column}
-        return self._data_set.parts(self._split_names, columns)
+        columns = {"image_column": image_column, "label_column": label_column}
+        super().__init__(name=name, columns=columns, class_names=None, **options)
+        self._image_column, self._label_column = image_column, label_column
 
     def read_class_names(self) -> list[str]:
-        """Returns the classes of the training split."""
-        training = self._parts["train"]
+        """Return the classes of the training split."""
+        training = self.parts["train"]
         return _class_names(training.rows, training.where, self._label_column)
 
-    def read_splits(self) -> ImageSplits:
-        """Returns the images of the three splits, or what stands in for a missing one."""
+    def read_splits(self) -> Splits[LabelledSource]:
+        """Return the images of the three splits, or what stands in for a missing one."""
         class_names = self.found_facts["class_names"]
-        sources = {
-            name: _RowImages(part, self._image_column, self._label_column, class_names, self.reader)
-            for name, part in self._parts.items()
-        }
-        return divided(sources["train"], sources.get("val"), sources.get("test"), self._val_fraction)
-
-
-class _RowImages:
-    """The images of one split."""
-
-    labels: list[int]
-
-    def __init__(
-        self, part: Part, image_column: str, label_column: str, class_names: list[str], reader: ImageReader
-    ) -> None:
-        self._images = ImageColumn(part, image_column)
-        self._reader = reader
-        self.labels = _labels(part.rows, part.where, label_column, class_names)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def stored(self, index: int) -> bytes | Path:
-        return self._images.stored(index)
-
-    def read(self, index: int) -> Tensor:
-        return self._reader.read(self.stored(index), self.name(index))
-
-    def name(self, index: int) -> str:
-        return self._images.name(index)
-
-    def key(self, index: int) -> str:
-        return str(index)
+        sources = {}
+        for name, part in self.parts.items():
+            images = ImageRows(part, self._image_column, range(len(part.rows)))
+            labels = _labels(part.rows, part.where, self._label_column, class_names)
+            sources[name] = LabelledImages(images, labels, self.reader)
+        return labelled_splits(sources, self.val_fraction)
 
 
 def _class_names(rows: Any, where: str, column: str) -> list[str]:

@@ -4,18 +4,16 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
-from torch import Tensor
-from torchvision.transforms.v2 import Transform
-
 from mambarium.errors import InputError
 from mambarium.platform.data.core.messages import note
-from mambarium.platform.data.core.samples import BrokenPolicy
-from mambarium.platform.data.images.classification.labelled_images import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ClassificationImages,
+from mambarium.platform.data.core.options import Inherited
+from mambarium.platform.data.core.splits import Splits
+from mambarium.platform.data.images.classification.labelled_images import ClassificationImages, ClassificationOptions
+from mambarium.platform.data.images.classification.labelled_sources import (
+    LabelledImages,
+    LabelledSource,
+    labelled_splits,
 )
-from mambarium.platform.data.images.classification.labelled_sources import ImageSplits, divided
 from mambarium.platform.data.images.image_files import (
     PassedOver,
     composed,
@@ -24,7 +22,7 @@ from mambarium.platform.data.images.image_files import (
     readable,
     walk_images,
 )
-from mambarium.platform.data.images.intensity import ImageReader
+from mambarium.platform.data.images.stored_images import ImageFiles
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -45,62 +43,15 @@ class ImageFolder(ClassificationImages):
 
     Args:
         path: The folder.
-        image_size: Height and width of the images that the model sees.
         val_fraction: Part of each class to hold out where there is no `val` folder.
-        train_transforms: torchvision v2 transforms of training images, which see uint8 tensors (3, height,
-            width); None: shorter side to `image_size`, random crop, random horizontal flip.
-        eval_transforms: torchvision v2 transforms of validation, test and prediction images; None: shorter
-            side to `image_size`, centre crop.
-        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
-        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
-            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
-            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
-        cache: Whether decoded images are kept in memory; None: if they take up to 512 MiB.
-        broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
-            next one is trained on in its place, evaluation images are all read once at the start, and none is kept in
-            memory.
-        batch_size: Samples per optimisation step, over all processes together.
-        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load samples; 0 loads them in the training process.
-        seed: Seed of order and augmentation.
+        options: Those of `ClassificationImages`.
 
     Raises:
         InputError: If a folder is missing or empty, or a class has no training images.
     """
 
-    def __init__(
-        self,
-        path: str,
-        image_size: int = 224,
-        val_fraction: float = 0.1,
-        train_transforms: list[Transform] | None = None,
-        eval_transforms: list[Transform] | None = None,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        intensity_range: tuple[float, float] | None = None,
-        cache: bool | None = None,
-        broken: BrokenPolicy = "raise",
-        batch_size: int = 64,
-        passes: float | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            class_names=None,
-            image_size=image_size,
-            train_transforms=train_transforms,
-            eval_transforms=eval_transforms,
-            mean=mean,
-            std=std,
-            intensity_range=intensity_range,
-            cache=cache,
-            broken=broken,
-            batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
-        )
+    def __init__(self, path: str, val_fraction: float = 0.1, **options: Inherited[ClassificationOptions]) -> None:
+        super().__init__(class_names=None, **options)
         self._path = Path(path).expanduser()
         self._val_fraction = val_fraction
 
@@ -114,56 +65,39 @@ class ImageFolder(ClassificationImages):
         return _find_split_folders(self._path)
 
     def read_class_names(self) -> list[str]:
-        """Returns the names of the folders of training images."""
+        """Return the names of the folders of training images."""
         return list(_several_classes(self._folders["train"]))
 
-    def read_splits(self) -> ImageSplits:
-        """Returns the images of the three folders, or what stands in for a missing one."""
+    def read_splits(self) -> Splits[LabelledSource]:
+        """Return the images of the three folders, or what stands in for a missing one."""
         names = self.found_facts["class_names"]
-        sources = {split: _FolderImages(folder, names, self.reader) for split, folder in self._folders.items()}
-        return divided(sources["train"], sources.get("val"), sources.get("test"), self._val_fraction)
+        stored = {split: _labelled_files(folder, names) for split, folder in self._folders.items()}
+        sources = {
+            split: LabelledImages(ImageFiles(files, self._folders[split]), labels, self.reader)
+            for split, (files, labels) in stored.items()
+        }
+        return labelled_splits(sources, self._val_fraction, key=lambda index: composed(stored["train"][0][index]))
 
 
-class _FolderImages:
-    """The images of one split's class folders."""
-
-    labels: list[int]
-
-    def __init__(self, folder: Path, class_names: list[str], reader: ImageReader) -> None:
-        folders = _class_folders(folder)
-        unknown = sorted(folders.keys() - set(class_names))
-        if unknown:
-            raise InputError(
-                f"{folders[unknown[0]]}: no training folder has this class name; the classes are "
-                f"{', '.join(class_names)}"
-            )
-        self._folder = folder
-        self._reader = reader
-        self._files: list[str] = []
-        self.labels = []
-        seen: set[str] = set()
-        passed_over: PassedOver = Counter()
-        for label, class_name in enumerate(class_names):
-            if class_name in folders:
-                files = walk_images(folders[class_name], seen, passed_over)
-                self._files += [str(file.relative_to(folder)) for file in files]
-                self.labels += [label] * len(files)
-        note_passed_over(folder, passed_over)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def stored(self, index: int) -> Path:
-        return self._folder / self._files[index]
-
-    def read(self, index: int) -> Tensor:
-        return self._reader.read(self.stored(index), self.name(index))
-
-    def name(self, index: int) -> str:
-        return str(self._folder / self._files[index])
-
-    def key(self, index: int) -> str:
-        return composed(self._files[index])
+def _labelled_files(folder: Path, class_names: list[str]) -> tuple[list[str], list[int]]:
+    """The images of one split's class folders, relative to the split's, and their classes."""
+    folders = _class_folders(folder)
+    unknown = sorted(folders.keys() - set(class_names))
+    if unknown:
+        raise InputError(
+            f"{folders[unknown[0]]}: no training folder has this class name; the classes are {', '.join(class_names)}"
+        )
+    found: list[str] = []
+    labels: list[int] = []
+    seen: set[str] = set()
+    passed_over: PassedOver = Counter()
+    for label, class_name in enumerate(class_names):
+        if class_name in folders:
+            files = walk_images(folders[class_name], seen, passed_over)
+            found += [str(file.relative_to(folder)) for file in files]
+            labels += [label] * len(files)
+    note_passed_over(folder, passed_over)
+    return found, labels
 
 
 def _find_split_folders(path: Path) -> dict[str, Path]:

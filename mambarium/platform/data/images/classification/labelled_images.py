@@ -1,37 +1,38 @@
 """The data module of image classification; where the images come from is left to its subclasses."""
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
+import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.data_module import Part, Samples
-from mambarium.platform.data.core.samples import BrokenPolicy, OmittingBroken, ReplacingBroken
-from mambarium.platform.data.images.augmentation import SampleSource
-from mambarium.platform.data.images.classification.labelled_sources import ImageSource, ImageSplits, cached_if_small
-from mambarium.platform.data.images.image_data import ImageData
-from mambarium.platform.data.images.image_samples import (
-    AugmentedImages,
-    CollateForPrediction,
-    CollateImages,
-    LabelledImage,
-    LabelledImages,
-    NamedImage,
-    UnlabelledImages,
-)
+from mambarium.platform.data.core.samples import BrokenPolicy, SampleError
+from mambarium.platform.data.images.classification.labelled_sources import LabelledSource, NamedImage, cached_if_small
+from mambarium.platform.data.images.image_data import ImageData, ImageOptions
+from mambarium.platform.data.images.image_samples import AugmentedSamples, Normalization, UnlabelledImage, transformed
+from mambarium.tasks.batches import ImageBatch
 from mambarium.tasks.classification.class_predictions import draw_classified
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of ImageNet's training images per channel, what published vision models expect."""
 
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Standard deviation of ImageNet's training images per channel."""
+class LabelledImage(NamedTuple):
+    """One sample: image (3, height, width) as the transforms leave it, and its class number."""
+
+    image: Tensor
+    label: int
+
+
+class ClassificationOptions(ImageOptions, total=False):
+    """Options of `ClassificationImages` that all its data modules of stored images have."""
+
+    image_size: int
+    eval_transforms: list[Transform] | None
+    cache: bool | None
 
 
 class ClassificationImages(ImageData):
@@ -41,41 +42,27 @@ class ClassificationImages(ImageData):
     `image_size`; normalisation follows, on the whole batch. mixup and cutmix belong to the task.
 
     Args:
-        class_names: One name per class; None: the data says them.
         image_size: Height and width of the images that the model sees.
-        train_transforms: Applied to training images; None: shorter side to `image_size`, random crop, random
-            flip.
-        eval_transforms: Applied to validation, test and prediction images; None: shorter side to
-            `image_size`, centre crop.
-        mean: Subtracted per channel, on a scale of 0 to 1.
-        std: Divided by per channel, on a scale of 0 to 1.
-        intensity_range: What is black and what is white in images of more than 8 bits; None: what the training images
-            use.
-        cache: Whether decoded images are kept in memory; None: if they are few.
-        broken: Whether an image that can't be read ends the run (raise) or is noted and passed over (skip): then the
-            next one is trained on in its place, evaluation images are all read once at the start, and none is kept in
-            memory.
-        batch_size: Samples per optimisation step, over all processes together.
-        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load samples; 0 loads them in the training process.
-        seed: Seed of order and augmentation.
+        train_transforms: torchvision v2 transforms of training images, which see uint8 tensors (3, height,
+            width); None: shorter side to `image_size`, random crop, random horizontal flip.
+        eval_transforms: torchvision v2 transforms of validation, test and prediction images; None: shorter
+            side to `image_size`, centre crop.
+        cache: Whether decoded images are kept in memory, not with `broken` skip; None: if they take up to 512 MiB.
+        options: Those of `ImageData`.
+
+    Raises:
+        InputError: If the size is below 1, or broken images are to be skipped and kept in memory.
     """
 
     def __init__(
         self,
-        class_names: Sequence[str] | None,
-        image_size: int,
-        train_transforms: list[Transform] | None,
-        eval_transforms: list[Transform] | None,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        intensity_range: tuple[float, float] | None,
-        cache: bool | None,
-        broken: BrokenPolicy,
-        batch_size: int,
-        passes: float | None,
-        num_workers: int,
-        seed: int,
+        image_size: int = 224,
+        train_transforms: list[Transform] | None = None,
+        eval_transforms: list[Transform] | None = None,
+        cache: bool | None = None,
+        broken: BrokenPolicy = "raise",
+        batch_size: int = 64,
+        **options: Any,
     ) -> None:
         if image_size < 1:
             raise InputError(f"data.image_size is {image_size}: give 1 or more")
@@ -86,19 +73,7 @@ class ClassificationImages(ImageData):
             train_transforms = [to_shorter_side, v2.RandomCrop(image_size), v2.RandomHorizontalFlip()]
         if eval_transforms is None:
             eval_transforms = [to_shorter_side, v2.CenterCrop(image_size)]
-        super().__init__(
-            class_names=class_names,
-            train_transforms=train_transforms,
-            eval_transforms=eval_transforms,
-            mean=mean,
-            std=std,
-            intensity_range=intensity_range,
-            broken=broken,
-            batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
-        )
+        super().__init__(train_transforms, eval_transforms, broken=broken, batch_size=batch_size, **options)
         self.image_size = image_size
         self.cache = cache
 
@@ -106,18 +81,12 @@ class ClassificationImages(ImageData):
         """Normalisation and size of the images."""
         return {**super().settings(), "image_size": self.image_size}
 
-    @abstractmethod
-    def read_splits(self) -> ImageSplits:
-        """Finds the images to train on, validate on and test on."""
-
-    def augmented(self, source: ImageSource, transforms: Sequence[Transform], training: bool) -> AugmentedImages:
-        """Returns the data set of a source and its transforms."""
-        images: SampleSource[NamedImage]
-        if self._broken == "skip":
-            images = (ReplacingBroken if training else OmittingBroken)(LabelledImages(source))
-        else:
-            images = LabelledImages(cached_if_small(source, self.cache))
-        return AugmentedImages(images, transforms, self.image_size, self.seed)
+    def augmented(self, source: Any, transforms: Sequence[Transform], training: bool) -> AugmentedSamples[NamedImage]:
+        """Return the data set of a source and its transforms."""
+        if self._broken == "raise":
+            source = cached_if_small(source, self.cache)
+        of_images = [OfImage(transform) for transform in transforms]
+        return AugmentedSamples(source, of_images, self.seed, finish=FixedSize(self.image_size))
 
     def samples_to_show(self, part: Part) -> Samples:
         self.cache = False  # a few samples don't pay for decoding all
@@ -126,20 +95,89 @@ class ClassificationImages(ImageData):
     def draw_sample(self, sample: LabelledImage) -> Tensor:
         return draw_classified(sample.image, self.class_names[sample.label])
 
-    def class_counts(self, source: ImageSource) -> list[int]:
-        """Counts the images of each class."""
+    def class_counts(self, source: LabelledSource) -> list[int]:
+        """Count the images of each class."""
         return np.bincount(source.labels, minlength=self.num_classes).tolist()
 
     @property
-    def collate(self) -> CollateImages:
-        """Makes an `ImageBatch`."""
+    def collate(self) -> "CollateImages":
+        """What makes an `ImageBatch`."""
         return CollateImages(self.normalization)
 
-    def prediction_images(self, files: Sequence[Path], transforms: Sequence[Transform]) -> UnlabelledImages:
-        """Returns the data set of image files to predict on."""
-        return UnlabelledImages(files, transforms, self.image_size, self.reader)
-
     @property
-    def prediction_collate(self) -> CollateForPrediction:
-        """Makes a `PredictionBatch`."""
-        return CollateForPrediction(self.normalization)
+    def prediction_collate(self) -> "CollateForPrediction":
+        """What makes a `PredictionBatch`."""
+        return CollateForPrediction(self.normalization, self.image_size)
+
+
+@dataclass(frozen=True)
+class OfImage:
+    """Applies a transform to the image of a sample alone."""
+
+    transform: Callable[[Tensor], Tensor]
+
+    def __call__(self, sample: NamedImage) -> NamedImage:
+        return sample._replace(image=transformed(sample.image, self.transform, sample.name))
+
+
+@dataclass(frozen=True)
+class FixedSize:
+    """Makes a sample of an image whose height and width the transforms have brought to `image_size`."""
+
+    image_size: int
+
+    def __call__(self, sample: NamedImage) -> LabelledImage:
+        _require_size(sample.image, self.image_size, sample.name)
+        return LabelledImage(sample.image, sample.label)
+
+
+def _require_size(image: Tensor, image_size: int, name: str) -> None:
+    if image.shape != (3, image_size, image_size):
+        raise SampleError(
+            f"{name}: the transforms leave {tuple(image.shape)} but data.image_size asks for "
+            f"(3, {image_size}, {image_size}): end them with one that fixes the size, such as CenterCrop, or "
+            "change data.image_size"
+        )
+
+
+@dataclass(frozen=True)
+class CollateImages:
+    """Makes an `ImageBatch`; normalises the whole batch at once."""
+
+    normalization: Normalization
+
+    def __call__(self, samples: list[LabelledImage]) -> ImageBatch:
+        """Stack samples."""
+        return ImageBatch(
+            image=self.normalization(torch.stack([sample.image for sample in samples])),
+            label=torch.tensor([sample.label for sample in samples]),
+        )
+
+
+class PredictionBatch(TypedDict):
+    """Images to predict on.
+
+    Attributes:
+        image: (batch, 3, height, width), normalised floating point.
+        path: The image files.
+    """
+
+    image: Tensor
+    path: list[str]
+
+
+@dataclass(frozen=True)
+class CollateForPrediction:
+    """Makes a `PredictionBatch` of images whose height and width are `image_size`."""
+
+    normalization: Normalization
+    image_size: int
+
+    def __call__(self, samples: list[UnlabelledImage]) -> PredictionBatch:
+        """Stack samples."""
+        for sample in samples:
+            _require_size(sample.image, self.image_size, sample.path)
+        return PredictionBatch(
+            image=self.normalization(torch.stack([sample.image for sample in samples])),
+            path=[sample.path for sample in samples],
+        )

@@ -1,7 +1,7 @@
-"""Labelled images by index: parts of a set, sets kept in memory, what stands in for a missing part."""
+"""Labelled images by index: stored ones, parts of a set, sets kept in memory, what stands in for a missing part."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -9,35 +9,59 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from mambarium.errors import InputError
-from mambarium.platform.data.core.splits import hold_out
+from mambarium.platform.data.core.order import SampleKey
+from mambarium.platform.data.core.splits import Splits, divided
+from mambarium.platform.data.images.intensity import ImageReader
+from mambarium.platform.data.images.stored_images import DecodedImages, ImageFiles, ImageRows
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded images up to which a split is kept in memory unless told otherwise."""
 
 
-class ImageSource(Protocol):
+class NamedImage(NamedTuple):
+    """An image as it was read: uint8 (3, height, width), its class number, and what an error message calls it."""
+
+    image: Tensor
+    label: int
+    name: str
+
+
+class LabelledSource(Protocol):
     """Labelled images by index."""
 
-    labels: list[int]
+    labels: Sequence[int]
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> Tensor:
-        """Returns image `index` as a uint8 tensor (3, height, width)."""
+    def read(self, key: SampleKey) -> NamedImage:
+        """Return the image of an index, the same in every pass."""
         ...
 
     def stored(self, index: int) -> bytes | Path | None:
-        """Returns the file of image `index`, or its content; None if it is made here."""
+        """Return the file of an image, or its content; None if it is made here."""
         ...
 
     def name(self, index: int) -> str:
-        """Returns what an error message calls image `index`: its path or its row."""
+        """Return what an error message calls an image: its path or its row."""
         ...
 
-    def key(self, index: int) -> str:
-        """Returns what stays the same of image `index` wherever its set lies; `hold_out` chooses by it."""
-        ...
+
+class LabelledImages(DecodedImages):
+    """Stored images with their classes.
+
+    Args:
+        images: The images.
+        labels: The class number of each.
+        reader: Decodes the images.
+    """
+
+    def __init__(self, images: ImageFiles | ImageRows, labels: Sequence[int], reader: ImageReader) -> None:
+        super().__init__(images, reader)
+        self.labels = labels
+
+    def read(self, key: SampleKey) -> NamedImage:
+        """Return an image with its class."""
+        return NamedImage(self.image(key[1]), self.labels[key[1]], self.name(key[1]))
 
 
 class Subset:
@@ -48,29 +72,25 @@ class Subset:
         indices: Which of its images, in which order.
     """
 
-    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
+    def __init__(self, source: LabelledSource, indices: Sequence[int]) -> None:
         self._source = source
         self._indices = list(indices)
-        self.labels = [source.labels[index] for index in self._indices]
+        self.labels: Sequence[int] = [source.labels[index] for index in self._indices]
 
     def __len__(self) -> int:
         return len(self._indices)
 
+    def read(self, key: SampleKey) -> NamedImage:
+        """Return an image with its class."""
+        return self._source.read((key[0], self._indices[key[1]]))
+
     def stored(self, index: int) -> bytes | Path | None:
-        """Returns the file of image `index`, or its content; None if it is made here."""
+        """Return the file of an image, or its content; None if it is made here."""
         return self._source.stored(self._indices[index])
 
-    def read(self, index: int) -> Tensor:
-        """Returns image `index` as a uint8 tensor (3, height, width)."""
-        return self._source.read(self._indices[index])
-
     def name(self, index: int) -> str:
-        """Returns what an error message calls image `index`."""
+        """Return what an error message calls an image."""
         return self._source.name(self._indices[index])
-
-    def key(self, index: int) -> str:
-        """Returns what stays the same of image `index` wherever its set lies."""
-        return self._source.key(self._indices[index])
 
 
 class Cached:
@@ -82,10 +102,9 @@ class Cached:
         source: What to decode.
     """
 
-    def __init__(self, source: ImageSource) -> None:
+    def __init__(self, source: LabelledSource) -> None:
         self._source = source
-        self.labels = source.labels
-        images = [source.read(index) for index in range(len(source.labels))]
+        images = [source.read((0, index)).image for index in range(len(source))]
         self._shapes = [tuple(image.shape) for image in images]
         self._ends = list(accumulate(image.numel() for image in images))
         self._pixels = torch.cat([image.flatten() for image in images])
@@ -93,26 +112,15 @@ class Cached:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def stored(self, index: int) -> bytes | Path | None:
-        """Returns the file of image `index`, or its content; None if it is made here."""
-        return self._source.stored(index)
-
-    def read(self, index: int) -> Tensor:
-        """Returns a copy of image `index`, a uint8 tensor (3, height, width)."""
-        end, shape = self._ends[index], self._shapes[index]
-        return self._pixels[end - math.prod(shape) : end].view(shape).clone()
-
-    def name(self, index: int) -> str:
-        """Returns what an error message calls image `index`."""
-        return self._source.name(index)
-
-    def key(self, index: int) -> str:
-        """Returns what stays the same of image `index` wherever its set lies."""
-        return self._source.key(index)
+    def read(self, key: SampleKey) -> NamedImage:
+        """Return a copy of an image with its class."""
+        end, shape = self._ends[key[1]], self._shapes[key[1]]
+        image = self._pixels[end - math.prod(shape) : end].view(shape).clone()
+        return NamedImage(image, self._source.labels[key[1]], self._source.name(key[1]))
 
 
-def cached_if_small(source: ImageSource, cache: bool | None) -> ImageSource:
-    """Keeps a source's decoded images in memory if asked to, or if they are few.
+def cached_if_small(source: LabelledSource, cache: bool | None) -> LabelledSource | Cached:
+    """Keep a source's decoded images in memory if asked to, or if they are few.
 
     Args:
         source: The images.
@@ -122,44 +130,30 @@ def cached_if_small(source: ImageSource, cache: bool | None) -> ImageSource:
     Returns:
         The source itself or its cached form.
     """
-    count = len(source.labels)
     if cache is None:
-        probes = range(0, count, max(1, count // 32))
-        estimate = sum(source.read(index).numel() for index in probes) / max(1, len(probes)) * count
-        cache = estimate <= CACHE_LIMIT
+        probes = range(0, len(source), max(1, len(source) // 32))
+        pixels = sum(source.read((0, index)).image.numel() for index in probes)
+        cache = pixels / max(1, len(probes)) * len(source) <= CACHE_LIMIT
     return Cached(source) if cache else source
 
 
-class ImageSplits(NamedTuple):
-    """The three parts of a labelled set of images; validation and test may be the same part."""
-
-    train: ImageSource
-    val: ImageSource
-    test: ImageSource
-
-
-def divided(train: ImageSource, val: ImageSource | None, test: ImageSource | None, val_fraction: float) -> ImageSplits:
-    """Finds what stands in for a part that a data set does not have.
+def labelled_splits(
+    stored: Mapping[str, LabelledSource], val_fraction: float, key: Callable[[int], str] = str
+) -> Splits[LabelledSource]:
+    """Find what stands in for a part that a data set does not have.
 
     Args:
-        train: The training images.
-        val: The validation images; None: `val_fraction` of each class of `train`, or `test` if that is 0.
-        test: The test images; None: the validation images.
-        val_fraction: Part of each class to hold out.
-
-    Returns:
-        All three parts.
+        stored: "train", and of "val" and "test" those that there are.
+        val_fraction: Part of each class to hold out where there is no "val"; 0: "test" is validated on.
+        key: As in `divided`.
 
     Raises:
         InputError: If nothing is left to validate on.
     """
-    if val is None and val_fraction == 0:
-        if test is None:
-            raise InputError("no validation images, no test images and data.val_fraction 0: set it to 0.1 or so")
-        val = test
-    elif val is None:
-        keys = [train.key(index) for index in range(len(train.labels))]
-        kept, held_out = hold_out(train.labels, keys, val_fraction)
-        val = Subset(train, held_out)
-        train = Subset(train, kept)
-    return ImageSplits(train, val, val if test is None else test)
+    parts = divided({part: len(source) for part, source in stored.items()}, val_fraction, stored["train"].labels, key)
+    return Splits.of(
+        {
+            name: stored[part] if len(indices) == len(stored[part]) else Subset(stored[part], indices)
+            for name, (part, indices) in parts.items()
+        }
+    )

@@ -1,9 +1,9 @@
 """Scenes of handwritten digits on dark photographs: detection and segmentation on a machine without network."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache, cached_property
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,16 +12,13 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
+from mambarium.platform.data.core.data_module import Part
+from mambarium.platform.data.core.options import BatchOptions, Inherited
 from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.images.augmentation import SampleSource
-from mambarium.platform.data.images.dense.dense_images import DenseImages, Sample, Splits
-from mambarium.platform.data.images.detection.detection_images import DetectionImages
-from mambarium.platform.data.images.detection.detection_samples import DetectionSample, boxes_of_masks, detection_sample
-from mambarium.platform.data.images.segmentation.segmentation_images import SegmentationImages
-from mambarium.platform.data.images.segmentation.segmentation_samples import SegmentationSample, segmentation_sample
+from mambarium.platform.data.core.samples import Sample
+from mambarium.platform.data.core.splits import Splits
+from mambarium.platform.data.images.dense.dense_images import DenseImages
 from mambarium.platform.randomness import mixed_seed
-
-SceneSplit = Literal["train", "val", "test"]
 
 EVALUATION_SCENES = 256
 """Scenes to validate on, and as many others to test on."""
@@ -56,7 +53,7 @@ class Scene(NamedTuple):
     masks: Tensor
 
 
-class DigitScenes:
+class DigitScenes(ABC):
     """Scenes by index, each a pure function of (seed, pass, index) in training and of the index alone in evaluation.
 
     Real digits of scikit-learn are enlarged, tinted and pasted on darkened crops of its two photographs. The digits
@@ -64,14 +61,14 @@ class DigitScenes:
     every ten goes to validation and the sixth to test, the others are trained on (as in `Digits`).
 
     Args:
-        split: Which digits.
+        part: Which digits.
         image_size: Height and width of a scene.
         num_scenes: How many there are.
         seed: The run's seed; evaluation scenes do not depend on it.
     """
 
-    def __init__(self, split: SceneSplit, image_size: int, num_scenes: int, seed: int) -> None:
-        self._split: SceneSplit = split
+    def __init__(self, part: Part, image_size: int, num_scenes: int, seed: int) -> None:
+        self._part: Part = part
         self._image_size = image_size
         self._num_scenes = num_scenes
         self._seed = seed
@@ -80,24 +77,21 @@ class DigitScenes:
         return self._num_scenes
 
     def name(self, index: int) -> str:
-        """Returns what an error message calls a scene."""
-        return f"{self._split} scene {index}"
+        """Return what an error message calls a scene."""
+        return f"{self._part} scene {index}"
 
     def stored(self, index: int) -> None:
-        """Scenes are drawn, not stored."""
+        """Return None: scenes are drawn, not stored."""
         return None
 
+    @abstractmethod
+    def read(self, key: SampleKey) -> Any:
+        """Return a scene as a sample."""
+
     def scene(self, key: SampleKey) -> Scene:
-        """Draws a scene.
-
-        Args:
-            key: Pass and index.
-
-        Returns:
-            The scene.
-        """
-        numbers = (self._seed, *key) if self._split == "train" else (key[1],)
-        random = np.random.Generator(np.random.PCG64(mixed_seed(f"{self._split} scene", *numbers)))
+        """Draw the scene of a pass and an index."""
+        numbers = (self._seed, *key) if self._part == "train" else (key[1],)
+        random = np.random.Generator(np.random.PCG64(mixed_seed(f"{self._part} scene", *numbers)))
         size = self._image_size
         image = self._background(random)  # (3, size, size)
         owner = torch.full((size, size), -1)  # which digit a pixel belongs to
@@ -122,7 +116,7 @@ class DigitScenes:
         return Scene(image.mul_(255).round_().to(torch.uint8), torch.tensor(labels)[visible], masks[visible])
 
     def _background(self, random: np.random.Generator) -> Tensor:
-        """Returns a darkened crop (3, size, size) of a photograph, in 0 to 1."""
+        """Return a darkened crop (3, size, size) of a photograph, in 0 to 1."""
         photograph = self._photographs[random.integers(len(self._photographs))]
         height, width = photograph.shape[1:]
         top = random.integers(height - self._image_size, endpoint=True)
@@ -143,7 +137,7 @@ class DigitScenes:
         for index, label in enumerate(_all_digits()[1].tolist()):
             split = {0: "val", 5: "test"}.get(seen[label] % 10, "train")
             seen[label] += 1
-            if split == self._split:
+            if split == self._part:
                 chosen.append(index)
         return chosen
 
@@ -177,7 +171,7 @@ def _sample_photographs() -> list[Tensor]:
 def _free_place(
     random: np.random.Generator, size: int, side: int, taken: Sequence[tuple[int, int, int]]
 ) -> tuple[int, int] | None:
-    """Returns top and left of a square that covers at most a tenth of the smaller of itself and any taken one."""
+    """Return top and left of a square that covers at most a tenth of the smaller of itself and any taken one."""
     for _ in range(20):
         top, left = random.integers(size - side, size=2, endpoint=True).tolist()
         for other_top, other_left, other_side in taken:
@@ -190,27 +184,8 @@ def _free_place(
     return None
 
 
-class _DetectionScenes(DigitScenes):
-    """Scenes with boxes and masks."""
-
-    def read(self, key: SampleKey) -> DetectionSample:
-        scene = self.scene(key)
-        return detection_sample(
-            scene.image, boxes_of_masks(scene.masks), scene.labels, image_id=key[1], masks=scene.masks
-        )
-
-
-class _SegmentationScenes(DigitScenes):
-    """Scenes with the class of each pixel: 0 for the background, digit + 1."""
-
-    def read(self, key: SampleKey) -> SegmentationSample:
-        scene = self.scene(key)
-        classes = (scene.labels + 1)[:, None, None] * scene.masks  # (digits, size, size)
-        return segmentation_sample(scene.image, classes.amax(dim=0).to(torch.uint8), image_id=key[1])
-
-
 class DigitSceneImages(DenseImages[Sample]):
-    """Handwritten digits on dark photographs (from scikit-learn, no download).
+    """Handwritten digits on dark photographs (from scikit-learn, no download); listed before the task's base class.
 
     Each pass brings new training scenes; the 256 validation scenes and the 256 test scenes are always the same. The
     digits are split before pasting, so none is seen in two splits.
@@ -218,35 +193,29 @@ class DigitSceneImages(DenseImages[Sample]):
     A subclass defines `names_of_classes` and `scenes`.
 
     Args:
-        batch_size: Samples per optimisation step, over all processes together.
-        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
         image_size: Height and width of a scene, 32 or more; small backbones learn 48 to 64 within minutes on a CPU.
         num_scenes: Training scenes in one pass.
         train_transforms: torchvision v2 transforms of training scenes with their boxes and masks; none unless given.
-        mean: Subtracted per channel, on a scale of 0 to 1.
-        std: Divided by per channel, on a scale of 0 to 1.
-        size_multiple: What height and width of a batch are padded to a multiple of.
-        num_workers: Processes that load samples; 0 loads them in the training process.
-        seed: Seed of scenes, order and augmentation.
+        options: Those of `ExactDataModule`; mean, std and size_multiple of `DenseImages` have other defaults.
 
     Raises:
         InputError: If a number is out of range.
     """
 
     names_of_classes: ClassVar[list[str]]
+    scenes: ClassVar[type[DigitScenes]]
+    """Scenes with their annotations."""
 
     def __init__(
         self,
-        batch_size: int = 16,
-        passes: float | None = None,
+        *,
         image_size: int = 48,
         num_scenes: int = 1024,
         train_transforms: list[Transform] | None = None,
         mean: tuple[float, float, float] = MEAN,
         std: tuple[float, float, float] = STD,
         size_multiple: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
+        **options: Inherited[BatchOptions],
     ) -> None:
         super().__init__(
             class_names=self.names_of_classes,
@@ -257,10 +226,7 @@ class DigitSceneImages(DenseImages[Sample]):
             intensity_range=None,
             size_multiple=size_multiple,
             broken="raise",
-            batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
+            **options,
         )
         if not 32 <= image_size <= 320:
             raise InputError(f"data.image_size is {image_size}: give 32 to 320, 48 or so for a quick run")
@@ -269,42 +235,7 @@ class DigitSceneImages(DenseImages[Sample]):
         self.image_size = image_size
         self.num_scenes = num_scenes
 
-    @abstractmethod
-    def scenes(self, split: SceneSplit, num_scenes: int) -> SampleSource[Sample]:
-        """Returns the annotated scenes of a split."""
-
-    def read_splits(self) -> Splits[Sample]:
-        """Returns new scenes for each training pass, fixed ones for evaluation."""
-        return Splits(
-            self.scenes("train", self.num_scenes),
-            self.scenes("val", EVALUATION_SCENES),
-            self.scenes("test", EVALUATION_SCENES),
-        )
-
-
-class DigitSceneDetection(DigitSceneImages[DetectionSample], DetectionImages):
-    """Handwritten digits to be found on dark photographs, with boxes and masks (from scikit-learn, no download).
-
-    A scene of `DigitSceneSegmentation` with the same seed, size, pass and index is the same picture; the arguments are
-    those of `DigitSceneImages`.
-    """
-
-    names_of_classes: ClassVar[list[str]] = [str(digit) for digit in range(10)]
-
-    def scenes(self, split: SceneSplit, num_scenes: int) -> SampleSource[DetectionSample]:
-        """Returns the scenes of a split with boxes and masks."""
-        return _DetectionScenes(split, self.image_size, num_scenes, self.seed)
-
-
-class DigitSceneSegmentation(DigitSceneImages[SegmentationSample], SegmentationImages):
-    """Handwritten digits on dark photographs, the class of each pixel (from scikit-learn, no download).
-
-    Class 0 is the background, class d + 1 the digit d. A scene of `DigitSceneDetection` with the same seed, size, pass
-    and index is the same picture; the arguments are those of `DigitSceneImages`.
-    """
-
-    names_of_classes: ClassVar[list[str]] = ["background", *(str(digit) for digit in range(10))]
-
-    def scenes(self, split: SceneSplit, num_scenes: int) -> SampleSource[SegmentationSample]:
-        """Returns the scenes of a split with the class of each pixel."""
-        return _SegmentationScenes(split, self.image_size, num_scenes, self.seed)
+    def read_splits(self) -> Splits[DigitScenes]:
+        """Return new scenes for each training pass, fixed ones for evaluation."""
+        counts: dict[Part, int] = {"train": self.num_scenes, "val": EVALUATION_SCENES, "test": EVALUATION_SCENES}
+        return Splits.of({part: self.scenes(part, self.image_size, count, self.seed) for part, count in counts.items()})

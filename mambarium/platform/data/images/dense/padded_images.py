@@ -1,31 +1,25 @@
 """Images of different sizes in one batch."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mambarium.platform.data.images.image_samples import Normalization
+from mambarium.platform.data.images.image_samples import Normalization, UnlabelledImage
 from mambarium.tasks.batches import PaddedImages
 
 
 def padded_size(images: Sequence[Tensor], multiple: int) -> tuple[int, int]:
-    """The least size that is a multiple of a number and holds all images.
-
-    Args:
-        images: Tensors (..., height, width).
-        multiple: What height and width have to be divisible by.
-
-    Returns:
-        Height and width.
-    """
+    """Return the least height and width that are a multiple of a number and hold all images (..., height, width)."""
     height = max(image.shape[-2] for image in images)
     width = max(image.shape[-1] for image in images)
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
 def pad(tensor: Tensor, size: tuple[int, int], value: float) -> Tensor:
-    """Pads a tensor (..., height, width) below and on the right to a size.
+    """Pad a tensor (..., height, width) below and on the right to a size.
 
     Args:
         tensor: What to pad.
@@ -40,29 +34,64 @@ def pad(tensor: Tensor, size: tuple[int, int], value: float) -> Tensor:
     return padded
 
 
-def pad_images(
-    images: Sequence[Tensor],
-    original_sizes: Sequence[tuple[int, int]],
-    image_ids: Sequence[int],
-    normalization: Normalization,
-    multiple: int,
-) -> PaddedImages:
-    """Normalises images and pads them, after that, with zeros to a common size.
+@dataclass(frozen=True)
+class CollatePadded:
+    """Normalises images and pads them, after that, with zeros to a common size; what dense tasks' batches begin with.
 
-    Args:
-        images: uint8 or floating-point tensors (3, height, width).
-        original_sizes: Height and width of each as it was read.
-        image_ids: The number of each in its data set.
+    Attributes:
         normalization: Applied to each image.
-        multiple: What height and width of the batch have to be divisible by.
-
-    Returns:
-        The images of a batch.
+        size_multiple: What height and width of a batch are padded to a multiple of.
     """
-    size = padded_size(images, multiple)
-    return PaddedImages(
-        image=torch.stack([pad(normalization(image), size, 0.0) for image in images]),
-        valid_size=torch.tensor([image.shape[-2:] for image in images]),
-        original_size=torch.tensor([list(original) for original in original_sizes]),
-        image_id=torch.tensor(list(image_ids)),
-    )
+
+    normalization: Normalization
+    size_multiple: int
+
+    def padded(
+        self, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], image_ids: Sequence[int]
+    ) -> PaddedImages:
+        """Pad and stack images.
+
+        Args:
+            images: uint8 or floating-point tensors (3, height, width).
+            original_sizes: Height and width of each as it was read.
+            image_ids: The number of each in its data set.
+        """
+        size = padded_size(images, self.size_multiple)
+        return PaddedImages(
+            image=torch.stack([pad(self.normalization(image), size, 0.0) for image in images]),
+            valid_size=torch.tensor([image.shape[-2:] for image in images]),
+            original_size=torch.tensor([list(original) for original in original_sizes]),
+            image_id=torch.tensor(list(image_ids)),
+        )
+
+    def padded_samples(self, samples: Sequence[Any]) -> tuple[PaddedImages, tuple[int, int]]:
+        """Pad and stack the images of samples that have an `image`, an `original_size` and an `image_id`.
+
+        Returns:
+            The images, and their padded height and width.
+        """
+        images = self.padded(
+            [sample["image"].as_subclass(Tensor) for sample in samples],
+            [sample["original_size"] for sample in samples],
+            [sample["image_id"] for sample in samples],
+        )
+        return images, (images["image"].shape[2], images["image"].shape[3])
+
+
+class PaddedPredictionBatch(PaddedImages):
+    """Images to predict on.
+
+    Attributes:
+        path: The image files.
+    """
+
+    path: list[str]
+
+
+class CollateForPadding(CollatePadded):
+    """Makes a `PaddedPredictionBatch`."""
+
+    def __call__(self, samples: list[UnlabelledImage]) -> PaddedPredictionBatch:
+        """Pad and stack samples."""
+        images, sizes, numbers, paths = zip(*samples, strict=True)
+        return PaddedPredictionBatch(**self.padded(images, sizes, numbers), path=list(paths))

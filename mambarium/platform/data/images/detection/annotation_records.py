@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import SampleError
 
 Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """A whole number of 64 bits."""
@@ -38,7 +38,7 @@ Record = TypeVar("Record")
 
 
 def read_json(file: Path, kind: type[Record]) -> Record:
-    """Reads a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+    """Read a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
 
     Args:
         file: The file.
@@ -73,7 +73,7 @@ def read_json(file: Path, kind: type[Record]) -> Record:
 
 
 def as_record(content: Any, kind: Any, where: str, place: str = "") -> Any:
-    """Checks and converts what was read from a file.
+    """Check and convert what was read from a file.
 
     Args:
         content: Mappings, lists, texts and numbers.

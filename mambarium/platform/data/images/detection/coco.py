@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from torchvision.transforms.v2 import Transform
-
 from mambarium.errors import InputError
 from mambarium.platform.data.core.known_facts import Facts
-from mambarium.platform.data.core.samples import BrokenPolicy
-from mambarium.platform.data.images.classification.labelled_images import IMAGENET_MEAN, IMAGENET_STD
-from mambarium.platform.data.images.dense.dense_images import Splits
+from mambarium.platform.data.core.options import Inherited
+from mambarium.platform.data.core.splits import Splits
+from mambarium.platform.data.images.dense.dense_images import ScaledOptions
 from mambarium.platform.data.images.detection.coco_file import (
     CocoFile,
     check_names,
@@ -20,12 +18,11 @@ from mambarium.platform.data.images.detection.coco_file import (
     read_images,
     read_objects,
 )
-from mambarium.platform.data.images.detection.detection_images import DetectionImages
-from mambarium.platform.data.images.detection.detection_samples import DetectionSample
-from mambarium.platform.data.images.detection.object_files import ObjectFiles, detection_transforms
+from mambarium.platform.data.images.detection.detection_images import StoredDetection
+from mambarium.platform.data.images.detection.object_files import ImagesWithObjects, object_files
 
 
-class CocoDetection(DetectionImages):
+class CocoDetection(StoredDetection):
     """Boxes and instance masks in COCO's JSON format (Lin et al. 2014); LVIS, Objects365 and own files likewise.
 
     Category ids may have gaps: classes are numbered from 0 in the order of the ids, and `category_ids` leads back.
@@ -43,22 +40,7 @@ class CocoDetection(DetectionImages):
         test_images: Folder of the images of `test_annotations`; None: the folder of the validation images.
         test_annotations: JSON file of the test images; None: the validation images are the test images.
         masks: Whether instance masks are read, for Mask R-CNN and for copy-paste.
-        short_side: Length that the shorter side of images is scaled to.
-        long_side: Limit of the longer side after scaling.
-        train_transforms: torchvision v2 transforms of training images with their boxes and masks, and those of
-            mambarium.platform.data; None: the shorter side to `short_side`, random horizontal flip.
-        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
-        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
-            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
-            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
-        size_multiple: What height and width of a batch are padded to a multiple of.
-        broken: Whether a file that is missing or can't be read ends the run (raise) or is noted and passed over (skip):
-            then the next one is trained on in its place; evaluation images are all read once at the start.
-        batch_size: Samples per optimisation step, over all processes together.
-        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load samples; 0 loads them in the training process.
-        seed: Seed of order and augmentation.
+        options: Those of `StoredDetection`.
 
     Raises:
         InputError: If a file is missing or lacks what is needed, or test images are given without annotations.
@@ -74,19 +56,9 @@ class CocoDetection(DetectionImages):
         test_images: str | None = None,
         test_annotations: str | None = None,
         masks: bool = False,
-        short_side: int = 800,
-        long_side: int = 1333,
-        train_transforms: list[Transform] | None = None,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        intensity_range: tuple[float, float] | None = None,
-        size_multiple: int = 32,
-        broken: BrokenPolicy = "raise",
-        batch_size: int = 16,
-        passes: float | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        **options: Inherited[ScaledOptions],
     ) -> None:
+        super().__init__(class_names=None, **options)
         root = Path(path).expanduser()
         self._masks = masks
         self._parts = {
@@ -97,21 +69,6 @@ class CocoDetection(DetectionImages):
             raise InputError(f"data.test_images is {test_images!r} without annotations: set data.test_annotations too")
         if test_annotations is not None:
             self._parts["test"] = (root / test_annotations, root / (test_images or val_images))
-        for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
-        super().__init__(
-            class_names=None,
-            train_transforms=for_training,
-            eval_transforms=for_evaluation,
-            mean=mean,
-            std=std,
-            intensity_range=intensity_range,
-            size_multiple=size_multiple,
-            broken=broken,
-            batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
-        )
 
     @property
     def where(self) -> str:
@@ -123,7 +80,7 @@ class CocoDetection(DetectionImages):
         return read_coco(self._parts["train"][0], self._masks)
 
     def read_facts(self) -> Facts:
-        """Finds out the categories of the training annotations."""
+        """Find out the categories of the training annotations."""
         names = class_names(self._training_content, self._parts["train"][0])
         return {
             "class_names": list(names.values()),
@@ -131,8 +88,8 @@ class CocoDetection(DetectionImages):
             "class_frequencies": class_frequencies(self._training_content),
         }
 
-    def read_splits(self) -> Splits[DetectionSample]:
-        """Returns the images of the annotation files."""
+    def read_splits(self) -> Splits[ImagesWithObjects]:
+        """Return the images of the annotation files."""
         facts = self.found_facts
         names = dict(zip(facts["category_ids"], facts["class_names"], strict=True))
         sources = {}
@@ -141,12 +98,12 @@ class CocoDetection(DetectionImages):
             check_names(content, file, names)
             images = read_images(content, file, folder, list(names))
             objects = read_objects(content, file, list(names))
-            sources[part] = ObjectFiles(images, objects, str(file), part == "train", self._broken, self.reader)
+            sources[part] = object_files(images, objects, str(file), part == "train", self._broken, self.reader)
         del self._training_content  # many times the size of what is kept of it
-        return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
+        return Splits.of(sources)
 
     def image_ids(self, files: Sequence[Path]) -> tuple[list[int], str] | None:
-        """Finds the ids of images by their files, in the annotation files of their folder."""
+        """Find the ids of images by their files, in the annotation files of their folder."""
         wanted = [file.parent.resolve() / file.name for file in files]
         for file, folder in reversed(self._parts.values()):
             if not file.is_file() or not all(path.is_relative_to(folder.resolve()) for path in wanted):

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.messages import note
-from mambarium.platform.data.images.annotated_names import contained
 from mambarium.platform.data.images.detection.annotation_records import (
     Area,
     Coordinate,
@@ -25,6 +24,7 @@ from mambarium.platform.data.images.detection.annotation_records import (
 from mambarium.platform.data.images.detection.coco_masks import encode_plain
 from mambarium.platform.data.images.detection.object_files import AnnotatedImage
 from mambarium.platform.data.images.detection.objects import Objects
+from mambarium.platform.data.images.image_files import contained
 
 
 class Category(msgspec.Struct):
@@ -82,7 +82,7 @@ class CocoFileWithMasks(CocoFile):
 
 
 def read_coco(file: Path, masks: bool) -> CocoFile:
-    """Reads an annotation file.
+    """Read an annotation file.
 
     Args:
         file: The JSON file.
@@ -120,7 +120,7 @@ def class_frequencies(content: CocoFile) -> list[str] | None:
 
 
 def check_names(content: CocoFile, file: Path, names: dict[int, str]) -> None:
-    """Checks that a file means the same by its category ids as the training file.
+    """Check that a file means the same by its category ids as the training file.
 
     Args:
         content: The file's content.

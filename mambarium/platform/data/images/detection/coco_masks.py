@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.detection.annotation_records import Coordinate, as_record
 
 UPSAMPLING = 5
@@ -46,7 +46,7 @@ _DECODER = msgspec.json.Decoder(Segmentation)
 
 
 def encode_segmentation(segmentation: Any, where: str, place: str) -> bytes:
-    """Brings a segmentation into one form, in little memory; `stored_segmentation` gives it back.
+    """Bring a segmentation into one form, in little memory; `stored_segmentation` gives it back.
 
     Polygons come as lists of x, y, x, y, ... or of pairs, a single one also without the list around it. Those of less
     than three corners are left out.
@@ -76,7 +76,7 @@ def encode_segmentation(segmentation: Any, where: str, place: str) -> bytes:
 
 
 def encode_plain(encoded: bytes, where: str, place: str) -> bytes:
-    """Does what `encode_segmentation` does, of JSON: most segmentations of a file are in that form already."""
+    """Do what `encode_segmentation` does, of JSON: most segmentations of a file are in that form already."""
     try:
         found = _DECODER.decode(encoded)
     except msgspec.DecodeError:
@@ -91,12 +91,12 @@ def encode_plain(encoded: bytes, where: str, place: str) -> bytes:
 
 
 def stored_segmentation(encoded: bytes) -> Segmentation:
-    """Gives back what `encode_segmentation` brought into one form."""
+    """Give back what `encode_segmentation` brought into one form."""
     return _DECODER.decode(encoded)
 
 
 def decode_segmentation(segmentation: Segmentation, height: int, width: int) -> Tensor:
-    """Turns the segmentation of an annotation into pixels.
+    """Turn the segmentation of an annotation into pixels.
 
     Args:
         segmentation: Polygons of three corners or more, or run lengths.

@@ -3,21 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
 from mambarium.platform.data.core.known_facts import Facts
 from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.images.augmentation import AugmentedSamples, SampleSource
+from mambarium.platform.data.core.samples import SampleSource
 from mambarium.platform.data.images.dense.dense_images import DenseImages
+from mambarium.platform.data.images.dense.dense_transforms import ResizeShortSide
 from mambarium.platform.data.images.detection.detection_samples import (
     CollateDetection,
     DetectionSample,
     removing_whole_objects,
     visible_objects,
 )
+from mambarium.platform.data.images.image_samples import AugmentedSamples
 from mambarium.tasks.detection.detection_predictions import draw_objects
 from mambarium.tasks.detection.mask_encoding import encode_mask
 from mambarium.tasks.predictions import ImagesToPredict
@@ -37,7 +40,7 @@ class WithOriginalMasks:
         return len(self._source)
 
     def read(self, key: SampleKey) -> DetectionSample:
-        """Returns the sample of a pass and an index."""
+        """Return the sample of a pass and an index."""
         sample = self._source.read(key)
         if "masks" in sample:
             sample["original_masks"] = [encode_mask(mask.as_subclass(Tensor)) for mask in sample["masks"]]
@@ -51,6 +54,8 @@ class DetectionImages(DenseImages[DetectionSample]):
     no evaluation transform may move one out.
     """
 
+    fact_names: ClassVar[tuple[str, ...]] = ("class_names", "category_ids", "class_frequencies")
+
     @property
     def category_ids(self) -> list[int] | None:
         """The number that each class has in an annotation file, if it comes from one."""
@@ -62,15 +67,15 @@ class DetectionImages(DenseImages[DetectionSample]):
         return self.fact("class_frequencies")
 
     def read_facts(self) -> Facts:
-        """Finds out the classes; a subclass adds what annotation files say of them beside their names."""
+        """Find out the classes; a subclass adds what annotation files say of them beside their names."""
         return {**super().read_facts(), "category_ids": None, "class_frequencies": None}
 
     def class_counts(self, source: Any) -> list[int] | None:
-        """Counts the objects of each class, crowds not among them."""
+        """Count the objects of each class, crowds not among them."""
         return source.objects.class_counts(self.num_classes) if hasattr(source, "objects") else None
 
     def training_counts(self) -> tuple[Sequence[int], str] | None:
-        """Counts the objects of each class that are trained on."""
+        """Count the objects of each class that are trained on."""
         counts = self.class_counts(self.splits.train)
         return None if counts is None else (counts, "training object")
 
@@ -91,7 +96,7 @@ class DetectionImages(DenseImages[DetectionSample]):
         )
 
     def image_ids(self, files: Sequence[Path]) -> tuple[list[int], str] | None:
-        """Finds the numbers that an annotation file gives to images.
+        """Find the numbers that an annotation file gives to images.
 
         Args:
             files: Images to predict on.
@@ -101,15 +106,41 @@ class DetectionImages(DenseImages[DetectionSample]):
         """
         return None
 
-    def annotated(
+    def augmented(
         self, source: SampleSource[DetectionSample], transforms: Sequence[Transform], training: bool
     ) -> AugmentedSamples[DetectionSample]:
-        """Returns the data set of a source and its transforms."""
+        """Return the data set of a source and its transforms."""
         if training:
             return AugmentedSamples(source, removing_whole_objects(transforms), self.seed, finish=visible_objects)
         return AugmentedSamples(WithOriginalMasks(source) if transforms else source, transforms, self.seed)
 
     @property
     def collate(self) -> CollateDetection:
-        """Makes a `DetectionBatch`."""
+        """What makes a `DetectionBatch`."""
         return CollateDetection(self.normalization, self.size_multiple)
+
+
+class StoredDetection(DetectionImages):
+    """Images with boxes of annotation files, scaled by their shorter side.
+
+    Args:
+        short_side: Length that the shorter side of images is scaled to.
+        long_side: Limit of the longer side after scaling.
+        train_transforms: torchvision v2 transforms of training images with their boxes and masks, and those of
+            mambarium.platform.data; None: the shorter side to `short_side`, random horizontal flip.
+        options: Those of `DetectionImages`.
+
+    Raises:
+        InputError: If a length is below 1.
+    """
+
+    def __init__(
+        self,
+        short_side: int = 800,
+        long_side: int = 1333,
+        train_transforms: list[Transform] | None = None,
+        **options: Any,
+    ) -> None:
+        resize = ResizeShortSide([short_side], long_side)
+        recipe = [resize, v2.RandomHorizontalFlip()] if train_transforms is None else train_transforms
+        super().__init__(train_transforms=recipe, eval_transforms=[resize], **options)

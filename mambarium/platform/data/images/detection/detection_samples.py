@@ -1,7 +1,6 @@
 """Images with objects as samples: what a source gives, how they are augmented, how they become a batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
 import torch
@@ -9,15 +8,13 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Transform
 
-from mambarium.platform.data.core.sample_error import SampleError
-from mambarium.platform.data.images.augmentation import CombiningTransform
-from mambarium.platform.data.images.dense.padded_images import pad, pad_images
-from mambarium.platform.data.images.image_samples import Normalization
+from mambarium.platform.data.core.samples import SampleError
+from mambarium.platform.data.images.dense.padded_images import CollatePadded, pad
+from mambarium.platform.data.images.image_samples import CombiningTransform
 from mambarium.tasks.batches import DetectionBatch, RunLengths
 
 OBJECT_ENTRIES = ("boxes", "labels", "crowd", "area", "masks")
 """The entries of a sample that have one row per object; not every sample has masks."""
-
 
 ROWS = "Labels"
 """What `SanitizeBoundingBoxes` takes for the labels: the first entry of this name, in upper or lower case."""
@@ -62,7 +59,7 @@ def detection_sample(
     area: Tensor | None = None,
     masks: Tensor | None = None,
 ) -> DetectionSample:
-    """Puts a sample together.
+    """Put a sample together.
 
     Args:
         image: uint8 (3, height, width).
@@ -95,7 +92,7 @@ def detection_sample(
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:
-    """The least boxes around masks.
+    """Return the least boxes around masks.
 
     Args:
         masks: Boolean (objects, height, width), none empty.
@@ -111,7 +108,7 @@ def boxes_of_masks(masks: Tensor) -> Tensor:
 
 
 def keep_objects(sample: DetectionSample, keep: Tensor) -> DetectionSample:
-    """Leaves some objects out.
+    """Leave some objects out.
 
     Args:
         sample: An image with objects.
@@ -131,7 +128,7 @@ def keep_objects(sample: DetectionSample, keep: Tensor) -> DetectionSample:
 
 
 def visible_objects(sample: DetectionSample) -> DetectionSample:
-    """Clips boxes to the image and leaves out objects of which less than a pixel each way, or no mask, is left.
+    """Clip boxes to the image and leaves out objects of which less than a pixel each way, or no mask, is left.
 
     Args:
         sample: An image with objects, after transforms that may have moved them out of it.
@@ -181,7 +178,7 @@ class RemovingWholeObjects(Transform):
         self._transform = transform
 
     def forward(self, sample: DetectionSample) -> DetectionSample:
-        """Changes a sample.
+        """Change a sample.
 
         Raises:
             SampleError: If an object was removed from some entries only.
@@ -197,7 +194,7 @@ class RemovingWholeObjects(Transform):
 
 
 def removing_whole_objects(transforms: Sequence[Transform]) -> list[Transform]:
-    """Makes each transform of one sample a `RemovingWholeObjects`; those that combine samples see to it themselves.
+    """Make each transform of one sample a `RemovingWholeObjects`; those that combine samples see to it themselves.
 
     Args:
         transforms: Transforms of samples.
@@ -211,28 +208,12 @@ def removing_whole_objects(transforms: Sequence[Transform]) -> list[Transform]:
     ]
 
 
-@dataclass(frozen=True)
-class CollateDetection:
-    """Makes a `DetectionBatch`; normalises each image and pads it afterwards.
-
-    Attributes:
-        normalization: Applied to each image.
-        size_multiple: What height and width of a batch are padded to a multiple of.
-    """
-
-    normalization: Normalization
-    size_multiple: int
+class CollateDetection(CollatePadded):
+    """Makes a `DetectionBatch`."""
 
     def __call__(self, samples: list[DetectionSample]) -> DetectionBatch:
-        """Pads and stacks samples."""
-        images = pad_images(
-            [sample["image"].as_subclass(Tensor) for sample in samples],
-            [sample["original_size"] for sample in samples],
-            [sample["image_id"] for sample in samples],
-            self.normalization,
-            self.size_multiple,
-        )
-        size = (images["image"].shape[2], images["image"].shape[3])
+        """Pad and stack samples."""
+        images, size = self.padded_samples(samples)
         masks = [pad(sample["masks"].as_subclass(Tensor), size, False) for sample in samples if "masks" in sample]
         batch = DetectionBatch(
             **images,

@@ -1,24 +1,21 @@
-"""Image files with objects, and the data module over three annotated parts of them."""
+"""Images with objects: a source that is cleaned when it is made."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.messages import note
 from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.core.sample_error import SampleError
-from mambarium.platform.data.core.samples import BrokenPolicy, with_files
+from mambarium.platform.data.core.samples import BrokenPolicy, SampleError, with_files
 from mambarium.platform.data.images.decoding import opened_image, shown_size
-from mambarium.platform.data.images.dense.dense_transforms import ResizeShortSide
 from mambarium.platform.data.images.detection.detection_samples import DetectionSample
 from mambarium.platform.data.images.detection.objects import Objects, ObjectTable, clean_objects
 from mambarium.platform.data.images.intensity import ImageReader
+from mambarium.platform.data.images.stored_images import DecodedImages, ImageFiles, ImageRows
 
 
 class AnnotatedImage(NamedTuple):
@@ -40,139 +37,109 @@ class AnnotatedImage(NamedTuple):
     checked_classes: tuple[list[int], list[int]] | None = None
 
 
-class ObjectFiles:
-    """A source of image files with objects, cleaned when it is made.
+class ImagesWithObjects(DecodedImages):
+    """A source of images with objects, cleaned when it is made.
 
     Args:
         images: The images.
+        image_ids: The number of each in the data set.
+        sizes: Height and width of each as annotations say them, below 1 where they don't.
         objects: Their objects.
         where: What lists them, for messages.
         training: Whether images without objects are left out.
-        broken: What becomes of files that are missing.
+        broken: What becomes of images whose size is not known and that can't be read.
         reader: Decodes the images.
+        checked_classes: In data of the LVIS kind, for each image classes known not to be in it, and classes of which
+            not every object is marked.
 
     Raises:
-        InputError: If there are no images, files are missing and `broken` is "raise", or no image is left.
+        InputError: If no image is left to learn from.
+        SampleError: If an image of no known size can't be read and `broken` is "raise".
     """
 
     def __init__(
         self,
-        images: Sequence[AnnotatedImage],
+        images: ImageFiles | ImageRows,
+        image_ids: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
         objects: Objects,
         where: str,
         training: bool,
         broken: BrokenPolicy,
         reader: ImageReader,
+        checked_classes: Sequence[tuple[list[int], list[int]] | None] | None = None,
     ) -> None:
-        if not images:
-            raise InputError(f"{where}: lists no images")
-        files = [image.file for image in images]
-        present = with_files(range(len(images)), files, broken, where)
-        stated = {index: (images[index].height, images[index].width) for index, _ in present}
-        kept, sizes = known_sizes(stated, files.__getitem__, lambda index: str(files[index]), broken, where)
-        objects = clean_objects(objects.of_images(kept, len(images)), sizes, where)
-        images = [images[index] for index in kept]
+        super().__init__(images, reader)
+        kept, known = _known_sizes(images, sizes, broken, where)
+        objects = clean_objects(objects.of_images(kept, len(images)), known, where)
         if training:
-            learnt = with_objects(objects, len(images), where)
-            objects, sizes = objects.of_images(learnt, len(images)), sizes[learnt]
-            images = [images[index] for index in learnt]
-        self._reader = reader
-        self._files = [str(image.file) for image in images]
-        self._checked_classes = [image.checked_classes for image in images]
-        self.objects = ObjectTable([image.image_id for image in images], sizes, objects)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def stored(self, index: int) -> Path:
-        """Returns the file of an image."""
-        return Path(self._files[index])
-
-    def name(self, index: int) -> str:
-        """Returns what an error message calls an image."""
-        return self._files[index]
+            learnt = _with_objects(objects, len(kept), where)
+            objects, known = objects.of_images(learnt, len(kept)), known[learnt]
+            kept = [kept[index] for index in learnt]
+        self._images = images.chosen(kept)
+        self._checked_classes = None if checked_classes is None else [checked_classes[index] for index in kept]
+        self.objects = ObjectTable([image_ids[index] for index in kept], known, objects)
 
     def read(self, key: SampleKey) -> DetectionSample:
-        """Returns an image with its objects."""
-        name = self._files[key[1]]
-        sample = self.objects.sample(key[1], self._reader.read(Path(name), name), name)
-        if (checked := self._checked_classes[key[1]]) is not None:
+        """Return an image with its objects."""
+        sample = self.objects.sample(key[1], self.image(key[1]), self.name(key[1]))
+        if self._checked_classes is not None and (checked := self._checked_classes[key[1]]) is not None:
             sample["negative_classes"], sample["partial_classes"] = checked
         return sample
 
 
-def known_sizes(
-    stated: Mapping[int, tuple[int, int]],
-    stored: Callable[[int], bytes | Path],
-    name: Callable[[int], str],
-    broken: BrokenPolicy,
+def object_files(
+    images: Sequence[AnnotatedImage],
+    objects: Objects,
     where: str,
-) -> tuple[list[int], NDArray[np.int64]]:
-    """Looks up the sizes that annotations don't say in the images.
-
-    Args:
-        stated: Height and width of each image by its number, below 1 where they aren't said.
-        stored: Returns an image's file, or its content.
-        name: Returns what an error message calls an image.
-        broken: Whether an image that can't be read is an error, or is left out and noted.
-        where: What lists them, for messages.
-
-    Returns:
-        The numbers of the images that have a size, and (images, 2) height and width of these.
+    training: bool,
+    broken: BrokenPolicy,
+    reader: ImageReader,
+) -> ImagesWithObjects:
+    """Make a source of image files with objects; arguments as for `ImagesWithObjects`.
 
     Raises:
-        SampleError: If an image can't be read and `broken` is "raise".
+        InputError: If there are no images, files are missing and `broken` is "raise", or no image is left.
     """
-    sizes = dict(stated)
-    for number in [number for number, size in stated.items() if min(size) < 1]:
+    if not images:
+        raise InputError(f"{where}: lists no images")
+    present = with_files(range(len(images)), [image.file for image in images], broken, where)
+    found = [images[index] for index, _ in present]
+    return ImagesWithObjects(
+        ImageFiles([str(image.file) for image in found]),
+        [image.image_id for image in found],
+        [(image.height, image.width) for image in found],
+        objects.of_images([index for index, _ in present], len(images)),
+        where,
+        training,
+        broken,
+        reader,
+        [image.checked_classes for image in found],
+    )
+
+
+def _known_sizes(
+    images: ImageFiles | ImageRows, stated: Sequence[tuple[int, int]], broken: BrokenPolicy, where: str
+) -> tuple[list[int], NDArray[np.int64]]:
+    """The images whose size is known or found in them, and (images, 2) height and width of these."""
+    sizes = dict(enumerate(stated))
+    for index in [index for index, size in sizes.items() if min(size) < 1]:
         try:
-            with opened_image(stored(number), name(number)) as image:
-                sizes[number] = shown_size(image)
+            with opened_image(images.stored(index), images.name(index)) as image:
+                sizes[index] = shown_size(image)
         except SampleError as error:
             if broken == "raise":
                 raise
             note(f"{where}: left out an image whose size is not known: {error}")
-            del sizes[number]
+            del sizes[index]
     return list(sizes), np.array(list(sizes.values()), dtype=np.int64).reshape(-1, 2)
 
 
-def with_objects(objects: Objects, num_images: int, where: str) -> list[int]:
-    """Which images have an object to learn from, crowds not counted; says how many have none.
-
-    Args:
-        objects: The objects.
-        num_images: How many images there are.
-        where: What lists them, for messages.
-
-    Returns:
-        Indices.
-
-    Raises:
-        InputError: If there is none.
-    """
+def _with_objects(objects: Objects, num_images: int, where: str) -> list[int]:
+    """Which images have an object to learn from, crowds not counted; says how many have none."""
     kept = np.unique(objects.images[~objects.crowd]).tolist()
     if not kept:
         raise InputError(f"{where}: no image has an object to learn from")
     if len(kept) < num_images:
         note(f"{where}: left out {num_images - len(kept)} of {num_images} training images, which show no object")
     return kept
-
-
-def detection_transforms(
-    train_transforms: list[Transform] | None, short_side: int, long_side: int
-) -> tuple[list[Transform], list[Transform]]:
-    """Transforms of training and of evaluation: shorter side to a length, and in training a random flip.
-
-    Args:
-        train_transforms: The user's transforms of training images, if given.
-        short_side: Length of the shorter side.
-        long_side: Limit of the longer side.
-
-    Returns:
-        Transforms of training and of evaluation.
-
-    Raises:
-        InputError: If a length is below 1.
-    """
-    resize = ResizeShortSide([short_side], long_side)
-    return [resize, v2.RandomHorizontalFlip()] if train_transforms is None else train_transforms, [resize]

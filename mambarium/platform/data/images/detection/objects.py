@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.messages import note
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.decoding import sideways_hint
 from mambarium.platform.data.images.detection.coco_masks import (
     NO_POLYGONS,
@@ -71,7 +71,7 @@ class Objects(NamedTuple):
 
     @classmethod
     def of_records(cls, records: Sequence[Sequence[ObjectRecord]], masks: bool) -> "Objects":
-        """Puts the objects of each image in columns."""
+        """Put the objects of each image in columns."""
         flat = [item for of_image in records for item in of_image]
         return cls(
             np.repeat(np.arange(len(records)), [len(of_image) for of_image in records]),
@@ -83,14 +83,14 @@ class Objects(NamedTuple):
         )
 
     def chosen(self, rows: NDArray[np.int64]) -> "Objects":
-        """Returns some of the objects, in the given order."""
+        """Return some of the objects, in the given order."""
         segmentations = None if self.segmentations is None else [self.segmentations[row] for row in rows.tolist()]
         return Objects(
             self.images[rows], self.boxes[rows], self.labels[rows], self.crowd[rows], self.areas[rows], segmentations
         )
 
     def of_images(self, kept: Sequence[int], num_images: int) -> "Objects":
-        """Returns the objects of some of the images, which are numbered anew from 0 in the given order."""
+        """Return the objects of some of the images, which are numbered anew from 0 in the given order."""
         numbers = np.full(num_images, -1)
         numbers[list(kept)] = np.arange(len(kept))
         renumbered = self._replace(images=numbers[self.images])
@@ -98,7 +98,7 @@ class Objects(NamedTuple):
 
 
 def clean_objects(objects: Objects, sizes: NDArray[np.int64], where: str) -> Objects:
-    """Leaves out boxes of zero area or outside the image and objects without a polygon, and clips boxes; tells it.
+    """Leave out boxes of zero area or outside the image and objects without a polygon, and clip boxes; tell it.
 
     Boxes that reach over the border by more than the tolerance are clipped to the image. Boxes of less than a pixel and
     objects with an empty mask are counted and stay: evaluation has to find them, `visible_objects` leaves them out of
@@ -178,11 +178,11 @@ class ObjectTable:
         return len(self._image_ids)
 
     def class_counts(self, num_classes: int) -> list[int]:
-        """Counts the objects of each class, crowds not among them."""
+        """Count the objects of each class, crowds not among them."""
         return np.bincount(self._labels[~self._crowd], minlength=num_classes).tolist()
 
     def most_in_an_image(self) -> tuple[int, int]:
-        """Returns the largest number of objects in an image, and of one class in an image, crowds not among them."""
+        """Return the largest number of objects in an image, and of one class in an image, crowds not among them."""
         images = np.repeat(np.arange(len(self)), np.diff(self._ends, prepend=0))[~self._crowd]
         of_classes = np.stack([images, self._labels[~self._crowd]])
         counts = (np.unique(keys, axis=-1, return_counts=True)[1] for keys in (images, of_classes))
@@ -190,7 +190,7 @@ class ObjectTable:
         return in_image, of_class
 
     def sample(self, index: int, image: Tensor, name: str) -> DetectionSample:
-        """Puts an image and its objects together.
+        """Put an image and its objects together.
 
         Args:
             index: Which image of the table.

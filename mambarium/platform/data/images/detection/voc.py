@@ -1,6 +1,5 @@
 """Detection data in Pascal VOC's XML format."""
 
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -8,24 +7,21 @@ from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
-from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.messages import note
-from mambarium.platform.data.core.sample_error import SampleError
-from mambarium.platform.data.core.samples import BrokenPolicy, with_files
-from mambarium.platform.data.images.annotated_names import contained
-from mambarium.platform.data.images.classification.labelled_images import IMAGENET_MEAN, IMAGENET_STD
-from mambarium.platform.data.images.dense.dense_images import Splits
+from mambarium.platform.data.core.options import Inherited
+from mambarium.platform.data.core.samples import SampleError, with_files
+from mambarium.platform.data.core.splits import Splits
+from mambarium.platform.data.images.dense.dense_images import DenseOptions
 from mambarium.platform.data.images.detection.annotation_records import Coordinate, Flag, Name, Side, as_record
-from mambarium.platform.data.images.detection.detection_images import DetectionImages
-from mambarium.platform.data.images.detection.detection_samples import DetectionSample
-from mambarium.platform.data.images.detection.object_files import AnnotatedImage, ObjectFiles, detection_transforms
+from mambarium.platform.data.images.detection.detection_images import StoredDetection
+from mambarium.platform.data.images.detection.object_files import AnnotatedImage, ImagesWithObjects, object_files
 from mambarium.platform.data.images.detection.objects import ObjectRecord, Objects
-from mambarium.platform.data.images.image_files import image_suffixes
+from mambarium.platform.data.images.image_files import contained, image_suffixes, list_file, read_list
 
 
-class VocDetection(DetectionImages):
+class VocDetection(StoredDetection):
     """Boxes in Pascal VOC's format: `JPEGImages`, `Annotations` (XML) and lists of names in `ImageSets/Main`.
 
     Boxes are stored with pixels counted from 1, last pixels included; they become x1 - 1, y1 - 1, x2, y2. Objects
@@ -40,22 +36,7 @@ class VocDetection(DetectionImages):
         val_list: Name of the list of validation images.
         test_list: Name of the list of test images; None: the validation images are the test images.
         class_names: The classes; None: all names in the training annotations, in alphabetical order.
-        short_side: Length that the shorter side of images is scaled to.
-        long_side: Limit of the longer side after scaling.
-        train_transforms: torchvision v2 transforms of training images with their boxes, and those of
-            mambarium.platform.data; None: the shorter side to `short_side`, random horizontal flip.
-        mean: Subtracted per channel, on a scale of 0 to 1; ImageNet's unless given.
-        std: Divided by per channel, on a scale of 0 to 1; ImageNet's unless given.
-        intensity_range: What is black and what is white in images of more than 8 bits, in all of them alike; None: 0
-            and the highest number of as few bits as hold the training images (of up to 256, but for a thousandth of
-            their pixels), or from the lowest where all lie far from 0. Images of 8 bits stay as they are.
-        size_multiple: What height and width of a batch are padded to a multiple of.
-        broken: Whether a file that is missing or can't be read ends the run (raise) or is noted and passed over (skip):
-            then the next one is trained on in its place; evaluation images are all read once at the start.
-        batch_size: Samples per optimisation step, over all processes together.
-        passes: How often the run goes through the training data; None if `trainer.max_steps` says the length.
-        num_workers: Processes that load samples; 0 loads them in the training process.
-        seed: Seed of order and augmentation.
+        options: Those of `StoredDetection`, whose short_side and long_side are smaller here.
 
     Raises:
         InputError: If a file is missing or lacks what is needed, or an object's class is none of the classes.
@@ -70,36 +51,13 @@ class VocDetection(DetectionImages):
         class_names: list[str] | None = None,
         short_side: int = 600,
         long_side: int = 1000,
-        train_transforms: list[Transform] | None = None,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        intensity_range: tuple[float, float] | None = None,
-        size_multiple: int = 32,
-        broken: BrokenPolicy = "raise",
-        batch_size: int = 16,
-        passes: float | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        **options: Inherited[DenseOptions],
     ) -> None:
+        super().__init__(class_names=class_names, short_side=short_side, long_side=long_side, **options)
         self._root = Path(path).expanduser()
         self._lists = {"train": train_list, "val": val_list}
         if test_list is not None:
             self._lists["test"] = test_list
-        for_training, for_evaluation = detection_transforms(train_transforms, short_side, long_side)
-        super().__init__(
-            class_names=class_names,
-            train_transforms=for_training,
-            eval_transforms=for_evaluation,
-            mean=mean,
-            std=std,
-            intensity_range=intensity_range,
-            size_multiple=size_multiple,
-            broken=broken,
-            batch_size=batch_size,
-            passes=passes,
-            num_workers=num_workers,
-            seed=seed,
-        )
 
     @property
     def where(self) -> str:
@@ -111,7 +69,7 @@ class VocDetection(DetectionImages):
         return self._read_list("train")
 
     def read_class_names(self) -> list[str]:
-        """Returns all names in the training annotations, in alphabetical order."""
+        """Return all names in the training annotations, in alphabetical order."""
         return sorted({name for file in self._training for name in file.class_names})
 
     def _read_list(self, part: str) -> list["VocAnnotation"]:
@@ -134,8 +92,8 @@ class VocDetection(DetectionImages):
             note(f"{file}: left out {unreadable} of {len(names)} images whose annotations can't be read")
         return annotations
 
-    def read_splits(self) -> Splits[DetectionSample]:
-        """Returns the images of the lists."""
+    def read_splits(self) -> Splits[ImagesWithObjects]:
+        """Return the images of the lists."""
         class_names = self.found_facts["class_names"]
         sources = {}
         for part in self._lists:
@@ -143,8 +101,8 @@ class VocDetection(DetectionImages):
             images = [annotation.image() for annotation in annotations]
             objects = Objects.of_records([annotation.objects(class_names) for annotation in annotations], masks=False)
             where = str(list_file(self._root, "Main", self._lists[part]))
-            sources[part] = ObjectFiles(images, objects, where, part == "train", self._broken, self.reader)
-        return Splits(sources["train"], sources["val"], sources.get("test", sources["val"]))
+            sources[part] = object_files(images, objects, where, part == "train", self._broken, self.reader)
+        return Splits.of(sources)
 
 
 class VocBox(msgspec.Struct):
@@ -214,12 +172,12 @@ class VocAnnotation:
         return [item.name for item in self._image.object]
 
     def image(self) -> AnnotatedImage:
-        """Returns the image."""
+        """Return the image."""
         size = self._image.size
         return AnnotatedImage(self._image_file, self._image_id, size.height, size.width)
 
     def objects(self, class_names: Sequence[str]) -> list[ObjectRecord]:
-        """Returns the objects, labelled.
+        """Return the objects, labelled.
 
         Raises:
             InputError: If an object's class is none of the classes.
@@ -243,7 +201,7 @@ class VocAnnotation:
 
 
 def image_file(folder: Path, name: str, annotation: Path) -> Path:
-    """The file that an annotation is of.
+    """Return the file that an annotation is of.
 
     Args:
         folder: Folder of the images.
@@ -276,33 +234,3 @@ def _texts(element: ElementTree.Element | None) -> dict[str, Any]:
 def _object(element: ElementTree.Element) -> dict[str, Any]:
     box = element.find("bndbox")
     return _texts(element) | ({} if box is None else {"bndbox": _texts(box)})
-
-
-def list_file(root: Path, kind: str, name: str) -> Path:
-    """Where a list of names lies."""
-    return root / "ImageSets" / kind / f"{name}.txt"
-
-
-def read_list(file: Path) -> list[str]:
-    """Reads a list of names, one a line; of a class's list, which gives -1, 0 or 1 after each name, the names alone.
-
-    Args:
-        file: The list.
-
-    Returns:
-        The names.
-
-    Raises:
-        InputError: If there is no such list, or it is empty or not in UTF-8.
-    """
-    if not file.is_file():
-        raise InputError(f"{file}: no such list of images: check data.path and the names of the lists")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not text in UTF-8 ({error}): store it as such") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise InputError(f"{file}: names no image")
-    of_class = [re.fullmatch(r"(.*\S)\s+(?:-1|0|1)", name) for name in names]
-    return [match[1] for match in of_class if match] if all(of_class) else names

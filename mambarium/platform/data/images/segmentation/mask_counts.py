@@ -1,14 +1,12 @@
 """How many pixels of stored masks are of each class, so that what a set does not show is known before training."""
 
-from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.sample_error import SampleError
-from mambarium.platform.data.core.samples import BrokenPolicy
-from mambarium.platform.data.images.segmentation.mask_files import MaskDecoder
+from mambarium.platform.data.core.samples import BrokenPolicy, SampleError
+from mambarium.platform.data.images.segmentation.mask_files import ImagesWithMasks, MaskDecoder
 from mambarium.tasks.batches import IGNORED_CLASS
 
 MOST_MASKS = 2000
@@ -16,23 +14,6 @@ MOST_MASKS = 2000
 
 STRIDE = 32
 """Every so manieth of them is read first, then those between: neighbours often show the same classes."""
-
-
-@runtime_checkable
-class StoredMasks(Protocol):
-    """A source whose masks can be read without their images."""
-
-    decoder: MaskDecoder
-
-    def __len__(self) -> int: ...
-
-    def stored_mask(self, index: int) -> bytes | Path:
-        """Returns the content of a mask's file, or the file."""
-        ...
-
-    def mask_name(self, index: int) -> str:
-        """Returns what an error message calls a mask."""
-        ...
 
 
 class MaskCounts(NamedTuple):
@@ -58,8 +39,8 @@ class MaskCounts(NamedTuple):
         return f"{self.read:,} of {self.masks:,} training masks, evenly spread"
 
 
-def count_masks(source: StoredMasks, num_classes: int, broken: BrokenPolicy) -> MaskCounts:
-    """Counts pixels in evenly spread masks until every class has occurred, in `MOST_MASKS` at most.
+def count_masks(source: ImagesWithMasks, num_classes: int, broken: BrokenPolicy) -> MaskCounts:
+    """Count pixels in evenly spread masks until every class has occurred, in `MOST_MASKS` at most.
 
     Args:
         source: The masks.
@@ -78,7 +59,7 @@ def count_masks(source: StoredMasks, num_classes: int, broken: BrokenPolicy) -> 
     read = 0
     for index in order:
         try:
-            total += source.decoder.count(source.stored_mask(index), source.mask_name(index))
+            total += source.decoder.count(source.masks.stored(index), source.masks.name(index))
         except SampleError:
             if broken == "raise":
                 raise
@@ -89,7 +70,7 @@ def count_masks(source: StoredMasks, num_classes: int, broken: BrokenPolicy) -> 
 
 
 def check_two_values(counts: MaskCounts, class_names: list[str], decoder: MaskDecoder, where: str) -> None:
-    """Refuses two classes whose masks hold one of them and the ignored value alone: these are probably the two.
+    """Refuse two classes whose masks hold one of them and the ignored value alone: these are probably the two.
 
     Args:
         counts: The pixels of all training masks.

@@ -1,6 +1,6 @@
-"""From a stored mask to the class of each pixel."""
+"""From stored masks to the class of each pixel, and images with such masks."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.order import SampleKey
+from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.decoding import (
     SIDEWAYS,
     layout_name,
@@ -17,6 +18,9 @@ from mambarium.platform.data.images.decoding import (
     sideways_hint,
     turned,
 )
+from mambarium.platform.data.images.intensity import ImageReader
+from mambarium.platform.data.images.segmentation.segmentation_samples import SegmentationSample, segmentation_sample
+from mambarium.platform.data.images.stored_images import DecodedImages, ImageFiles, ImageRows
 from mambarium.tasks.batches import IGNORED_CLASS
 
 UNKNOWN = -1
@@ -61,7 +65,7 @@ class MaskDecoder:
         self._table[list(classes)] = list(classes.values())
 
     def decode(self, stored: bytes | Path, image: Tensor, name: str) -> Tensor:
-        """Decodes a mask.
+        """Decode a mask.
 
         Palette images give their index, not their colour; grey ones of up to 16 bits and black-and-white ones their
         number; colour ones only if the three channels agree.
@@ -87,7 +91,7 @@ class MaskDecoder:
         return turned(torch.from_numpy(classes), way_up)
 
     def count(self, stored: bytes | Path, name: str) -> np.ndarray:
-        """Counts the pixels of a mask.
+        """Count the pixels of a mask.
 
         Args:
             stored: The file, or its content.
@@ -117,6 +121,37 @@ class MaskDecoder:
                 "mend it, or say in data.mask_values what it means"
             )
         return classes.astype(np.uint8), way_up
+
+
+class ImagesWithMasks(DecodedImages):
+    """A source of images with masks.
+
+    Args:
+        images: The images.
+        masks: The mask of each.
+        image_ids: The number of each in the data set.
+        decoder: What the numbers in masks mean.
+        reader: Decodes the images.
+    """
+
+    def __init__(
+        self,
+        images: ImageFiles | ImageRows,
+        masks: ImageFiles | ImageRows,
+        image_ids: Sequence[int],
+        decoder: MaskDecoder,
+        reader: ImageReader,
+    ) -> None:
+        super().__init__(images, reader)
+        self.masks = masks
+        self.decoder = decoder
+        self._image_ids = image_ids
+
+    def read(self, key: SampleKey) -> SegmentationSample:
+        """Return an image with its mask."""
+        image = self.image(key[1])
+        mask = self.decoder.decode(self.masks.stored(key[1]), image, self.masks.name(key[1]))
+        return segmentation_sample(image, mask, image_id=self._image_ids[key[1]])
 
 
 def _stored_numbers(stored: bytes | Path, name: str) -> tuple[np.ndarray, int]:

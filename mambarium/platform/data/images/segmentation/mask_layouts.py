@@ -76,7 +76,7 @@ class MaskLayout(NamedTuple):
 
 
 def numbered(class_names: tuple[str, ...], first: int = 0) -> dict[int, int]:
-    """The classes of masks that number them one after the other.
+    """Return the classes of masks that number them one after the other.
 
     Args:
         class_names: One name per class.
@@ -146,7 +146,7 @@ def own_layout(
     ignored_value: int,
     zero_is_ignored: bool,
 ) -> MaskLayout:
-    """The layout of a set of one's own: folders `images` and `masks` in each of `train`, `val` and `test`.
+    """Make the layout of a set of one's own: folders `images` and `masks` in each of `train`, `val` and `test`.
 
     Args:
         class_names: One name per class, for masks that number them one after the other; None: `mask_values` has them.

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
-from mambarium.platform.data.images.augmentation import AugmentedSamples, SampleSource
-from mambarium.platform.data.images.dense.dense_images import DenseImages
-from mambarium.platform.data.images.segmentation.mask_counts import (
-    MaskCounts,
-    StoredMasks,
-    check_two_values,
-    count_masks,
-)
+from mambarium.platform.data.core.samples import SampleSource
+from mambarium.platform.data.images.dense.dense_images import DenseImages, ScaledOptions
+from mambarium.platform.data.images.dense.dense_transforms import LargeScaleJitter, ResizeShortSide, WindowCrop
+from mambarium.platform.data.images.image_samples import AugmentedSamples
+from mambarium.platform.data.images.segmentation.mask_counts import MaskCounts, check_two_values, count_masks
+from mambarium.platform.data.images.segmentation.mask_files import ImagesWithMasks
 from mambarium.platform.data.images.segmentation.segmentation_samples import (
     CollateSegmentation,
     SegmentationSample,
@@ -31,10 +31,10 @@ class SegmentationImages(DenseImages[SegmentationSample]):
     @cached_property
     def _training_pixels(self) -> MaskCounts | None:
         source = self.splits.train
-        return count_masks(source, self.num_classes, self._broken) if isinstance(source, StoredMasks) else None
+        return count_masks(source, self.num_classes, self._broken) if isinstance(source, ImagesWithMasks) else None
 
     def training_counts(self) -> tuple[Sequence[int], str] | None:
-        """Counts the pixels of each class in training masks that are stored.
+        """Count the pixels of each class in training masks that are stored.
 
         Raises:
             InputError: If the masks hold one of two classes and the ignored value alone.
@@ -42,7 +42,7 @@ class SegmentationImages(DenseImages[SegmentationSample]):
         if (counts := self._training_pixels) is None:
             return None
         source = self.splits.train
-        assert isinstance(source, StoredMasks)
+        assert isinstance(source, ImagesWithMasks)
         check_two_values(counts, self.class_names, source.decoder, self.where)
         return counts.classes, f"pixel in {counts.looked_at}"
 
@@ -51,20 +51,63 @@ class SegmentationImages(DenseImages[SegmentationSample]):
         return draw_classes(image, mask, self.class_names)
 
     def description(self) -> list[str]:
-        """Returns beside the classes how much of the masks does not count."""
+        """Return beside the classes how much of the masks does not count."""
         lines = super().description()
         if (counts := self._training_pixels) is not None and counts.ignored:
             share = counts.ignored / (sum(counts.classes) + counts.ignored)
             lines.append(f"ignored  {share:.1%} of the pixels in {counts.looked_at}")
         return lines
 
-    def annotated(
+    def augmented(
         self, source: SampleSource[SegmentationSample], transforms: Sequence[Transform], training: bool
     ) -> AugmentedSamples[SegmentationSample]:
-        """Returns the data set of a source and its transforms."""
+        """Return the data set of a source and its transforms."""
         return AugmentedSamples(source, transforms, self.seed, finish=without_original_mask if training else None)
 
     @property
     def collate(self) -> CollateSegmentation:
-        """Makes a `SegmentationBatch`."""
+        """What makes a `SegmentationBatch`."""
         return CollateSegmentation(self.normalization, self.size_multiple)
+
+
+class CroppedOptions(ScaledOptions, total=False):
+    """Options of `StoredSegmentation`."""
+
+    crop_size: int
+
+
+class StoredSegmentation(SegmentationImages):
+    """Images with stored masks, scaled and cropped as the published recipes do.
+
+    Args:
+        short_side: Length that the shorter side of images is scaled to in evaluation; predictions are measured at the
+            original size all the same.
+        long_side: Limit of the longer side after scaling.
+        crop_size: Side of the window that is trained on, unless train_transforms are given.
+        train_transforms: torchvision v2 transforms of training images with their masks, and those of
+            mambarium.platform.data; None: a random scale of 0.5 to 2, a random window of `crop_size`
+            with no class above 0.75 of it, a random horizontal flip.
+        options: Those of `SegmentationImages`.
+
+    Raises:
+        InputError: If a length is below 1.
+    """
+
+    def __init__(
+        self,
+        short_side: int = 512,
+        long_side: int = 2048,
+        crop_size: int = 512,
+        train_transforms: list[Transform] | None = None,
+        **options: Any,
+    ) -> None:
+        published: list[Transform] = [
+            LargeScaleJitter(short_side, long_side, (0.5, 2.0)),
+            WindowCrop(crop_size, crop_size, max_class_share=0.75),
+            v2.RandomHorizontalFlip(),
+        ]
+        super().__init__(
+            train_transforms=published if train_transforms is None else train_transforms,
+            eval_transforms=[ResizeShortSide([short_side], long_side)],
+            **options,
+        )

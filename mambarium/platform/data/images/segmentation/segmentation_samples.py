@@ -1,14 +1,12 @@
 """Images with a class per pixel as samples: what a source gives, how they are augmented, how they become a batch."""
 
-from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from mambarium.platform.data.images.dense.padded_images import pad, pad_images
-from mambarium.platform.data.images.image_samples import Normalization
+from mambarium.platform.data.images.dense.padded_images import CollatePadded, pad
 from mambarium.tasks.batches import IGNORED_CLASS, SegmentationBatch
 
 
@@ -31,7 +29,7 @@ class SegmentationSample(TypedDict):
 
 
 def segmentation_sample(image: Tensor, mask: Tensor, image_id: int) -> SegmentationSample:
-    """Puts a sample together.
+    """Put a sample together.
 
     Args:
         image: uint8 (3, height, width).
@@ -52,41 +50,18 @@ def segmentation_sample(image: Tensor, mask: Tensor, image_id: int) -> Segmentat
 
 
 def without_original_mask(sample: SegmentationSample) -> SegmentationSample:
-    """Drops what only evaluation needs.
-
-    Args:
-        sample: An image with its mask.
-
-    Returns:
-        A new sample.
-    """
+    """Return a sample without what only evaluation needs."""
     kept = sample.copy()
     kept.pop("original_mask", None)
     return kept
 
 
-@dataclass(frozen=True)
-class CollateSegmentation:
-    """Makes a `SegmentationBatch`; normalises each image and pads it afterwards.
-
-    Attributes:
-        normalization: Applied to each image.
-        size_multiple: What height and width of a batch are padded to a multiple of.
-    """
-
-    normalization: Normalization
-    size_multiple: int
+class CollateSegmentation(CollatePadded):
+    """Makes a `SegmentationBatch`."""
 
     def __call__(self, samples: list[SegmentationSample]) -> SegmentationBatch:
-        """Pads and stacks samples."""
-        images = pad_images(
-            [sample["image"].as_subclass(Tensor) for sample in samples],
-            [sample["original_size"] for sample in samples],
-            [sample["image_id"] for sample in samples],
-            self.normalization,
-            self.size_multiple,
-        )
-        size = (images["image"].shape[2], images["image"].shape[3])
+        """Pad and stack samples."""
+        images, size = self.padded_samples(samples)
         masks = [pad(sample["mask"].as_subclass(Tensor), size, IGNORED_CLASS) for sample in samples]
         return SegmentationBatch(
             **images,

@@ -7,8 +7,9 @@ from torchvision.transforms import v2
 
 from mambarium.errors import InputError
 from mambarium.platform.data import DigitSceneDetection, DigitSceneSegmentation
-from mambarium.platform.data.images.dense.digit_scenes import BACKGROUND_BRIGHTNESS, DigitScenes
+from mambarium.platform.data.images.dense.digit_scenes import BACKGROUND_BRIGHTNESS
 from mambarium.platform.data.images.detection.detection_samples import boxes_of_masks
+from mambarium.platform.data.images.detection.digit_scene_detection import DetectionScenes
 from mambarium.tasks.batches import IGNORED_CLASS
 
 
@@ -26,7 +27,7 @@ def test_a_scene_depends_on_seed_pass_and_index_alone() -> None:
 
 
 def test_no_digit_is_seen_in_two_splits() -> None:
-    chosen = [set(DigitScenes(split, 48, 1, 0)._chosen) for split in ("train", "val", "test")]
+    chosen = [set(DetectionScenes(part, 48, 1, 0)._chosen) for part in ("train", "val", "test")]
     assert set.union(*chosen) == set(range(1797)) and sum(map(len, chosen)) == 1797
     assert min(map(len, chosen)) > 170
 

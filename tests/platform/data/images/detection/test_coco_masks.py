@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mambarium.platform.data.core.sample_error import SampleError
+from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.detection.coco_masks import (
     NO_POLYGONS,
     Runs,

@@ -12,9 +12,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mambarium.errors import InputError
-from mambarium.platform.data import CocoDetection, HubDetection, VocDetection
-from mambarium.platform.data.core.sample_error import SampleError
-from mambarium.platform.data.images.dense.dense_transforms import Mosaic
+from mambarium.platform.data import CocoDetection, HubDetection, Mosaic, VocDetection
+from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.detection.detection_samples import DetectionSample
 from mambarium.tasks.detection.average_precision import DetectionMetrics
 from mambarium.tasks.detection.detector import Detections

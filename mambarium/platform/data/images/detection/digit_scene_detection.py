@@ -1,0 +1,28 @@
+"""Handwritten digits on dark photographs, with boxes and masks."""
+
+from mambarium.platform.data.core.order import SampleKey
+from mambarium.platform.data.images.dense.digit_scenes import DigitSceneImages, DigitScenes
+from mambarium.platform.data.images.detection.detection_images import DetectionImages
+from mambarium.platform.data.images.detection.detection_samples import DetectionSample, boxes_of_masks, detection_sample
+
+
+class DetectionScenes(DigitScenes):
+    """Scenes with boxes and masks."""
+
+    def read(self, key: SampleKey) -> DetectionSample:
+        """Return a scene with its digits' boxes and masks."""
+        scene = self.scene(key)
+        return detection_sample(
+            scene.image, boxes_of_masks(scene.masks), scene.labels, image_id=key[1], masks=scene.masks
+        )
+
+
+class DigitSceneDetection(DigitSceneImages[DetectionSample], DetectionImages):
+    """Handwritten digits to be found on dark photographs, with boxes and masks (from scikit-learn, no download).
+
+    A scene of `DigitSceneSegmentation` with the same seed, size, pass and index is the same picture; the arguments are
+    those of `DigitSceneImages`.
+    """
+
+    names_of_classes = [str(digit) for digit in range(10)]  # noqa: RUF012  # typed in the base class
+    scenes = DetectionScenes
