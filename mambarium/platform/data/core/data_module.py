@@ -144,14 +144,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         return self._restored[name] if name in self._restored else self.found_facts[name]
 
     def require_agreement(self, found: Facts) -> None:
-        """Refuse data that is not what a restored checkpoint's model learnt from.
-
-        Args:
-            found: What the data says.
-
-        Raises:
-            InputError: With what both say.
-        """
+        """Refuse facts that are not those of a restored checkpoint's model; raises InputError with what both say."""
         require_agreement(found, self._restored, self.where)
 
     def settings(self) -> dict[str, Any]:

@@ -14,12 +14,7 @@ SHOWN_PLACES = 3
 
 
 def require_agreement(found: Facts, restored: Facts, where: str) -> None:
-    """Refuse data that is not what a checkpoint's model learnt from.
-
-    Args:
-        found: What the data says.
-        restored: What the checkpoint says; of what only one of them says, nothing is asked.
-        where: The data, for messages.
+    """Refuse data that is not what a checkpoint's model learnt from; of what only one of them says, nothing is asked.
 
     Raises:
         InputError: With what both say, if they differ.

@@ -60,14 +60,7 @@ class GlobalBatches:
         self._order = torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, batch_index: int) -> list[SampleKey]:
-        """Return this process's share of a batch.
-
-        Args:
-            batch_index: The batch, from 0, all passes in one count.
-
-        Returns:
-            Keys of its samples.
-        """
+        """Return the keys of this process's share of a batch, counted from 0 over all passes."""
         pass_index, batch_of_pass = divmod(batch_index, self.batches_per_pass)
         if pass_index != self._order_of:
             self._order, self._order_of = self.order(pass_index), pass_index
@@ -75,14 +68,7 @@ class GlobalBatches:
         return [(pass_index, index) for index in self._order[start : start + self._share].tolist()]
 
     def order(self, pass_index: int) -> torch.Tensor:
-        """Return the permutation of all samples in one pass.
-
-        Args:
-            pass_index: The pass, from 0.
-
-        Returns:
-            int64 (num_samples,).
-        """
+        """Return the permutation of all samples in a pass: int64 (num_samples,)."""
         generator = torch.Generator().manual_seed(mixed_seed("order", self._seed, pass_index))
         return torch.randperm(self._num_samples, generator=generator)
 

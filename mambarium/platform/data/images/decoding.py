@@ -43,7 +43,7 @@ IntensityRange = tuple[float, float]
 
 @cache
 def formats() -> list[str]:
-    """The formats that are read, by Pillow's names."""
+    """Return the formats that are read, by Pillow's names."""
     Image.init()
     return [name for name in Image.ID if name not in UNREADABLE]
 
@@ -65,7 +65,7 @@ def read_image(path: Path, intensity_range: IntensityRange | None = None) -> Ten
 
 
 def decode_image(stored: bytes | Path, name: str, intensity_range: IntensityRange | None = None) -> Tensor:
-    """Decodes an image of any format that Pillow knows as RGB.
+    """Decode an image of any format that Pillow knows as RGB: uint8 (3, height, width).
 
     It is turned as its EXIF data says, which is how people and labelling tools see it. Transparency is dropped, as
     `Image.convert("RGB")` and torchvision's image folder do. Images of 8 bits a channel and fewer are taken as they
@@ -75,9 +75,6 @@ def decode_image(stored: bytes | Path, name: str, intensity_range: IntensityRang
         stored: The file, or its content.
         name: What an error message calls the image.
         intensity_range: The intensities of images of more than 8 bits that become black and white.
-
-    Returns:
-        uint8 tensor (3, height, width).
 
     Raises:
         SampleError: If it is missing, truncated, too large, no image, a stack of several, or of more than 8 bits
@@ -98,14 +95,7 @@ def decode_image(stored: bytes | Path, name: str, intensity_range: IntensityRang
 
 @contextmanager
 def opened_image(stored: bytes | Path, name: str) -> Iterator[Image.Image]:
-    """Opens an image whose pixels are not decoded before they are asked for.
-
-    Args:
-        stored: The file, or its content.
-        name: What an error message calls the image.
-
-    Yields:
-        The image.
+    """Open an image whose pixels are not decoded before they are asked for.
 
     Raises:
         SampleError: If it can't be opened, has too many pixels or several pages, or what is done with it fails.
@@ -161,11 +151,7 @@ def _require_one_page(image: Image.Image, name: str) -> None:
 
 
 def orientation(image: Image.Image) -> int:
-    """How an image has to be turned: EXIF's number, 1 for not at all.
-
-    Args:
-        image: The image, decoded: some files say it behind the pixels.
-    """
+    """Return how a decoded image has to be turned: EXIF's number, which may stand behind the pixels; 1: not at all."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     # EXIF data may be any bytes; what can't be read says nothing, to browsers and labelling tools neither.
@@ -174,15 +160,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def turned(pixels: Tensor, orientation: int) -> Tensor:
-    """Turns an image (..., height, width) as an EXIF orientation says.
-
-    Args:
-        pixels: The image as it is stored.
-        orientation: EXIF's number.
-
-    Returns:
-        The image as it is shown.
-    """
+    """Turn an image (..., height, width) as an EXIF orientation says."""
     if orientation in SIDEWAYS:
         pixels = pixels.transpose(-2, -1)
     flipped = {2: [-1], 3: [-2, -1], 4: [-2], 6: [-1], 7: [-2, -1], 8: [-2]}.get(orientation)
@@ -190,12 +168,12 @@ def turned(pixels: Tensor, orientation: int) -> Tensor:
 
 
 def sideways_hint(one: Sequence[int], other: Sequence[int]) -> str:
-    """What a message adds to two sizes (height, width) of which one may be that of the other, turned."""
+    """Return what a message adds to two sizes (height, width) of which one may be that of the other, turned."""
     return ", and images are turned as their EXIF data says" if tuple(one) == tuple(reversed(other)) else ""
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of an image that is not decoded, as it is shown."""
+    """Return height and width of an image that is not decoded, as it is shown."""
     # Pillow turns a TIFF itself; a PNG that says nothing before its pixels would be decoded to look behind them.
     asked = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
     sideways = asked and orientation(image) in SIDEWAYS
@@ -203,7 +181,7 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image that is not decoded yet has more than 8 bits a channel."""
+    """Say whether an image that is not decoded yet has more than 8 bits a channel."""
     return image.mode.startswith(("I", "F")) or _is_deep_color(image)
 
 
@@ -212,7 +190,7 @@ def _is_deep_color(image: Image.Image) -> bool:
 
 
 def layout_name(image: Image.Image) -> str:
-    """Pillow's name of how the pixels of an image that is not decoded yet are stored, if it has one."""
+    """Return Pillow's name of how the pixels of an image that is not decoded yet are stored, if it has one."""
     tiles = getattr(image, "tile", None)
     layout = tiles[0][3] if tiles else None
     if isinstance(layout, tuple):  # of TIFF files it begins with the name
@@ -254,14 +232,7 @@ def _scaled(image: Image.Image, stored: bytes | Path, intensity_range: Intensity
 
 
 def intensities(image: Image.Image, stored: bytes | Path) -> np.ndarray:
-    """Decodes an image of more than 8 bits.
-
-    Args:
-        image: The opened image.
-        stored: Its file, or the content of it.
-
-    Returns:
-        Numbers as they are stored (1 or 3, height, width).
+    """Decode an opened image of more than 8 bits: numbers as they are stored (1 or 3, height, width).
 
     Raises:
         ValueError: If it has pixels that are no numbers, or colours of more than 8 bits in another format than PNG.

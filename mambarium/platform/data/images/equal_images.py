@@ -19,10 +19,7 @@ MOST_BYTES = 2**31
 
 
 def equal_images(parts: Mapping[str, StoredImages]) -> list[str]:
-    """Says which parts share images, byte by byte, for sets that are small enough to be read for it.
-
-    Args:
-        parts: The images of each part, by its name.
+    """Say which parts share images, byte by byte, for sets that are small enough to be read for it.
 
     Returns:
         For each two parts that share images a sentence, with the number and an example.

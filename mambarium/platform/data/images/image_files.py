@@ -31,14 +31,9 @@ def image_suffixes() -> frozenset[str]:
 
 
 def find_images(path: Path, tell: bool = False) -> list[Path]:
-    """List the image files below a folder.
+    """List the image files below a folder, or one image file, in the order of their names.
 
-    Args:
-        path: A folder, or one image file.
-        tell: Whether a note says what was passed over.
-
-    Returns:
-        The files, in the order of their names; hidden files and folders are passed over.
+    Hidden files and folders are passed over; `tell` has a note say what else was.
 
     Raises:
         InputError: If there is no such folder or no image in it.
@@ -56,15 +51,12 @@ def find_images(path: Path, tell: bool = False) -> list[Path]:
 
 
 def walk_images(path: Path, seen: set[str], passed_over: PassedOver) -> list[Path]:
-    """List the image files below a folder, each folder once however many links lead to it.
+    """List the image files below a folder in the order of their names, each folder once however many links lead to it.
 
     Args:
         path: The folder.
         seen: The folders that were read, as they lie without links; added to.
         passed_over: Counts what is no image; added to.
-
-    Returns:
-        The files, in the order of their names.
 
     Raises:
         InputError: If there is no image in it.
@@ -93,12 +85,7 @@ def walk_images(path: Path, seen: set[str], passed_over: PassedOver) -> list[Pat
 
 
 def note_passed_over(where: Path, passed_over: PassedOver) -> None:
-    """Tell what was passed over, if anything.
-
-    Args:
-        where: The folder.
-        passed_over: What was counted.
-    """
+    """Tell what was passed over, if anything."""
     if passed_over:
         note(f"{where}: passed over {described(passed_over)}")
 
@@ -140,13 +127,8 @@ def contained(folder: Path, name: str, where: str) -> Path:
     Names are taken with either kind of slash. Where a name repeats the end of the folder (`images/a.png` for the folder
     `set/images`), as some tools write it, and there is no such file, the file without the repetition is meant.
 
-    Args:
-        folder: The folder that names are relative to.
-        name: The name.
-        where: The file and the record that give it, for messages.
-
     Raises:
-        InputError: If the name leads out of the folder.
+        InputError: If the name leads out of the folder; `where` says which file and record give it.
     """
     plain = name.replace("\\", "/")
     base = os.path.join(os.path.abspath(folder), "")
@@ -172,12 +154,6 @@ def list_file(root: Path, kind: str, name: str) -> Path:
 
 def read_list(file: Path) -> list[str]:
     """Read a list of names, one a line; of a class's list, which gives -1, 0 or 1 after each name, the names alone.
-
-    Args:
-        file: The list.
-
-    Returns:
-        The names.
 
     Raises:
         InputError: If there is no such list, or it is empty or not in UTF-8.

@@ -43,7 +43,7 @@ class StoredImages(Protocol):
 
 
 def images_to_measure(source: StoredImages) -> Iterator[tuple[bytes | Path, str]]:
-    """Some images of a source, spread evenly, with their names."""
+    """Yield some images of a source, spread evenly, with their names."""
     count = min(MEASURED_IMAGES, len(source))
     for position in range(count):
         index = position * len(source) // count
@@ -56,17 +56,11 @@ def images_to_measure(source: StoredImages) -> Iterator[tuple[bytes | Path, str]
 
 
 def measured_range(images: Iterable[tuple[bytes | Path, str]]) -> IntensityRange | None:
-    """Finds the range of the images of more than 8 bits: from 0 to the highest number of as few bits as hold them.
+    """Find the range of the images of more than 8 bits: from 0 to the highest number of as few bits as hold them.
 
     So the same scene has the same brightness in 8, 12 and 16 bits. Where some lie below 0, or all so far above it that
     this would waste more than a bit, the range begins at the lowest one instead. A thousandth of each image's pixels
-    may lie outside at either end.
-
-    Args:
-        images: Files, or the content of files, and what an error message calls each.
-
-    Returns:
-        The range; None if all images have 8 bits or fewer.
+    may lie outside at either end. None: all images have 8 bits or fewer.
 
     Raises:
         SampleError: If an image has pixels of floating point, which have no number of bits.

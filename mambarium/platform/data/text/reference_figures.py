@@ -7,11 +7,7 @@ import numpy as np
 
 
 def text_reference_figures(train: bytes, held_out: bytes) -> dict[str, float]:
-    """Compute bits per byte of the held-out text under three simple methods that know the training text.
-
-    Args:
-        train: The training text.
-        held_out: The text to predict; at least one byte.
+    """Compute bits per byte of a held-out text under three simple methods that know the training text.
 
     Returns:
         Bits per byte by name of the method.
@@ -24,15 +20,7 @@ def text_reference_figures(train: bytes, held_out: bytes) -> dict[str, float]:
 
 
 def lzma_bits_per_byte(train: bytes, held_out: bytes) -> float:
-    """What the held-out text adds to the compressed training text.
-
-    Args:
-        train: The training text.
-        held_out: At least one byte.
-
-    Returns:
-        Bits per byte.
-    """
+    """Return what the held-out text, of at least one byte, adds to the compressed training text, in bits per byte."""
     added = len(_compressed(train + held_out)) - len(_compressed(train))
     return 8 * added / len(held_out)
 
@@ -44,7 +32,7 @@ def _compressed(text: bytes) -> bytes:
 
 
 def ngram_bits_per_byte(train: bytes, held_out: bytes, order: int) -> float:
-    """Cross-entropy of an n-gram model with Witten-Bell interpolation, counted on the training text.
+    """Return the cross-entropy of an n-gram model with Witten-Bell interpolation, counted on the training text.
 
     A context `h` seen `c(h)` times with `t(h)` different successors gives the next byte `b` the probability
     `(c(hb) + t(h) p(b | shorter h)) / (c(h) + t(h))`; the empty context falls back on the uniform

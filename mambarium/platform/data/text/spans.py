@@ -57,15 +57,7 @@ def find_text(patterns: str | Sequence[str]) -> list[TextSpan]:
 
 
 def cut(spans: Sequence[TextSpan], fraction: float) -> tuple[list[TextSpan], list[TextSpan]]:
-    """Cut off the end of a text, never inside a UTF-8 character.
-
-    Args:
-        spans: The text.
-        fraction: Which part of its bytes to cut off.
-
-    Returns:
-        What stays and what was cut off.
-    """
+    """Cut a fraction of a text off its end, never inside a UTF-8 character; return what stays and the end."""
     position = int(sum(span.stop - span.start for span in spans) * (1 - fraction))
     kept, cut_off = [], []
     for span in spans:
@@ -94,9 +86,6 @@ def content_key(spans: Sequence[TextSpan]) -> str:
 
 def pieces(spans: Sequence[TextSpan]) -> Iterator[tuple[bytes, str]]:
     """Read a text in pieces that end with a line if they can, and never inside a UTF-8 character.
-
-    Args:
-        spans: The text.
 
     Yields:
         A piece and the name of its file.

@@ -34,14 +34,7 @@ class TokenStream(NamedTuple):
 
 
 def byte_stream(text: bytes) -> TokenStream:
-    """Make a stream of a text's bytes, in memory.
-
-    Args:
-        text: The text.
-
-    Returns:
-        Tokens 0 to 255.
-    """
+    """Make a stream of a text's bytes, tokens 0 to 255, in memory."""
     return TokenStream(np.frombuffer(text, dtype=np.uint8), None)
 
 

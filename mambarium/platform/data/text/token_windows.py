@@ -95,14 +95,7 @@ class EvaluationWindows:
 
 
 def collate_windows(windows: list[TokenWindow]) -> TokenBatch:
-    """Stack windows.
-
-    Args:
-        windows: Samples of one length.
-
-    Returns:
-        The batch.
-    """
+    """Stack windows of one length."""
     return TokenBatch(
         tokens=torch.from_numpy(np.stack([window.tokens for window in windows])),
         targets=torch.from_numpy(np.stack([window.targets for window in windows])),

@@ -164,10 +164,7 @@ class JsonTokenization:
 
 
 def read_tokenization(path: str | None) -> Tokenization:
-    """Read a tokenizer file.
-
-    Args:
-        path: A `tokenizer.json` of the `tokenizers` library; None: bytes.
+    """Read a `tokenizer.json` of the `tokenizers` library; None: bytes.
 
     Raises:
         InputError: If there is no such file or it does not parse.
@@ -184,12 +181,7 @@ def read_tokenization(path: str | None) -> Tokenization:
 
 
 def tokenizer_difference(found: str | None, restored: str | None) -> str | None:
-    """How two tokenizers differ, None if they are the same in whatever way they are written.
-
-    Args:
-        found: The JSON text of the one of the data; None: bytes.
-        restored: That of a checkpoint.
-    """
+    """Say how the tokenizers of data and checkpoint (JSON, None: bytes) differ; None: only in how they are written."""
     if found == restored:
         return None
     if found is None or restored is None:

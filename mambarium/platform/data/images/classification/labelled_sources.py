@@ -120,15 +120,9 @@ class Cached:
 
 
 def cached_if_small(source: LabelledSource, cache: bool | None) -> LabelledSource | Cached:
-    """Keep a source's decoded images in memory if asked to, or if they are few.
+    """Keep a source's decoded images in memory if `cache` is true; None: if they take up to `CACHE_LIMIT`.
 
-    Args:
-        source: The images.
-        cache: True or False decides; None caches up to `CACHE_LIMIT`, estimated from 32 images spread over
-            the source.
-
-    Returns:
-        The source itself or its cached form.
+    What they take is estimated from 32 images spread over the source.
     """
     if cache is None:
         probes = range(0, len(source), max(1, len(source) // 32))
@@ -140,12 +134,7 @@ def cached_if_small(source: LabelledSource, cache: bool | None) -> LabelledSourc
 def labelled_splits(
     stored: Mapping[str, LabelledSource], val_fraction: float, key: Callable[[int], str] = str
 ) -> Splits[LabelledSource]:
-    """Find what stands in for a part that a data set does not have.
-
-    Args:
-        stored: "train", and of "val" and "test" those that there are.
-        val_fraction: Part of each class to hold out where there is no "val"; 0: "test" is validated on.
-        key: As in `divided`.
+    """Find what stands in for a part that a data set does not have; arguments as for `divided`.
 
     Raises:
         InputError: If nothing is left to validate on.

@@ -16,17 +16,7 @@ CROP_ATTEMPTS = 10
 
 
 def fitted_size(height: int, width: int, short_side: float, long_side: float) -> tuple[int, int]:
-    """Return the size of an image whose sides are scaled alike until one of them reaches its limit.
-
-    Args:
-        height: Height of the image.
-        width: Width of the image.
-        short_side: Limit of the shorter side.
-        long_side: Limit of the longer side.
-
-    Returns:
-        Height and width, at least 1.
-    """
+    """Return height and width, at least 1, of an image scaled until its shorter or longer side reaches its limit."""
     scale = min(short_side / min(height, width), long_side / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 

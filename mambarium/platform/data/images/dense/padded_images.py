@@ -19,16 +19,7 @@ def padded_size(images: Sequence[Tensor], multiple: int) -> tuple[int, int]:
 
 
 def pad(tensor: Tensor, size: tuple[int, int], value: float) -> Tensor:
-    """Pad a tensor (..., height, width) below and on the right to a size.
-
-    Args:
-        tensor: What to pad.
-        size: Height and width, at least the tensor's own.
-        value: What to fill with.
-
-    Returns:
-        A new tensor (..., size[0], size[1]).
-    """
+    """Pad a tensor (..., height, width) below and on the right to (..., size[0], size[1]) with a value."""
     padded = tensor.new_full((*tensor.shape[:-2], *size), value)
     padded[..., : tensor.shape[-2], : tensor.shape[-1]] = tensor
     return padded
@@ -49,13 +40,7 @@ class CollatePadded:
     def padded(
         self, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], image_ids: Sequence[int]
     ) -> PaddedImages:
-        """Pad and stack images.
-
-        Args:
-            images: uint8 or floating-point tensors (3, height, width).
-            original_sizes: Height and width of each as it was read.
-            image_ids: The number of each in its data set.
-        """
+        """Pad and stack images (3, height, width), given their original heights and widths and numbers."""
         size = padded_size(images, self.size_multiple)
         return PaddedImages(
             image=torch.stack([pad(self.normalization(image), size, 0.0) for image in images]),

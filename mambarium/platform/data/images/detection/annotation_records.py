@@ -44,9 +44,6 @@ def read_json(file: Path, kind: type[Record]) -> Record:
         file: The file.
         kind: What it holds: a struct, or a type made of structs.
 
-    Returns:
-        Its content.
-
     Raises:
         InputError: If it can't be read or is no JSON.
         SampleError: If it holds something else.
@@ -80,9 +77,6 @@ def as_record(content: Any, kind: Any, where: str, place: str = "") -> Any:
         kind: What they should be: a struct, or a type made of structs.
         where: The file, or the row of a data set, for messages.
         place: Where the content lies in it, such as `annotations[3].segmentation`; "": it is the whole.
-
-    Returns:
-        An object of that kind.
 
     Raises:
         SampleError: If they are something else.

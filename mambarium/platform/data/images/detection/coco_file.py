@@ -84,10 +84,6 @@ class CocoFileWithMasks(CocoFile):
 def read_coco(file: Path, masks: bool) -> CocoFile:
     """Read an annotation file.
 
-    Args:
-        file: The JSON file.
-        masks: Whether segmentations are read.
-
     Raises:
         InputError: If it is missing, no JSON, or lacks images, annotations or categories.
     """
@@ -95,11 +91,7 @@ def read_coco(file: Path, masks: bool) -> CocoFile:
 
 
 def class_names(content: CocoFile, file: Path) -> dict[int, str]:
-    """The name of each category id, in the order of the ids.
-
-    Args:
-        content: The file's content.
-        file: The file, for messages.
+    """Return the name of each category id, in the order of the ids.
 
     Raises:
         InputError: If there are none, or an id occurs twice.
@@ -113,23 +105,14 @@ def class_names(content: CocoFile, file: Path) -> dict[int, str]:
 
 
 def class_frequencies(content: CocoFile) -> list[str] | None:
-    """LVIS's frequency of each category in the order of the ids, if all have one."""
+    """Return LVIS's frequency of each category in the order of the ids, if all have one."""
     categories = sorted(content.categories, key=lambda category: category.id)
     frequencies = [category.frequency for category in categories if category.frequency is not None]
     return frequencies if len(frequencies) == len(categories) else None
 
 
 def check_names(content: CocoFile, file: Path, names: dict[int, str]) -> None:
-    """Check that a file means the same by its category ids as the training file.
-
-    Args:
-        content: The file's content.
-        file: The file, for messages.
-        names: The training file's name of each category id.
-
-    Raises:
-        InputError: If a category has another name there.
-    """
+    """Refuse a file in which a category has another name than in the training file, which `names` gives by id."""
     for number, found in class_names(content, file).items():
         name = names.get(number, found)
         if name != found:
@@ -140,16 +123,13 @@ def check_names(content: CocoFile, file: Path, names: dict[int, str]) -> None:
 
 
 def read_images(content: CocoFile, file: Path, folder: Path, category_ids: list[int]) -> list[AnnotatedImage]:
-    """The images of an annotation file.
+    """Return the images of an annotation file, in its order.
 
     Args:
         content: The file's content.
         file: The file, for messages.
         folder: Folder of the images.
         category_ids: The category id of each class.
-
-    Returns:
-        The images in the file's order.
 
     Raises:
         InputError: If an id or a file name occurs twice, an image has no name or one outside the folder, or only some
@@ -175,15 +155,7 @@ def _image_file(image: Image, folder: Path, where: str) -> Path:
 
 
 def read_objects(content: CocoFile, file: Path, category_ids: list[int]) -> Objects:
-    """The objects of an annotation file.
-
-    Args:
-        content: The file's content.
-        file: The file, for messages.
-        category_ids: The category id of each class.
-
-    Returns:
-        The objects in the order of the images, those of images that are not listed left out.
+    """Return the objects of an annotation file in the order of the images, those of images not listed left out.
 
     Raises:
         InputError: If a category is none of the classes, a box isn't four numbers, or a segmentation is none.

@@ -96,15 +96,7 @@ def stored_segmentation(encoded: bytes) -> Segmentation:
 
 
 def decode_segmentation(segmentation: Segmentation, height: int, width: int) -> Tensor:
-    """Turn the segmentation of an annotation into pixels.
-
-    Args:
-        segmentation: Polygons of three corners or more, or run lengths.
-        height: Height of the image.
-        width: Width of the image.
-
-    Returns:
-        Boolean (height, width).
+    """Turn polygons of three corners or more, or run lengths, into pixels: boolean (height, width).
 
     Raises:
         ValueError: If a polygon's corner is too far away or its outline too long, or run lengths don't fit the image.
@@ -120,12 +112,7 @@ def decode_segmentation(segmentation: Segmentation, height: int, width: int) -> 
 
 
 def shows_nothing(segmentation: Segmentation, height: int, width: int) -> bool:
-    """Whether a mask is empty, as far as that is seen without turning it into pixels.
-
-    Args:
-        segmentation: As in `decode_segmentation`, which alone checks it.
-        height: Height of the image.
-        width: Width of the image.
+    """Say whether a mask is empty, as far as that is seen without turning it into pixels.
 
     Returns:
         Whether all polygons lie outside the image, or no run is inside the object.

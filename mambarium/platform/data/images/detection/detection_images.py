@@ -96,14 +96,7 @@ class DetectionImages(DenseImages[DetectionSample]):
         )
 
     def image_ids(self, files: Sequence[Path]) -> tuple[list[int], str] | None:
-        """Find the numbers that an annotation file gives to images.
-
-        Args:
-            files: Images to predict on.
-
-        Returns:
-            The number of each, and the file; None, as here, where no file lists all of them.
-        """
+        """Return the number of each image in an annotation file, and the file; None, as here, if none lists all."""
         return None
 
     def augmented(

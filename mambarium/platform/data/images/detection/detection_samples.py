@@ -59,7 +59,7 @@ def detection_sample(
     area: Tensor | None = None,
     masks: Tensor | None = None,
 ) -> DetectionSample:
-    """Put a sample together.
+    """Put a sample together, its tensors marked for torchvision's transforms.
 
     Args:
         image: uint8 (3, height, width).
@@ -69,9 +69,6 @@ def detection_sample(
         crowd: (objects,) boolean; none is a crowd if not given.
         area: (objects,) areas in pixels; those of the masks, or else of the boxes, if not given.
         masks: (objects, height, width) boolean, if there are any.
-
-    Returns:
-        The sample, its tensors marked for torchvision's transforms.
     """
     height, width = image.shape[-2:]
     boxes = boxes.reshape(-1, 4).float()
@@ -92,10 +89,7 @@ def detection_sample(
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:
-    """Return the least boxes around masks.
-
-    Args:
-        masks: Boolean (objects, height, width), none empty.
+    """Return the least boxes around masks, boolean (objects, height, width), none of them empty.
 
     Returns:
         float32 (objects, 4) corners x1, y1, x2, y2; the right and lower edges lie behind the last pixel.
@@ -108,15 +102,7 @@ def boxes_of_masks(masks: Tensor) -> Tensor:
 
 
 def keep_objects(sample: DetectionSample, keep: Tensor) -> DetectionSample:
-    """Leave some objects out.
-
-    Args:
-        sample: An image with objects.
-        keep: (objects,) boolean.
-
-    Returns:
-        A new sample.
-    """
+    """Return a new sample of the objects for which `keep`, boolean (objects,), is true."""
     kept = sample.copy()
     kept["boxes"] = tv_tensors.wrap(sample["boxes"].as_subclass(Tensor)[keep], like=sample["boxes"])
     kept["labels"] = sample["labels"][keep]
@@ -128,13 +114,7 @@ def keep_objects(sample: DetectionSample, keep: Tensor) -> DetectionSample:
 
 
 def visible_objects(sample: DetectionSample) -> DetectionSample:
-    """Clip boxes to the image and leaves out objects of which less than a pixel each way, or no mask, is left.
-
-    Args:
-        sample: An image with objects, after transforms that may have moved them out of it.
-
-    Returns:
-        A new sample.
+    """Clip boxes to the image and leave out objects of which less than a pixel each way, or no mask, is left.
 
     Raises:
         SampleError: If a transform removed an object from some entries only.
@@ -194,14 +174,7 @@ class RemovingWholeObjects(Transform):
 
 
 def removing_whole_objects(transforms: Sequence[Transform]) -> list[Transform]:
-    """Make each transform of one sample a `RemovingWholeObjects`; those that combine samples see to it themselves.
-
-    Args:
-        transforms: Transforms of samples.
-
-    Returns:
-        Transforms, in the same order.
-    """
+    """Make each transform of one sample a `RemovingWholeObjects`; those that combine samples see to it themselves."""
     return [
         transform if isinstance(transform, CombiningTransform) else RemovingWholeObjects(transform)
         for transform in transforms

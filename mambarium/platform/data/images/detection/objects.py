@@ -109,9 +109,6 @@ def clean_objects(objects: Objects, sizes: NDArray[np.int64], where: str) -> Obj
         sizes: (images, 2) height and width of each image.
         where: The annotations, for messages.
 
-    Returns:
-        The objects that are left.
-
     Raises:
         InputError: If all boxes are given as parts of their image.
     """
@@ -190,18 +187,11 @@ class ObjectTable:
         return in_image, of_class
 
     def sample(self, index: int, image: Tensor, name: str) -> DetectionSample:
-        """Put an image and its objects together.
-
-        Args:
-            index: Which image of the table.
-            image: uint8 (3, height, width).
-            name: What an error message calls it.
-
-        Returns:
-            The sample.
+        """Put the image of an index, uint8 (3, height, width), and its objects together.
 
         Raises:
-            SampleError: If the image has another size than the annotations say, or a mask can't be decoded.
+            SampleError: If the image has another size than the annotations say, or a mask can't be decoded; `name` says
+                which.
         """
         height, width = image.shape[-2:]
         said_height, said_width = self._sizes[index].tolist()

@@ -201,16 +201,10 @@ class VocAnnotation:
 
 
 def image_file(folder: Path, name: str, annotation: Path) -> Path:
-    """Return the file that an annotation is of.
+    """Return the file that an annotation is of: the named one, or else the one named like the annotation.
 
-    Args:
-        folder: Folder of the images.
-        name: The name in the annotation, which may lack the suffix, begin with the path of another machine, or be that
-            of the file that the image was made from.
-        annotation: The XML file.
-
-    Returns:
-        The named file, or else the one named like the annotation.
+    The name in the annotation may lack the suffix, begin with the path of another machine, or be that of the file that
+    the image was made from.
 
     Raises:
         InputError: If the name leads out of the folder.

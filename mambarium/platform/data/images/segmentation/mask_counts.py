@@ -42,13 +42,7 @@ class MaskCounts(NamedTuple):
 def count_masks(source: ImagesWithMasks, num_classes: int, broken: BrokenPolicy) -> MaskCounts:
     """Count pixels in evenly spread masks until every class has occurred, in `MOST_MASKS` at most.
 
-    Args:
-        source: The masks.
-        num_classes: Number of classes.
-        broken: Whether a mask that can't be read is an error or, told when it is trained on, passed over here.
-
-    Returns:
-        The counts.
+    A mask that can't be read is told when it is trained on, so it is passed over here if `broken` is "skip".
 
     Raises:
         SampleError: If a mask can't be read or holds a number that is no class, and `broken` is "raise".
@@ -71,12 +65,6 @@ def count_masks(source: ImagesWithMasks, num_classes: int, broken: BrokenPolicy)
 
 def check_two_values(counts: MaskCounts, class_names: list[str], decoder: MaskDecoder, where: str) -> None:
     """Refuse two classes whose masks hold one of them and the ignored value alone: these are probably the two.
-
-    Args:
-        counts: The pixels of all training masks.
-        class_names: Name of each class.
-        decoder: What the numbers mean.
-        where: The masks, for messages.
 
     Raises:
         InputError: With the mapping to give.

@@ -65,15 +65,10 @@ class MaskDecoder:
         self._table[list(classes)] = list(classes.values())
 
     def decode(self, stored: bytes | Path, image: Tensor, name: str) -> Tensor:
-        """Decode a mask.
+        """Decode the mask of an image (3, height, width).
 
         Palette images give their index, not their colour; grey ones of up to 16 bits and black-and-white ones their
         number; colour ones only if the three channels agree.
-
-        Args:
-            stored: The file, or its content.
-            image: The image (3, height, width) that it belongs to.
-            name: What an error message calls the mask.
 
         Returns:
             uint8 (height, width) class numbers, `IGNORED_CLASS` where none counts.
@@ -91,14 +86,7 @@ class MaskDecoder:
         return turned(torch.from_numpy(classes), way_up)
 
     def count(self, stored: bytes | Path, name: str) -> np.ndarray:
-        """Count the pixels of a mask.
-
-        Args:
-            stored: The file, or its content.
-            name: What an error message calls the mask.
-
-        Returns:
-            (`IGNORED_CLASS` + 1,) pixels of each class number.
+        """Count the pixels of each class number in a mask: (`IGNORED_CLASS` + 1,).
 
         Raises:
             SampleError: If it can't be read, or holds a number that is no class.

@@ -76,15 +76,7 @@ class MaskLayout(NamedTuple):
 
 
 def numbered(class_names: tuple[str, ...], first: int = 0) -> dict[int, int]:
-    """Return the classes of masks that number them one after the other.
-
-    Args:
-        class_names: One name per class.
-        first: The number of class 0.
-
-    Returns:
-        The class of each number.
-    """
+    """Return the class of each number in masks that number the classes one after the other."""
     return {first + index: index for index in range(len(class_names))}
 
 

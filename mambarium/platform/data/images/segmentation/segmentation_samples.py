@@ -29,16 +29,7 @@ class SegmentationSample(TypedDict):
 
 
 def segmentation_sample(image: Tensor, mask: Tensor, image_id: int) -> SegmentationSample:
-    """Put a sample together.
-
-    Args:
-        image: uint8 (3, height, width).
-        mask: uint8 (height, width) class numbers.
-        image_id: The image's number in its data set.
-
-    Returns:
-        The sample, its tensors marked for torchvision's transforms.
-    """
+    """Put an image, uint8 (3, height, width), and its mask of class numbers, uint8 (height, width), together."""
     height, width = image.shape[-2:]
     return SegmentationSample(
         image=tv_tensors.Image(image),
