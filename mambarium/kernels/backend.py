@@ -1,10 +1,11 @@
-"""The one place where the backend of an operation is chosen."""
+"""The one place that knows which backends there are, which operations they serve, and which one serves a call."""
 
+import functools
 import importlib
 import importlib.util
 import os
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 
@@ -14,14 +15,35 @@ Backend = Literal["triton", "cpu", "reference"]
 
 ENVIRONMENT_VARIABLE = "MAMBARIUM_BACKEND"
 
-_MODULES = {"triton": "triton_backend", "cpu": "cpu"}
-_PACKAGES = {"triton": "triton", "cpu": "numba"}
-# Backends whose module imports without its package.
+Operation = Literal["scan", "conv", "step"]
+
+
+class _Kind(NamedTuple):
+    """A fast backend: the package that its kernels need, and the type of device that they run on."""
+
+    package: str
+    device: str
+
+
+_KINDS = {"triton": _Kind("triton", "cuda"), "cpu": _Kind("numba", "cpu")}
+
+# The operations' kernels by backend: to add one's, its module and its line here. The grid scan is a scan with an order.
+_KERNELS: dict[Operation, dict[str, str]] = {
+    "scan": {"triton": "mambarium.kernels.scan.triton_backend", "cpu": "mambarium.kernels.scan.cpu"},
+    "conv": {"triton": "mambarium.kernels.conv.triton_backend", "cpu": "mambarium.kernels.conv.cpu"},
+    "step": {"triton": "mambarium.kernels.step.triton_backend"},
+}
+# Backends whose modules import without the package.
 _SHAPES_WITHOUT_PACKAGE = {"cpu"}
 
 
+def has_kernel(operation: Operation, backend: Backend) -> bool:
+    """Return whether an operation has a kernel under a backend; where it has none it is plain PyTorch."""
+    return backend in _KERNELS[operation]
+
+
 def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
-    """Chooses the backend that serves an operation on a tensor.
+    """Choose the backend that serves an operation on a tensor.
 
     An explicit request is obeyed. Without one the environment variable MAMBARIUM_BACKEND decides, and without
     that the tensor: float64 and forward-mode derivatives go to the reference, whose purpose they are, CUDA
@@ -44,10 +66,9 @@ def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
     if name is None:
         if tensor.dtype == torch.float64 or in_forward_mode():
             return "reference"
-        if device == "cuda":
-            return "triton"
-        if device in ("cpu", "meta"):
-            return "cpu"
+        for kind, (_, its_device) in _KINDS.items():
+            if device == its_device or (device == "meta" and kind == "cpu"):
+                return kind  # type: ignore[return-value]  # one of Backend's names
         raise ValueError(f"no fast backend for device {device!r}: expected cuda or cpu, or backend='reference'")
     if name not in get_args(Backend):
         source = "backend" if requested else ENVIRONMENT_VARIABLE
@@ -73,21 +94,22 @@ def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
     return name  # type: ignore[return-value]  # one of Backend's names, as checked above
 
 
-def load_backend(operation: str, name: str, shapes_only: bool = False) -> ModuleType:
-    """Imports the module of a fast backend.
+@functools.cache
+def load_backend(operation: Operation, name: str, shapes_only: bool = False) -> ModuleType:
+    """Import the module of an operation's kernels.
 
     Args:
-        operation: the folder of the operation, such as "scan".
-        name: "triton" or "cpu".
+        operation: one that has kernels under the backend.
+        name: the backend's name.
         shapes_only: the module is asked for shapes, for which "cpu" needs no package.
 
     Returns:
-        The module, which has the functions of the operation's backend interface.
+        The module, which has the functions of the operation's description.
 
     Raises:
         RuntimeError: the package that the backend needs is not installed.
     """
-    package = _PACKAGES[name]
+    package = _KINDS[name].package
     needed = not (shapes_only and name in _SHAPES_WITHOUT_PACKAGE)
     if needed and importlib.util.find_spec(package) is None:
         raise RuntimeError(
@@ -95,4 +117,4 @@ def load_backend(operation: str, name: str, shapes_only: bool = False) -> Module
             "or ask for the slow plain PyTorch code with backend='reference' or "
             f"{ENVIRONMENT_VARIABLE}=reference"
         )
-    return importlib.import_module(f"mambarium.kernels.{operation}.{_MODULES[name]}")
+    return importlib.import_module(_KERNELS[operation][name])

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LANES = 16
+# Steps of a scan between two checkpoints; its kernels work tile by tile too.
+TILE = 32
 
 
 def float_memory(*shape: int) -> Tensor:
@@ -23,17 +25,26 @@ def float_rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def row_fields(name: str, x: Tensor, reverse: bool = False) -> dict[str, int]:
-    """Where the kernels find the rows of x, (batch, time, ...), which they visit from the first or from the last.
+def rows_of(x: Tensor, reverse: bool = False, group_channels: int = 0) -> tuple[int, int, int, int]:
+    """Return where kernels find the rows of x, which they visit from the first to the last or the other way round.
+
+    Args:
+        x: (batch, time, channels) or (batch, time, groups, channels); one group there stands for all of them.
+        reverse: whether the last row is visited first.
+        group_channels: channels from one group to the next where the groups have no axis of their own.
 
     Returns:
-        The address of the first visit's row of batch element 0 as `name`, and the bytes from one batch element
-        and from one visit to the next as `name`_batch and `name`_time.
+        The address of the first visit's row of batch element 0, and the bytes from one batch element, from one visit
+        and from one group to the next.
     """
-    batch, time = (x.element_size() * stride for stride in x.stride()[:2])
+    size = x.element_size()
+    strides = x.stride()
+    batch, time, group = size * strides[0], size * strides[1], size * group_channels
+    if x.dim() == 4:
+        group = size * strides[2] if x.shape[2] > 1 else 0
     if reverse:
-        return {name: x.data_ptr() + (x.shape[1] - 1) * time, f"{name}_batch": batch, f"{name}_time": -time}
-    return {name: x.data_ptr(), f"{name}_batch": batch, f"{name}_time": time}
+        return x.data_ptr() + (x.shape[1] - 1) * time, batch, -time, group
+    return x.data_ptr(), batch, time, group
 
 
 def pack_channels(x: Tensor, groups: int = 1) -> Tensor:
@@ -77,13 +88,20 @@ def sum_parts(parts: Tensor) -> Tensor:
 
 
 def laid_out_as(x: Tensor, like: Tensor) -> Tensor:
-    """x, which is used up, with the dtype of `like` and the strides that `torch.empty_like(like)` has.
+    """Return x, which is used up, with the shape and dtype of `like` and the strides of `torch.empty_like(like)`.
 
     No view of x: torch forbids to change in place what an operation returns as a view.
+
+    Args:
+        x: dense memory of its own; axes of `like` may be one axis in it, and the other way round.
+        like: as many elements.
     """
-    layout = torch.empty_like(like, device="meta")
-    if x.dtype == layout.dtype and x.stride() == layout.stride():
-        return x
-    if x.dtype == layout.dtype and x.is_contiguous() and layout.is_contiguous():
-        return x.as_strided_(layout.shape, layout.stride())  # axes of size 1 may have other strides
-    return torch.empty_like(like).copy_(x)
+    if x.dtype == like.dtype:
+        if x.stride() == like.stride():
+            return x
+        layout = torch.empty_like(like, device="meta")
+        if x.stride() == layout.stride():
+            return x
+        if x.is_contiguous() and layout.is_contiguous():
+            return x.as_strided_(layout.shape, layout.stride())  # axes of size 1 may have other strides
+    return torch.empty_like(like).copy_(x.view(like.shape))

@@ -82,7 +82,8 @@ def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: 
         scratch = torch.empty(threads * scratch_bytes, dtype=torch.uint8, device="cpu")
         numba.set_num_threads(threads)
         try:
-            function(*arguments, scratch.data_ptr())
+            # Numba takes a plain tuple's type from the tuple, but asks Python for that of each field of a named one.
+            function(*(tuple(x) if isinstance(x, tuple) else x for x in arguments), scratch.data_ptr())
         finally:
             numba.set_num_threads(before)
     if numba.threading_layer() == "workqueue":

@@ -4,6 +4,8 @@ The formula that an operation of torch.library registers serves plain reverse mo
 forward mode takes the derivative that it lacks for zero. So a call asks first whether one of them is at work. Then
 `torch.func.grad`, `vjp`, `jacrev` and `vmap` see an autograd.Function around the operation, and forward mode is left to
 the plain references (`choose_backend`).
+
+All that the kernels use of torch's private names is here.
 """
 
 import inspect
@@ -16,19 +18,24 @@ from torch.library import CustomOpDef
 
 
 def in_forward_mode() -> bool:
-    """Whether forward-mode derivatives may be taken: within torch.func.jvp, jacfwd and forward_ad.dual_level."""
+    """Return whether forward-mode derivatives may be taken: within torch.func.jvp, jacfwd and forward_ad.dual_level."""
     return forward_ad._current_level >= 0  # to enter and to leave a level is public, the level is not
 
 
 def under_transforms() -> bool:
-    """Whether a transform of torch.func or forward mode is at work."""
+    """Return whether a transform of torch.func or forward mode is at work."""
     return torch._C._are_functorch_transforms_active() or in_forward_mode()  # there is no public question
+
+
+def _schema(operation: CustomOpDef) -> Any:
+    """The names of an operation and its arguments, which torch tells nowhere else."""
+    return operation._opoverload._schema
 
 
 def differentiable(
     operation: CustomOpDef, backward: Callable[..., Any], setup_context: Callable[..., None]
 ) -> Callable[..., Any]:
-    """Registers an operation's backward, and makes the function to call it by, transforms included.
+    """Register an operation's backward, and make the function to call it by, transforms included.
 
     Under torch.vmap the operation is called for one element after another: each has gradients of its own for what
     they share.
@@ -42,7 +49,7 @@ def differentiable(
         The function, with the operation's arguments; it raises RuntimeError in forward mode, which it can't serve.
     """
     operation.register_autograd(backward, setup_context=setup_context)
-    schema = operation._opoverload._schema
+    schema = _schema(operation)
     name = schema.name
 
     def forward(*arguments: Any) -> Any:
@@ -80,9 +87,7 @@ def differentiable_once(operation: CustomOpDef) -> Callable[..., Any]:
     """`differentiable` for an operation that computes gradients: theirs are refused."""
 
     def backward(ctx: Any, *grads: Any) -> None:
-        raise RuntimeError(
-            f"{operation._opoverload._schema.name}: second derivatives are served by backend='reference' only"
-        )
+        raise RuntimeError(f"{_schema(operation).name}: second derivatives are served by backend='reference' only")
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass

@@ -111,7 +111,7 @@ def empty(*shape, dtype=torch.float32):
 
 def make_scan(d_state, *, gate=False, batch=64, length=2048, dim=2048):
     """Inputs in bfloat16, with float32 parameters."""
-    from mambarium.kernels.scan.triton_launches import Scan
+    from mambarium.kernels.scan.description import Scan
 
     rows = [empty(batch, length, dim, dtype=torch.bfloat16) for _ in range(3)]
     matrices = [empty(batch, length, 1, d_state, dtype=torch.bfloat16) for _ in range(2)]
@@ -121,10 +121,10 @@ def make_scan(d_state, *, gate=False, batch=64, length=2048, dim=2048):
 
 def make_grid(d_state, *, batch=64, dim=96, size=56):
     """The scan of VMamba's four routes over its first stage."""
-    from mambarium.kernels.scan.triton_launches import Order, Scan
+    from mambarium.kernels.scan.description import Order, Scan
 
     length, routes = size * size, 4
-    order = Order(empty(routes, length, dtype=torch.int32), *(empty(1, length, routes, 1, dtype=torch.int64),) * 2)
+    order = Order(empty(routes, length, dtype=torch.int32))
     u = empty(batch, length, 1, dim, dtype=torch.bfloat16)
     delta = empty(batch, length, routes, dim, dtype=torch.bfloat16)
     matrices = [empty(batch, length, routes, d_state, dtype=torch.bfloat16) for _ in range(2)]
@@ -152,18 +152,18 @@ def layout(scan, processors=PROCESSORS):
 def forward_launch(scan):
     from mambarium.kernels.scan.triton_launches import checkpoint_shape, plan_forward
 
-    batch, length, dim, _, d_state = scan.sizes
+    batch, _, dim, _, d_state = scan.sizes
     out = empty(*scan.delta.shape, dtype=torch.bfloat16 if scan.order is None else torch.float32)
-    state, checkpoints = empty(batch, dim, d_state), empty(*checkpoint_shape(batch, length, dim, d_state))
+    state, checkpoints = empty(batch, dim, d_state), empty(*checkpoint_shape(*scan.sizes))
     return plan_forward(scan, out, state, checkpoints, *layout(scan))
 
 
 def backward_launch(scan):
     from mambarium.kernels.scan.triton_launches import checkpoint_shape, plan_backward
 
-    batch, length, dim, _, d_state = scan.sizes
+    batch, _, dim, _, d_state = scan.sizes
     grad_u = empty(*scan.delta.shape, dtype=torch.bfloat16 if scan.order is None else torch.float32)
-    state, checkpoints = empty(batch, dim, d_state), empty(*checkpoint_shape(batch, length, dim, d_state))
+    state, checkpoints = empty(batch, dim, d_state), empty(*checkpoint_shape(*scan.sizes))
     return plan_backward(scan, torch.empty_like(scan.u), state, checkpoints, grad_u, *layout(scan))
 
 
@@ -281,13 +281,11 @@ def test_segments_of_a_grid(tmp_path):
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_conv(direction, tmp_path):
     from mambarium.kernels.conv import triton_backend
+    from mambarium.kernels.conv.description import Conv
 
     x = empty(8, 2048, 2048, dtype=torch.bfloat16)
-    inputs = (x, empty(2048, 4), empty(2048), None, None, True)
-    if direction == "forward":
-        launch = triton_backend.plan_forward(*inputs)
-    else:
-        launch = triton_backend.plan_backward(x, *inputs)
+    conv = Conv(x, empty(2048, 4), empty(2048), None, None, True, False)
+    launch = triton_backend.plan_forward(conv) if direction == "forward" else triton_backend.plan_backward(conv, x)
     Compiled(launch, tmp_path).assert_sound()
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mambarium.backbones.layers.documents import Boundaries
 from mambarium.kernels import causal_conv1d, selective_scan, selective_state_update
-from mambarium.kernels.backend import choose_backend
+from mambarium.kernels.backend import choose_backend, has_kernel
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -145,7 +145,7 @@ class SelectiveSSM(nn.Module):
         selected = self.x_proj(convolved)  # (batch, dt_rank + 2 * d_state)
         delta_low, B, C = selected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta, A = F.linear(delta_low, self.dt_proj.weight), -torch.exp(self.A_log.float())
-        if x.device.type == "cpu" and backend != "triton":
+        if x.device.type == "cpu" and not has_kernel("step", backend):
             y, scan_state = self._recur(convolved, z, delta, A, B, C, scan_state)
         else:
             scan_state = scan_state.clone()

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from numba import njit, prange
 
-from mambarium.kernels.conv.cpu import TAPS
 from mambarium.kernels.layout import LANES
 from mambarium.kernels.simd import (
     ROW_BYTES,
@@ -28,6 +27,8 @@ from mambarium.kernels.simd import (
     zero_row,
 )
 
+# The kernels work on as many taps as the widest convolution has.
+TAPS = 4
 WEIGHT_ROWS = TAPS + 1
 
 
@@ -123,8 +124,9 @@ def _forward_block(inputs: Inputs, batch: int, block: int, out: int) -> None:
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def forward(inputs: Inputs, out: int, scratch: int) -> None:
-    """Writes out, (batch, length, dim)."""
+def forward(arguments: tuple[int, ...], out: int, scratch: int) -> None:
+    """Write out, (batch, length, dim), given by the first visit's row, and the values of `Inputs`."""
+    inputs = Inputs(*arguments)
     blocks = (inputs.dim + LANES - 1) // LANES
     for item in prange(inputs.batch * blocks):
         _forward_block(inputs, item // blocks, item % blocks, out)
@@ -217,8 +219,9 @@ def _backward_item(inputs: Inputs, gradients: Gradients, item: int) -> None:
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def backward(inputs: Inputs, gradients: Gradients, scratch: int) -> None:
-    """Writes the gradients; those of the weights are summed over each batch part."""
+def backward(arguments: tuple[int, ...], targets: tuple[int, ...], scratch: int) -> None:
+    """Write the gradients, given the values of `Inputs` and `Gradients`; the weights' are sums over a batch part."""
+    inputs, gradients = Inputs(*arguments), Gradients(*targets)
     blocks = (inputs.dim + LANES - 1) // LANES
     for item in prange(gradients.batch_parts * blocks):
         _backward_item(inputs, gradients, item)

@@ -4,26 +4,31 @@ A block is 16 channels of one group (fewer at a group's end: the missing lanes a
 TILE steps; a tile's inputs and steps are put into scratch rows that stay in the first-level cache, then all states run
 over the tile, see `mambarium/kernels/cpu_states.py`.
 
+The groups of a scan with an order visit the positions in orders of their own: rows are gathered and results scattered
+by index maps. They add to the same output, so that one thread does all groups of its channels, one after another, in
+as many rounds. Which of the two a kernel does is known when it is compiled: `order` is an address or None, and all
+that goes with the other of them falls away.
+
 Work is divided in a way that depends on the shapes alone, and every sum has one order: results do not depend on the
 number of threads.
 
-Strides follow the visits, so that a reversed scan has the last position's addresses and negative strides of time.
 Per-block arrays: coefficients and states (blocks, d_state, 16), per-channel values (blocks, 16).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numba import njit
 
 from mambarium.kernels.cpu_states import Tile
-from mambarium.kernels.layout import LANES
-from mambarium.kernels.scan.cpu import TILE
+from mambarium.kernels.layout import LANES, TILE
 from mambarium.kernels.simd import (
     FLOAT_BYTES,
     ROW_BYTES,
     add,
+    copy_floats,
     load,
     load_channels,
+    load_int,
     mul,
     prefetch,
     softplus_rows,
@@ -38,8 +43,10 @@ TILE_BYTES = (TILE + 5) * ROW_BYTES
 class Inputs(NamedTuple):
     """Sizes, addresses and strides that forward and backward share; absent tensors have address 0.
 
-    `direction` is 1 or, where positions are visited from the last to the first, -1; it is the sign of the strides of
-    contiguous memory, which reset (batch, length) and the kernels' results are.
+    Tensors have the address of the first visit's row and the bytes from one batch element, from one visit (with an
+    order: position) and from one group to the next, see `layout.rows_of`. A scan that visits positions from the last
+    to the first has negative strides of time. `direction` is 1, or -1 there. `order` is (groups, length) int32; `reset`
+    (batch, length) contiguous. Groups are done in `rounds`: all at once, or with an order one after another.
     """
 
     batch: int
@@ -48,17 +55,22 @@ class Inputs(NamedTuple):
     group_dim: int
     blocks: int
     blocks_per_group: int
+    rounds: int
     delta_softplus: int
     direction: int
+    order: int
     u: int
     u_batch: int
     u_time: int
+    u_group: int
     delta: int
     delta_batch: int
     delta_time: int
+    delta_group: int
     z: int
     z_batch: int
     z_time: int
+    z_group: int
     B: int
     B_batch: int
     B_time: int
@@ -72,19 +84,60 @@ class Inputs(NamedTuple):
     bias: int
     reset: int
     checkpoints: int
+    scratch_bytes: int
 
 
 @njit
-def block_channels(inputs: Inputs, block: int) -> tuple[int, int]:
-    """First channel of a block and the number of its channels."""
+def visited(order: int | None, step: int) -> int:
+    """Return the position of a step, the step itself without an order; `order` is the group's."""
+    if order is None:
+        return step
+    return load_int(order + 4 * step)
+
+
+@njit
+def upcoming(order: int | None, step: int, length: int) -> int:
+    """Return the position of a step that may lie outside the sequence, with an order the nearest step's."""
+    if order is None:
+        return step
+    return load_int(order + 4 * max(0, min(step, length - 1)))
+
+
+@njit
+def group_order(order: int | None, group: int, length: int) -> int | None:
+    """Return the address of a group's order."""
+    if order is None:
+        return None
+    return order + 4 * group * length
+
+
+@njit
+def block_channels(inputs: Inputs, block: int) -> tuple[int, int, int]:
+    """Return a block's group, its first channel within that, and the number of its channels."""
     group = block // inputs.blocks_per_group
-    offset = (block - group * inputs.blocks_per_group) * LANES
-    return group * inputs.group_dim + offset, min(LANES, inputs.group_dim - offset)
+    channel = (block - group * inputs.blocks_per_group) * LANES
+    return group, channel, min(LANES, inputs.group_dim - channel)
+
+
+@njit
+def load_matrices(inputs: Inputs, order: Any, batch: int, group: int, start: int, matrices: int) -> None:
+    """Gather a tile's rows of B, then of C, d_state adjacent values each; without an order they are read in place."""
+    if order is not None:
+        own = group_order(order, group, inputs.length)
+        B = inputs.B + batch * inputs.B_batch + group * inputs.B_group
+        C = inputs.C + batch * inputs.C_batch + group * inputs.C_group
+        row_bytes = FLOAT_BYTES * inputs.d_state
+        for t in range(min(TILE, inputs.length - start)):
+            position = visited(own, start + t)
+            row = matrices + t * row_bytes
+            copy_floats(B + position * inputs.B_time, row, inputs.d_state, False)
+            copy_floats(C + position * inputs.C_time, row + TILE * row_bytes, inputs.d_state, False)
 
 
 @njit
 def states_tile(
     inputs: Inputs,
+    order: Any,
     batch: int,
     block: int,
     start: int,
@@ -92,13 +145,19 @@ def states_tile(
     step_rows: int,
     product_rows: int,
     y_rows: int,
+    matrices: int,
 ) -> Tile:
-    """The tile of a block from step `start` on, as the states see it."""
+    """Return the tile of a block from step `start` on, as the states see it."""
     group = block // inputs.blocks_per_group
+    coefficients = inputs.coefficients + block * inputs.d_state * ROW_BYTES
+    if order is not None:
+        row = FLOAT_BYTES * inputs.d_state
+        rows = (steps, inputs.d_state, coefficients, step_rows, product_rows, y_rows)
+        return Tile(*rows, matrices, row, matrices + TILE * row, row, 0, 0)
     return Tile(
         steps,
         inputs.d_state,
-        inputs.coefficients + block * inputs.d_state * ROW_BYTES,
+        coefficients,
         step_rows,
         product_rows,
         y_rows,
@@ -114,6 +173,7 @@ def states_tile(
 @njit
 def load_tile(
     inputs: Inputs,
+    order: Any,
     batch: int,
     block: int,
     start: int,
@@ -125,28 +185,30 @@ def load_tile(
     slope_rows: int,
     ahead: int,
 ) -> None:
-    """Fills a tile's steps, products of steps and inputs, skip terms and, where asked for, inputs and the steps' slopes
-    (d softplus).
+    """Fill a tile's steps, products of steps and inputs and, unless their address is 0, the inputs, the skip terms and
+    the steps' slopes (d softplus).
 
-    The rows of the tile that comes next, `ahead` steps away, are asked for: rows lie apart, which processors don't
-    foresee.
+    The rows of the tile that comes next, `ahead` steps away, are asked for: rows lie apart and orders jump, which
+    processors don't foresee.
     """
-    channel, count = block_channels(inputs, block)
-    u = inputs.u + batch * inputs.u_batch + start * inputs.u_time + FLOAT_BYTES * channel
-    delta = inputs.delta + batch * inputs.delta_batch + start * inputs.delta_time + FLOAT_BYTES * channel
+    group, channel, count = block_channels(inputs, block)
+    own = group_order(order, group, inputs.length)
+    u = inputs.u + batch * inputs.u_batch + group * inputs.u_group + FLOAT_BYTES * channel
+    delta = inputs.delta + batch * inputs.delta_batch + group * inputs.delta_group + FLOAT_BYTES * channel
     bias = load(inputs.bias + block * ROW_BYTES)
     skip = load(inputs.skip + block * ROW_BYTES)
     for t in range(steps):
-        prefetch(delta + (t + ahead) * inputs.delta_time)
-        step = add(load_channels(delta + t * inputs.delta_time, count), bias)
+        prefetch(delta + upcoming(own, start + t + ahead, inputs.length) * inputs.delta_time)
+        step = add(load_channels(delta + visited(own, start + t) * inputs.delta_time, count), bias)
         store(step_rows + t * ROW_BYTES, step)
     if inputs.delta_softplus:
-        softplus_rows(step_rows, steps, slope_rows, y_rows)
+        softplus_rows(step_rows, steps, slope_rows, product_rows)
     for t in range(steps):
         row = t * ROW_BYTES
-        prefetch(u + (t + ahead) * inputs.u_time)
-        x = load_channels(u + t * inputs.u_time, count)
+        prefetch(u + upcoming(own, start + t + ahead, inputs.length) * inputs.u_time)
+        x = load_channels(u + visited(own, start + t) * inputs.u_time, count)
         store(product_rows + row, mul(load(step_rows + row), x))
-        store(y_rows + row, mul(skip, x))
         if x_rows != 0:
             store(x_rows + row, x)
+        if y_rows != 0:
+            store(y_rows + row, mul(skip, x))

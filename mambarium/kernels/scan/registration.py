@@ -1,205 +1,153 @@
 """The selective scan as operations of torch.library: fake, autograd and FLOP formula.
 
-Under autocast the operations keep their inputs as they are: the public function hands them A, D, the
-time-step bias and the states as float32, and the backends compute in float32.
+Schemas of torch.library are flat; behind them a scan is one object, `Scan`, which every backend is handed.
+
+Under autocast the operations keep their inputs as they are: the public function hands them A, D, the time-step bias and
+the states as float32, and the backends compute in float32.
 """
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef
 from torch.utils.flop_counter import register_flop_formula
 
 from mambarium.kernels.backend import load_backend
-from mambarium.kernels.scan.interface import ScanBackend
+from mambarium.kernels.layout import laid_out_as
+from mambarium.kernels.scan.description import Gradients, Scan, ScanBackend
 from mambarium.kernels.transforms import differentiable, differentiable_once
+
+
+def register_scan(
+    name: str, inputs: str, describe: Callable[..., Scan]
+) -> tuple[CustomOpDef, CustomOpDef, Callable[..., Any]]:
+    """Register a kind of scan as an operation and its backward.
+
+    Args:
+        name: of the operations, without "_forward" and "_backward".
+        inputs: their schema: those with gradients, in the order of `Gradients`, then other tensors, then options. In
+            place of one axis in `Scan` there may be several: of positions, and in A, D and delta_bias of channels.
+        describe: makes the `Scan` of the inputs.
+
+    Returns:
+        The forward, (inputs, save_for_backward, backend) to out, of u's dtype and layout, the last state where the
+        inputs have an initial one, and the checkpoints. The backward, (gradient of out, that of the last state, inputs,
+        checkpoints, backend) to the gradients, laid out as their inputs, with an empty tensor for each that is None.
+        And the forward as it is to be called, which is differentiable, under transforms of torch.func too.
+    """
+    names = [part.split()[-1] for part in inputs.split(", ")]
+    leaves = [field for field in names if field in Gradients._fields]
+    tensors = inputs.count("Tensor")
+    with_state = "initial_state" in names
+    states = ", Tensor grad_last_state" if with_state else ""
+    results = ", ".join(["Tensor"] * (3 if with_state else 2))
+
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        *given, save_for_backward, backend = arguments
+        out, last_state, checkpoints = _backend(backend).scan_forward(describe(*given), save_for_backward)
+        out = laid_out_as(out, _output_like(given[0]))
+        return (out, last_state, checkpoints) if with_state else (out, checkpoints)
+
+    def fake_forward(*arguments: Any) -> tuple[Tensor, ...]:
+        u, _, A, B, *_, save_for_backward, backend = arguments
+        sizes = batch, _, dim, _, d_state = _sizes(A.shape, B.shape)
+        shape = _backend(backend, shapes_only=True).checkpoint_shape(*sizes) if save_for_backward else (0,)
+        checkpoints = A.new_empty(shape, dtype=torch.float32)
+        if not with_state:
+            return torch.empty_like(_output_like(u)), checkpoints
+        return torch.empty_like(u), A.new_empty((batch, dim, d_state), dtype=torch.float32), checkpoints
+
+    def backward(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        *given, checkpoints, backend = arguments
+        grad_last_state = given.pop(0) if with_state else None
+        scan = describe(*given)
+        grads = _backend(backend).scan_backward(scan, grad_out.flatten(1, -2), grad_last_state, checkpoints)
+        found = [getattr(grads, field) for field in leaves]
+        pairs = zip(given, found, strict=False)
+        return tuple(scan.A.new_empty(0) if grad is None else laid_out_as(grad, x) for x, grad in pairs)
+
+    def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+        given = arguments[-2 - len(names) : -2]
+        return tuple(given[2].new_empty(0) if x is None else torch.empty_like(x) for x in given[: len(leaves)])
+
+    forward_op = torch.library.custom_op(
+        f"mambarium::{name}_forward",
+        forward,
+        mutates_args=(),
+        schema=f"({inputs}, bool save_for_backward, str backend) -> ({results})",
+    )
+    backward_op = torch.library.custom_op(
+        f"mambarium::{name}_backward",
+        backward,
+        mutates_args=(),
+        schema=f"(Tensor grad_out{states}, {inputs}, Tensor checkpoints, str backend) "
+        f"-> ({', '.join(['Tensor'] * len(leaves))})",
+    )
+    forward_op.register_fake(fake_forward)
+    backward_op.register_fake(fake_backward)
+    call_backward = differentiable_once(backward_op)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *given, save_for_backward, backend = inputs
+        if save_for_backward:
+            ctx.mark_non_differentiable(output[-1])
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*given[:tensors], output[-1])
+            ctx.options = given[tensors:]
+            ctx.backend = backend
+
+    def backward_of_call(ctx: Any, grad_out: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
+        *given, checkpoints = ctx.saved_tensors
+        given += ctx.options
+        without = [None] * (len(names) + 2 - len(leaves))
+        if grad_out is None:
+            if others[0] is None:
+                return (*(None for _ in leaves), *without)
+            grad_out = torch.zeros_like(_output_like(given[0]))
+        incoming = [grad_out]
+        if with_state:
+            batch, _, dim, _, d_state = _sizes(given[2].shape, given[3].shape)
+            state = others[0]
+            incoming.append(given[2].new_zeros((batch, dim, d_state)) if state is None else state)
+        grads = call_backward(*incoming, *given, checkpoints, ctx.backend)
+        return (*(None if x is None else grad for x, grad in zip(given, grads, strict=False)), *without)
+
+    def flops(shapes: Sequence[Any]) -> int:
+        batch, length, dim, _, d_state = _sizes(*shapes[2:4])
+        extras = sum(x is not None for field, x in zip(names, shapes, strict=False) if field in ("D", "z"))
+        return batch * length * dim * (9 * d_state + extras)
+
+    @register_flop_formula(getattr(torch.ops.mambarium, f"{name}_forward"))
+    def _(*arguments: Any, **_: Any) -> int:
+        return flops(arguments)
+
+    @register_flop_formula(getattr(torch.ops.mambarium, f"{name}_backward"))
+    def _(*arguments: Any, **_: Any) -> int:
+        return 2 * flops(arguments[2 if with_state else 1 :])
+
+    return forward_op, backward_op, differentiable(forward_op, backward_of_call, setup_context)
 
 
 def _backend(name: str, shapes_only: bool = False) -> ScanBackend:
     return cast(ScanBackend, load_backend("scan", name, shapes_only))
 
 
-@torch.library.custom_op("mambarium::selective_scan_forward", mutates_args=())
-def selective_scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-    save_for_backward: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward of `ScanBackend.scan_forward`; channel-last shapes and results as described there."""
-    return _backend(backend).scan_forward(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse, save_for_backward
-    )
+def _sizes(A: Sequence[int], B: Sequence[int]) -> tuple[int, int, int, int, int]:
+    """batch, length, dim, groups, d_state, given the shapes of A and B."""
+    return B[0], math.prod(B[1:-2]), math.prod(A[:-1]), B[-2], B[-1]
 
 
-@selective_scan_forward.register_fake
-def _(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-    save_for_backward: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    batch, length, dim = u.shape
-    d_state = A.shape[1]
-    shape: tuple[int, ...] = (0,)
-    if save_for_backward:
-        shape = _backend(backend, shapes_only=True).checkpoint_shape(batch, length, dim, d_state, B.shape[2])
-    return (
-        torch.empty_like(u),
-        A.new_empty((batch, dim, d_state), dtype=torch.float32),
-        A.new_empty(shape, dtype=torch.float32),
-    )
+def _output_like(u: Tensor) -> Tensor:
+    """A tensor of the output's shape, dtype and layout; u of a grid is (batch, height, width, 1 or routes, dim)."""
+    return u.select(3, 0) if u.dim() == 5 else u
 
 
-@torch.library.custom_op("mambarium::selective_scan_backward", mutates_args=())
-def selective_scan_backward(
-    grad_out: Tensor,
-    grad_last_state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-    checkpoints: Tensor,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Backward of `ScanBackend.scan_backward`, with an empty tensor in place of each None."""
-    grads = _backend(backend).scan_backward(
-        grad_out,
-        grad_last_state,
-        u,
-        delta,
-        A,
-        B,
-        C,
-        D,
-        z,
-        delta_bias,
-        initial_state,
-        reset,
-        delta_softplus,
-        reverse,
-        checkpoints,
-    )
-    return tuple(A.new_empty(0) if grad is None else grad for grad in grads)  # type: ignore[return-value]  # mypy can't count a tuple made by a loop
-
-
-@selective_scan_backward.register_fake
-def _(
-    grad_out: Tensor,
-    grad_last_state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-    checkpoints: Tensor,
-    backend: str,
-) -> tuple[Tensor, ...]:
-    inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    return tuple(A.new_empty(0) if x is None else torch.empty_like(x) for x in inputs)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    tensors, (delta_softplus, reverse, save_for_backward, backend) = inputs[:10], inputs[10:]
-    if not save_for_backward:
-        return
-    checkpoints = output[2]
-    ctx.mark_non_differentiable(checkpoints)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, checkpoints)
-    ctx.delta_softplus, ctx.reverse, ctx.backend = delta_softplus, reverse, backend
-
-
-def _backward(ctx: Any, grad_out: Tensor | None, grad_last_state: Tensor | None, _: None) -> tuple[Any, ...]:
-    u, delta, A, B, C, D, z, delta_bias, initial_state, reset, checkpoints = ctx.saved_tensors
-    if grad_out is None:
-        grad_out = torch.zeros_like(u)
-    if grad_last_state is None:
-        grad_last_state = A.new_zeros((u.shape[0], u.shape[2], A.shape[1]))
-    grads = scan_backward(
-        grad_out,
-        grad_last_state,
-        u,
-        delta,
-        A,
-        B,
-        C,
-        D,
-        z,
-        delta_bias,
-        initial_state,
-        reset,
-        ctx.delta_softplus,
-        ctx.reverse,
-        checkpoints,
-        ctx.backend,
-    )
-    inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    present = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
-    return (*present, None, None, None, None, None)
-
-
-scan_forward = differentiable(selective_scan_forward, _backward, _setup_context)
-scan_backward = differentiable_once(selective_scan_backward)
-
-
-def _forward_flops(u: Any, A: Any, D: Any, z: Any) -> int:
-    batch, length, dim = u
-    return batch * length * dim * (9 * A[1] + (D is not None) + (z is not None))
-
-
-@register_flop_formula(torch.ops.mambarium.selective_scan_forward)
-def _(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, *args: Any, **kwargs: Any) -> int:
-    return _forward_flops(u, A, D, z)
-
-
-@register_flop_formula(torch.ops.mambarium.selective_scan_backward)
-def _(
-    grad_out: Any,
-    grad_last_state: Any,
-    u: Any,
-    delta: Any,
-    A: Any,
-    B: Any,
-    C: Any,
-    D: Any,
-    z: Any,
-    *args: Any,
-    **kwargs: Any,
-) -> int:
-    return 2 * _forward_flops(u, A, D, z)
+selective_scan_forward, selective_scan_backward, scan_forward = register_scan(
+    "selective_scan",
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+    "Tensor? initial_state, Tensor? reset, bool delta_softplus, bool reverse",
+    Scan,
+)

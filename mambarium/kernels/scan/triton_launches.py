@@ -4,11 +4,10 @@ The scan and the grid scan share them: a grid's routes are groups of channels, e
 an order of its own.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from mambarium.kernels.scan.description import Gradients, Order, Scan
 from mambarium.kernels.scan.triton_backward_kernel import scan_backward_kernel
 from mambarium.kernels.scan.triton_kernels import scan_forward_kernel
 from mambarium.kernels.scan.triton_segments import adjoint_entries, forward_entries
@@ -28,88 +27,18 @@ from mambarium.kernels.triton_launch import Launch, contiguous
 OPTIONS = {"num_warps": 1, "num_stages": 1}
 
 
-class Order(NamedTuple):
-    """In what order each group visits the positions.
-
-    Attributes:
-        positions: (groups, length) int32, contiguous: the position that each group visits at each step.
-        gather: the same as (1, length, groups, 1) int64, for torch.
-        scatter: the step at which each group visits each position, (1, length, groups, 1) int64.
-    """
-
-    positions: Tensor
-    gather: Tensor
-    scatter: Tensor
-
-
-class Scan(NamedTuple):
-    """What a scan reads: channel-last views with any strides.
-
-    Attributes:
-        u: (batch, length, dim); with an order (batch, length, groups, dim // groups), where 1 in place of groups says
-            that all groups share it.
-        delta: as u, not shared.
-        A: (dim, d_state) float32.
-        B: (batch, length, groups, d_state).
-        C: as B.
-        D: (dim,) float32, or None.
-        z: as delta, or None.
-        delta_bias: (dim,) float32, or None.
-        initial_state: (batch, dim, d_state) float32, or None.
-        reset: (batch, length) bool, or None.
-        delta_softplus: whether the step is softplus of delta + delta_bias.
-        reverse: whether positions are visited from the last to the first.
-        order: of each group's visits, with neither z nor reset nor reverse beside it; None: positions are visited one
-            after another.
-    """
-
-    u: Tensor
-    delta: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None = None
-    z: Tensor | None = None
-    delta_bias: Tensor | None = None
-    initial_state: Tensor | None = None
-    reset: Tensor | None = None
-    delta_softplus: bool = False
-    reverse: bool = False
-    order: Order | None = None
-
-    @property
-    def sizes(self) -> tuple[int, int, int, int, int]:
-        """batch, length, dim, groups, d_state."""
-        batch, length = self.u.shape[:2]
-        return batch, length, self.A.shape[0], self.B.shape[2], self.A.shape[1]
-
-
-class Gradients(NamedTuple):
-    """Gradients of a scan's inputs; of B and C by position, (batch, length, groups, d_state) float32."""
-
-    u: Tensor
-    delta: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    z: Tensor | None
-    delta_bias: Tensor | None
-    initial_state: Tensor | None
-
-
-def checkpoint_shape(batch: int, length: int, dim: int, d_state: int) -> tuple[int, ...]:
-    """Shape of the checkpoints: the states at the start of every BACKWARD_TILE positions."""
+def checkpoint_shape(batch: int, length: int, dim: int, groups: int, d_state: int) -> tuple[int, ...]:
+    """Return the shape of the checkpoints: the states at the start of every BACKWARD_TILE positions."""
     return batch, -(-length // BACKWARD_TILE), d_state, dim
 
 
 def run_forward(scan: Scan, out: Tensor, save_for_backward: bool) -> tuple[Tensor, Tensor]:
-    """Fills out, of delta's shape, and returns the last state and the checkpoints, (0,) if not to be saved."""
-    batch, length, dim, _, d_state = scan.sizes
+    """Fill out, of delta's shape, and return the last state and the checkpoints, (0,) if not to be saved."""
+    batch, _, dim, _, d_state = scan.sizes
     if scan.initial_state is not None:
         scan = scan._replace(initial_state=scan.initial_state.contiguous())
     scan = scan._replace(A=scan.A.contiguous())
-    shape = checkpoint_shape(batch, length, dim, d_state) if save_for_backward else (0,)
+    shape = checkpoint_shape(*scan.sizes) if save_for_backward else (0,)
     checkpoints = torch.empty(shape, dtype=torch.float32, device=out.device)
     last_state = torch.empty(batch, dim, d_state, dtype=torch.float32, device=out.device)
     if d_state <= MAX_STATES:
@@ -144,7 +73,7 @@ def run_forward(scan: Scan, out: Tensor, save_for_backward: bool) -> tuple[Tenso
 def run_backward(
     scan: Scan, grad_out: Tensor, grad_last_state: Tensor | None, checkpoints: Tensor, grad_u: Tensor
 ) -> Gradients:
-    """Gradients of all inputs.
+    """Return the gradients of all inputs; of B and C by position, (batch, length, groups, d_state) float32.
 
     Args:
         scan: the inputs.
@@ -189,7 +118,7 @@ def run_backward(
 
 
 def copied_as(x: Tensor | None, grad: Tensor | None) -> Tensor | None:
-    """The gradient of an input, with the input's shape, dtype and layout."""
+    """Return the gradient of an input, with the input's shape, dtype and layout."""
     return None if x is None or grad is None else torch.empty_like(x).copy_(grad.view_as(x))
 
 
@@ -201,7 +130,7 @@ def plan_forward(
     segments: Segments,
     configuration: ScanConfiguration,
 ) -> Launch:
-    """The forward's launch, which fills out, last_state and checkpoints.
+    """Return the forward's launch, which fills out, last_state and checkpoints.
 
     Args:
         scan: the inputs, with adjacent states in A and initial_state, up to MAX_STATES of them.
@@ -272,7 +201,7 @@ def plan_backward(
     segments: Segments,
     configuration: ScanConfiguration,
 ) -> Launch:
-    """The backward's launch, with the tensors that it fills among its arguments.
+    """Return the backward's launch, with the tensors that it fills among its arguments.
 
     With several segments, the launch's adjoint is left for `adjoint_entries` to fill.
     """

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from mambarium.kernels.scan.triton_launches import Scan, run_backward, run_forward
+from mambarium.kernels.scan.description import Scan
+from mambarium.kernels.scan.triton_launches import run_backward, run_forward
 from mambarium.kernels.triton_configuration import (
     BACKWARD_TILE,
     MAX_STATES,
@@ -27,7 +28,7 @@ def tune_selective_scan(
     device: str | torch.device = "cuda",
     repeats: int = 20,
 ) -> ScanConfiguration:
-    """Times the layouts of the scan's kernels and keeps the fastest for this size in this process.
+    """Time the layouts of the scan's kernels and keep the fastest for this size in this process.
 
     Later calls of `selective_scan`, and of `grid_scan` with dim the channels of all routes and groups the routes, use
     it for the same sizes. Other layouts add up gradients in another order: results are the same from run to run with

@@ -6,30 +6,27 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mambarium.kernels.backend import load_backend
+from mambarium.kernels.backend import has_kernel, load_backend
 from mambarium.kernels.step.reference import selective_state_update_reference
 
 
-@torch.library.custom_op("mambarium::selective_state_update", mutates_args=("state",))
-def selective_state_update_step(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    state_batch_indices: Tensor | None,
-    backend: str,
-) -> Tensor:
-    """The step, with the shapes of `selective_state_update_reference`, which is the CPU's code too."""
-    function = selective_state_update_reference
-    if backend == "triton":
+def _step(*arguments: Any) -> Tensor:
+    """The step, with the arguments of `selective_state_update_reference`, which serves where there is no kernel."""
+    *inputs, backend = arguments
+    function: Any = selective_state_update_reference
+    if has_kernel("step", backend):
         function = load_backend("step", backend).selective_state_update
-    return function(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
+    out: Tensor = function(*inputs)
+    return out
+
+
+selective_state_update_step = torch.library.custom_op(
+    "mambarium::selective_state_update",
+    _step,
+    mutates_args=("state",),
+    schema="(Tensor(a0!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+    "Tensor? dt_bias, bool dt_softplus, Tensor? state_batch_indices, str backend) -> Tensor",
+)
 
 
 @selective_state_update_step.register_fake

@@ -1,5 +1,7 @@
 """One step of the selective scan on a GPU: the launch of the Triton kernel."""
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -11,23 +13,11 @@ from mambarium.kernels.triton_launch import Launch, strides
 OPTIONS = {"num_warps": STEP_WARPS, "num_stages": 1}
 
 
-def selective_state_update(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    state_batch_indices: Tensor | None,
-) -> Tensor:
-    """Updates and reads the states; shapes as in `selective_state_update_reference`."""
-    launch = plan(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
-    launch.run(x.device)
+def selective_state_update(*arguments: Any) -> Tensor:
+    """Update and read the states, given the arguments of `plan`."""
+    launch = plan(*arguments)
     out: Tensor = launch.arguments["out"]
+    launch.run(out.device)
     return out
 
 
@@ -44,7 +34,10 @@ def plan(
     dt_softplus: bool,
     state_batch_indices: Tensor | None,
 ) -> Launch:
-    """The launch, with the output that it fills among its arguments."""
+    """Return the launch, with the output that it fills among its arguments.
+
+    Shapes are those of `selective_state_update_reference`.
+    """
     batch, heads, dim = x.shape
     d_state = state.shape[3]
     block_state = triton.next_power_of_2(d_state)
