@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from mambarium.kernels import causal_conv1d, selective_scan, warm_up
-from mambarium.kernels.backend import choose_backend, load_backend
+from mambarium.kernels import causal_conv1d, selective_scan, selective_state_update, warm_up
+from mambarium.kernels.backend import choose_backend, has_kernel, load_backend
 
 WITHOUT_PACKAGE = """
 import sys
@@ -21,6 +21,8 @@ importlib.util.find_spec = lambda name, *a: None if name in {names} else found(n
 import torch
 from mambarium.kernels import selective_scan, causal_conv1d
 """
+
+WARM_UP = "from mambarium.kernels import causal_conv1d, grid_scan, selective_scan, warm_up\n"
 
 
 def run_python(code, **environment):
@@ -105,34 +107,40 @@ def test_the_cache_folder_is_keyed_by_the_sources(tmp_path, monkeypatch):
 
 
 def test_warm_up_loads_from_the_cache_the_second_time():
-    warm_up()
-    code = "import logging; from mambarium.kernels import warm_up; print(warm_up(backward=False))"
+    warm_up([selective_scan, causal_conv1d])
+    code = WARM_UP + "print(warm_up([selective_scan, causal_conv1d], backward=False))"
     run = run_python(code)
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) > 0 and "compiling" not in run.stderr
 
 
-def test_warm_up_compiles_the_grid_scan_when_asked():
-    code = (
+def test_warm_up_compiles_what_is_asked_for():
+    code = WARM_UP + (
         "import sys\n"
-        "from mambarium.kernels import warm_up\n"
-        "for grid in (False, True):\n"
-        "    warm_up(backward=False, grid=grid)\n"
-        "    print('mambarium.kernels.grid.cpu_forward' in sys.modules)\n"
+        "for operation, kernels in ((causal_conv1d, 'conv.cpu_kernels'), (grid_scan, 'scan.cpu_forward')):\n"
+        "    print(f'mambarium.kernels.{kernels}' in sys.modules)\n"
+        "    warm_up([operation], backward=False)\n"
+        "    print(f'mambarium.kernels.{kernels}' in sys.modules)\n"
+        "kernels = sys.modules['mambarium.kernels.scan.cpu_forward']\n"
+        "print([len(entry.signatures) for entry in (kernels.forward, kernels.forward_in_order)])\n"
     )
     run = run_python(code)
-    assert run.stdout.split() == ["False", "True"], run.stderr
+    assert run.stdout.split("\n")[:-1] == ["False", "True", "False", "True", "[0, 1]"], run.stderr
+
+
+def test_warm_up_refuses_what_has_no_kernels():
+    with pytest.raises(ValueError, match="expected some of selective_scan, causal_conv1d, grid_scan; found"):
+        warm_up([selective_state_update])
 
 
 def test_forking_after_kernels_ran_does_not_hang():
-    code = (
+    code = WARM_UP + (
         "import torch\n"
-        "from mambarium.kernels import warm_up\n"
-        "warm_up(backward=False)\n"
+        "warm_up([causal_conv1d], backward=False)\n"
         "data = torch.utils.data.TensorDataset(torch.arange(8))\n"
         "loader = torch.utils.data.DataLoader(data, num_workers=2, multiprocessing_context='fork')\n"
         "print(sum(int(x) for (x,) in loader))\n"
-        "warm_up(backward=False)\n"
+        "warm_up([causal_conv1d], backward=False)\n"
     )
     run = run_python(code)
     assert run.returncode == 0 and run.stdout.strip() == "28", run.stderr
@@ -140,14 +148,13 @@ def test_forking_after_kernels_ran_does_not_hang():
 
 def test_a_forked_process_is_refused_with_a_reason():
     pytest.importorskip("numba")
-    code = (
+    code = WARM_UP + (
         "import os, sys, numba\n"
-        "from mambarium.kernels import warm_up\n"
-        "warm_up(backward=False)\n"
+        "warm_up([causal_conv1d], backward=False)\n"
         "if numba.threading_layer() != 'omp': print('use spawn'); sys.exit(7)\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    try: warm_up(backward=False)\n"
+        "    try: warm_up([causal_conv1d], backward=False)\n"
         "    except RuntimeError as error: print(error, flush=True); os._exit(7)\n"
         "    os._exit(0)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
@@ -157,12 +164,12 @@ def test_a_forked_process_is_refused_with_a_reason():
 
 
 def test_a_process_forked_before_any_kernel_ran_may_run_them():
-    code = (
+    code = WARM_UP + (
         "import os, sys, threading\n"
-        "from mambarium.kernels import numba_runtime, warm_up\n"
+        "from mambarium.kernels import numba_runtime\n"
         "numba_runtime._calls.acquire()  # as another thread might hold it\n"
         "child = os.fork()\n"
-        "if child == 0: warm_up(backward=False); os._exit(7)\n"
+        "if child == 0: warm_up([causal_conv1d], backward=False); os._exit(7)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
     run = run_python(code)
@@ -173,27 +180,31 @@ def test_kernels_restore_numbas_threads_and_use_a_shared_memory_layer():
     import numba
 
     before = numba.get_num_threads()
-    warm_up()
+    warm_up([causal_conv1d])
     assert numba.get_num_threads() == before
     assert numba.threading_layer() in ("omp", "tbb")
 
 
 @pytest.mark.parametrize(("backend", "package"), [("cpu", "numba"), ("triton", "triton")])
-def test_backends_fit_their_interfaces(backend, package):
+def test_backends_fit_what_operations_ask_of_them(backend, package):
     import inspect
 
     pytest.importorskip(package, reason=f"{package} is not installed")
 
-    from mambarium.kernels.conv.interface import ConvBackend
-    from mambarium.kernels.grid.interface import GridBackend
-    from mambarium.kernels.scan.interface import ScanBackend
+    from mambarium.kernels.conv.description import ConvBackend
+    from mambarium.kernels.scan.description import ScanBackend
 
-    for operation, interface in (("scan", ScanBackend), ("conv", ConvBackend), ("grid", GridBackend)):
+    for operation, offered in (("scan", ScanBackend), ("conv", ConvBackend)):
         module = load_backend(operation, backend)
-        for name, function in inspect.getmembers(interface, inspect.isfunction):
+        for name, function in inspect.getmembers(offered, inspect.isfunction):
             if not name.startswith("_"):
                 expected = [p for p in inspect.signature(function).parameters if p != "self"]
                 assert list(inspect.signature(getattr(module, name)).parameters) == expected
+
+
+def test_the_registry_knows_where_a_step_is_plain_pytorch():
+    assert has_kernel("step", "triton") and not has_kernel("step", "cpu") and not has_kernel("step", "reference")
+    assert all(has_kernel(operation, backend) for operation in ("scan", "conv") for backend in ("cpu", "triton"))
 
 
 def test_the_ops_serve_a_causal_block_end_to_end():
