@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mambarium.kernels.grid.routes import Route, visited_positions
 from mambarium.kernels.scan.description import Order, Scan
-from mambarium.kernels.scan.registration import register_scan
+from mambarium.kernels.scan.registration import input_gradients, register_scan, save_inputs
+from mambarium.kernels.transforms import differentiable, differentiable_once
 
 
 def encode_routes(routes: Sequence[Route]) -> list[int]:
@@ -60,9 +62,17 @@ def _order(numbers: tuple[int, ...], height: int, width: int, device: torch.devi
     return Order(torch.from_numpy(visited_positions(routes, height, width).copy()).to(device))
 
 
-grid_scan_forward, grid_scan_backward, grid_forward = register_scan(
+grid_scan_forward, grid_scan_backward = register_scan(
     "grid_scan",
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, SymInt[] routes, "
     "bool delta_softplus",
     _as_scan,
 )
+grid_backward = differentiable_once(grid_scan_backward)
+
+
+def _backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
+    return input_gradients(ctx, grid_backward, *incoming)
+
+
+grid_forward = differentiable(grid_scan_forward, _backward, save_inputs)

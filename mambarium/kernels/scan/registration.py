@@ -21,10 +21,8 @@ from mambarium.kernels.scan.description import Gradients, Scan, ScanBackend
 from mambarium.kernels.transforms import differentiable, differentiable_once
 
 
-def register_scan(
-    name: str, inputs: str, describe: Callable[..., Scan]
-) -> tuple[CustomOpDef, CustomOpDef, Callable[..., Any]]:
-    """Register a kind of scan as an operation and its backward.
+def register_scan(name: str, inputs: str, describe: Callable[..., Scan]) -> tuple[CustomOpDef, CustomOpDef]:
+    """Register a kind of scan as an operation and its backward, which `differentiable` is yet to bring together.
 
     Args:
         name: of the operations, without "_forward" and "_backward".
@@ -34,13 +32,12 @@ def register_scan(
 
     Returns:
         The forward, (inputs, save_for_backward, backend) to out, of u's dtype and layout, the last state where the
-        inputs have an initial one, and the checkpoints. The backward, (gradient of out, that of the last state, inputs,
-        checkpoints, backend) to the gradients, laid out as their inputs, with an empty tensor for each that is None.
-        And the forward as it is to be called, which is differentiable, under transforms of torch.func too.
+        inputs have an initial one, and the checkpoints. And the backward, (gradient of out, that of the last state,
+        inputs, checkpoints, backend) to the gradients, laid out as their inputs, with an empty tensor for each that is
+        None.
     """
     names = [part.split()[-1] for part in inputs.split(", ")]
     leaves = [field for field in names if field in Gradients._fields]
-    tensors = inputs.count("Tensor")
     with_state = "initial_state" in names
     states = ", Tensor grad_last_state" if with_state else ""
     results = ", ".join(["Tensor"] * (3 if with_state else 2))
@@ -88,32 +85,6 @@ def register_scan(
     )
     forward_op.register_fake(fake_forward)
     backward_op.register_fake(fake_backward)
-    call_backward = differentiable_once(backward_op)
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *given, save_for_backward, backend = inputs
-        if save_for_backward:
-            ctx.mark_non_differentiable(output[-1])
-            ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*given[:tensors], output[-1])
-            ctx.options = given[tensors:]
-            ctx.backend = backend
-
-    def backward_of_call(ctx: Any, grad_out: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
-        *given, checkpoints = ctx.saved_tensors
-        given += ctx.options
-        without = [None] * (len(names) + 2 - len(leaves))
-        if grad_out is None:
-            if others[0] is None:
-                return (*(None for _ in leaves), *without)
-            grad_out = torch.zeros_like(_output_like(given[0]))
-        incoming = [grad_out]
-        if with_state:
-            batch, _, dim, _, d_state = _sizes(given[2].shape, given[3].shape)
-            state = others[0]
-            incoming.append(given[2].new_zeros((batch, dim, d_state)) if state is None else state)
-        grads = call_backward(*incoming, *given, checkpoints, ctx.backend)
-        return (*(None if x is None else grad for x, grad in zip(given, grads, strict=False)), *without)
 
     def flops(shapes: Sequence[Any]) -> int:
         batch, length, dim, _, d_state = _sizes(*shapes[2:4])
@@ -128,7 +99,42 @@ def register_scan(
     def _(*arguments: Any, **_: Any) -> int:
         return 2 * flops(arguments[2 if with_state else 1 :])
 
-    return forward_op, backward_op, differentiable(forward_op, backward_of_call, setup_context)
+    return forward_op, backward_op
+
+
+def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keep what `input_gradients` needs."""
+    *given, save_for_backward, backend = inputs
+    if save_for_backward:
+        tensors = sum(x is None or isinstance(x, Tensor) for x in given)
+        ctx.mark_non_differentiable(output[-1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*given[:tensors], output[-1])
+        ctx.options, ctx.backend = given[tensors:], backend
+
+
+def input_gradients(ctx: Any, backward: Callable[..., Any], *incoming: Tensor | None) -> tuple[Any, ...]:
+    """Return the gradients of all inputs of a forward.
+
+    Args:
+        ctx: what `save_inputs` kept.
+        backward: the backward as it is to be called.
+        incoming: the gradients of out, the last state, if there is one, and the checkpoints.
+    """
+    *given, checkpoints = ctx.saved_tensors
+    given += ctx.options
+    u, _, A, B = given[:4]
+    grad_out, *grad_state = incoming[:-1]
+    if all(grad is None for grad in (grad_out, *grad_state)):
+        return (None,) * (len(given) + 2)
+    if grad_out is None:
+        grad_out = torch.zeros_like(u)
+    if grad_state and grad_state[0] is None:
+        batch, _, dim, _, d_state = _sizes(A.shape, B.shape)
+        grad_state = [A.new_zeros((batch, dim, d_state))]
+    grads = backward(grad_out, *grad_state, *given, checkpoints, ctx.backend)
+    present = [None if x is None else grad for x, grad in zip(given, grads, strict=False)]
+    return (*present, *[None] * (len(given) + 2 - len(present)))
 
 
 def _backend(name: str, shapes_only: bool = False) -> ScanBackend:
@@ -145,9 +151,17 @@ def _output_like(u: Tensor) -> Tensor:
     return u.select(3, 0) if u.dim() == 5 else u
 
 
-selective_scan_forward, selective_scan_backward, scan_forward = register_scan(
+selective_scan_forward, selective_scan_backward = register_scan(
     "selective_scan",
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state, Tensor? reset, bool delta_softplus, bool reverse",
     Scan,
 )
+scan_backward = differentiable_once(selective_scan_backward)
+
+
+def _backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
+    return input_gradients(ctx, scan_backward, *incoming)
+
+
+scan_forward = differentiable(selective_scan_forward, _backward, save_inputs)
