@@ -15,7 +15,6 @@ from mambarium.backbones.contract import (
 )
 from mambarium.backbones.language.block_recurrent_transformer import BlockRecurrentTransformer
 from mambarium.backbones.language.block_state_transformer.block_state_backbone import BlockStateTransformer
-from mambarium.backbones.language.induction_mamba import InductionMamba
 from mambarium.backbones.language.lstm import LSTM
 from mambarium.backbones.language.mamba.mamba_backbone import Mamba
 from mambarium.backbones.language.moe_mamba.moe_mamba_backbone import MoEMamba
@@ -44,7 +43,6 @@ __all__ = [
     "BlockStateTransformer",
     "ConvNeXt",
     "FeatureInfo",
-    "InductionMamba",
     "LoadReport",
     "LocalVMamba",
     "LocalVim",

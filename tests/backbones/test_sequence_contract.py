@@ -12,7 +12,6 @@ from mambarium.backbones import (
     S4D,
     BlockRecurrentTransformer,
     BlockStateTransformer,
-    InductionMamba,
     Mamba,
     MoEMamba,
     SequenceBackbone,
@@ -31,10 +30,6 @@ FAMILIES: dict[str, Callable[[], SequenceBackbone]] = {
     "mamba": lambda: Mamba(WIDTH, depth=2, d_state=3, dropout=0.1),
     "mamba_narrow_convolution": lambda: Mamba(WIDTH, depth=2, d_state=1, d_conv=2, expand=1, dt_rank=5),
     "mamba_residual_in_input_type": lambda: Mamba(WIDTH, depth=1, residual_in_fp32=False),
-    "induction_mamba": lambda: InductionMamba(WIDTH, depth=3, num_heads=3, window_size=4, d_state=3, dropout=0.1),
-    "induction_mamba_first_and_last": lambda: InductionMamba(
-        WIDTH, depth=2, induction_layers=[0, 1], num_heads=1, window_size=6, d_state=2
-    ),
     "moe_mamba": lambda: MoEMamba(WIDTH, depth=2, num_experts=3, d_state=3, dropout=0.1),
     "moe_mamba_parallel": lambda: MoEMamba(
         WIDTH, depth=1, num_experts=2, expert_width=7, overflow="probability", parallel=True

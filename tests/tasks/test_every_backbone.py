@@ -13,7 +13,6 @@ from mambarium.backbones import (
     BlockRecurrentTransformer,
     BlockStateTransformer,
     ConvNeXt,
-    InductionMamba,
     LocalVim,
     LocalVMamba,
     Mamba,
@@ -36,7 +35,6 @@ from mambarium.tasks.task import Task
 
 SEQUENCES: dict[str, Callable[[], SequenceBackbone]] = {
     "mamba": lambda: Mamba(8, 1, d_state=2),
-    "induction_mamba": lambda: InductionMamba(8, 1, window_size=8, d_state=2),
     "moe_mamba": lambda: MoEMamba(8, 1, num_experts=2, d_state=2),
     "s4d": lambda: S4D(8, 1, d_state=4),
     "lstm": lambda: LSTM(8, 1),
