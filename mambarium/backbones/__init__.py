@@ -24,15 +24,15 @@ from mambarium.backbones.layers.initialization import initialize
 from mambarium.backbones.published.loading import load_pretrained
 from mambarium.backbones.published.report import LoadReport
 from mambarium.backbones.variants import from_variant, list_variants
-from mambarium.backbones.vision.convnext.convnext_backbone import ConvNeXt
+from mambarium.backbones.vision.convnext import ConvNeXt
 from mambarium.backbones.vision.local_mamba.local_vim import LocalVim
 from mambarium.backbones.vision.local_mamba.local_vmamba import LocalVMamba
 from mambarium.backbones.vision.mamba_yolo import MambaYOLO
 from mambarium.backbones.vision.mambaout.mambaout_backbone import MambaOut
 from mambarium.backbones.vision.mambavision.mambavision_backbone import MambaVision
-from mambarium.backbones.vision.swin.swin_backbone import Swin
+from mambarium.backbones.vision.swin import Swin
 from mambarium.backbones.vision.vim.vim_backbone import Vim
-from mambarium.backbones.vision.vit.vit_backbone import ViT
+from mambarium.backbones.vision.vit import ViT
 from mambarium.backbones.vision.vmamba.vmamba_backbone import VMamba
 
 __all__ = [

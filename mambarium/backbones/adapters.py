@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones.contract import FeatureInfo, SequenceBackbone, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import check_at_least, check_images
-from mambarium.backbones.layers.graph_constants import constant_in_graphs
-from mambarium.backbones.layers.linear import Linear
+from mambarium.backbones.layers.arguments import check_at_least, check_images, check_multiples
+from mambarium.backbones.layers.heads import PooledClassifier
 from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions, resize_stored_positions
-from mambarium.backbones.layers.routes import route_named
+from mambarium.backbones.layers.routes import constant_in_graphs, route_named
 from mambarium.errors import InputError
 from mambarium.kernels.grid.routes import Route, visited_positions
 
@@ -33,6 +32,8 @@ class SequenceOnImages(VisionBackbone):
         routes: Orders in which the patches are read: "rows", "columns" or "window_N" (window by window of NxN patches),
             each also with "_backwards".
     """
+
+    no_weight_decay = ("pos_embed",)
 
     def __init__(
         self,
@@ -78,16 +79,9 @@ class SequenceOnImages(VisionBackbone):
         y = sum(y.index_select(1, steps) for y, steps in zip(by_route, step_of_patch, strict=True)) / len(self.routes)
         return VisionFeatures([y.transpose(1, 2).unflatten(2, grid)], None, output.auxiliary_losses)
 
-    def classifier(self, num_classes: int) -> MeanClassifier:
+    def classifier(self, num_classes: int) -> PooledClassifier:
         """A linear head on the mean over all patches."""
-        return MeanClassifier(self.feature_info[0].channels, num_classes)
-
-    def stages(self) -> list[list[str]]:
-        """Patches and positions, then the backbone's layers."""
-        stages: list[list[str]] = [[] for _ in range(len(self._inner_depths) + 1)]
-        for name, _ in self.named_parameters():
-            stages[self.depth_of(name)].append(name)
-        return stages
+        return PooledClassifier(self.feature_info[0].channels, num_classes)
 
     def repeated_blocks(self) -> list[nn.Module]:
         """Those of the sequence backbone."""
@@ -97,6 +91,13 @@ class SequenceOnImages(VisionBackbone):
         """0 for patches and positions, then the backbone's layers from 1."""
         part, _, inner = parameter_name.partition(".")
         return 1 + self._inner_depths.index(self.backbone.depth_of(inner)) if part == "backbone" else 0
+
+    def stages(self) -> list[list[str]]:
+        """Patches and positions, then the backbone's layers."""
+        stages: list[list[str]] = [[] for _ in range(len(self._inner_depths) + 1)]
+        for name, _ in self.named_parameters():
+            stages[self.depth_of(name)].append(name)
+        return stages
 
     def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
         """Positions of another square grid, bicubically interpolated; the backbone's parameters as it does itself."""
@@ -108,29 +109,7 @@ class SequenceOnImages(VisionBackbone):
         return resize_stored_positions(stored, self.grid_size, self.backbone.width, "first", False)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
-        if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
-            raise InputError(
-                f"SequenceOnImages with patch_size {self.patch_size} takes height and width that are multiples of it, "
-                f"got {height}x{width}"
-            )
-        return height // self.patch_size, width // self.patch_size
-
-
-class MeanClassifier(nn.Module):
-    """A linear head on the mean of one map.
-
-    Args:
-        width: Channels of the map.
-        num_classes: Number of classes.
-    """
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.head = Linear(width, num_classes)
-
-    def forward(self, features: VisionFeatures) -> Tensor:
-        """Features with one map to logits (batch, num_classes)."""
-        return self.head(features.maps[-1].mean(dim=(2, 3)))
+        return check_multiples(f"SequenceOnImages with patch_size {self.patch_size}", height, width, self.patch_size)
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,9 +6,11 @@ of its kind, one written outside this package included.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from functools import cached_property
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +20,52 @@ State: TypeAlias = "Tensor | list[State] | dict[str, State]"
 
 
 class Backbone(nn.Module, ABC):
-    """A network from input to features, without any knowledge of the task that uses them."""
+    """A network from input to features, without any knowledge of the task that uses them.
 
-    @abstractmethod
+    Attributes:
+        layer_patterns: Regular expressions of how parameter names begin; the first that fits counts. The first group is
+            the number of a parameter's stage, to which the number beside the expression is added, the second the number
+            of its layer in the stage. An expression without groups stands for so many layers behind the last one. What
+            fits none is the embedding or stem.
+        no_weight_decay: Last names of parameters, of this module or of those of another library within it, that weight
+            decay must leave alone: positions, tokens, rates. Any module may have it; biases, norms and embeddings need
+            none.
+    """
+
+    layer_patterns: ClassVar[tuple[tuple[str, int], ...]] = ()
+    no_weight_decay: ClassVar[tuple[str, ...]] = ()
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, ...]]:
+        """By parameter name stage and layer, as `layer_patterns` says; () for the embedding or stem."""
+        places: dict[str, tuple[int, ...]] = {}
+        behind: dict[str, int] = {}
+        for name, _ in self.named_parameters():
+            places[name] = ()
+            found = ((re.match(pattern, name), shift) for pattern, shift in self.layer_patterns)
+            for match, shift in found:
+                if match and match.groups():
+                    stage, layer = (*map(int, filter(None, match.groups())), 0)[:2]
+                    places[name] = (stage + shift, layer)
+                elif match:
+                    behind[name] = shift
+                if match:
+                    break
+        stage, layer = max(places.values()) or (0, 0)
+        return places | {name: (stage, layer + shift) for name, shift in behind.items()}
+
+    @cached_property
+    def _depths(self) -> dict[tuple[int, ...], int]:
+        """The number of each place, from input to output."""
+        return {place: depth for depth, place in enumerate(sorted({(), *self._places.values()}))}
+
     def depth_of(self, parameter_name: str) -> int:
         """How deep a parameter sits: 0 for the input embedding or stem, `max_depth` for the last layer.
 
         Args:
             parameter_name: A name from `named_parameters()` of this backbone.
         """
+        return self._depths[self._places[parameter_name]]
 
     @abstractmethod
     def repeated_blocks(self) -> list[nn.Module]:
@@ -75,6 +114,7 @@ class SequenceBackbone(Backbone):
         constant_state: Whether the state keeps its size however long the sequence grows.
     """
 
+    layer_patterns = ((r"layers\.(\d+)\.", 0), (r"norm_f\.", 0))
     width: int
     constant_state: bool
 
@@ -150,12 +190,15 @@ class VisionBackbone(Backbone):
             InputError: If height or width is not a multiple of `size_divisibility`, or too small.
         """
 
-    @abstractmethod
     def stages(self) -> list[list[str]]:
         """Parameter names from input to output, stem and stages in order: the units that a task can freeze.
 
         Every parameter belongs to exactly one stage.
         """
+        stages: dict[tuple[int, ...], list[str]] = {}
+        for name, place in self._places.items():
+            stages.setdefault(place[:1], []).append(name)
+        return [stages[stage] for stage in sorted(stages)]
 
     @abstractmethod
     def classifier(self, num_classes: int) -> nn.Module:

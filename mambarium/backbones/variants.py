@@ -10,35 +10,44 @@ from functools import partial
 from typing import Any
 
 from mambarium.backbones.contract import Backbone
-from mambarium.backbones.language.mamba import mamba_backbone
+from mambarium.backbones.language import block_recurrent_transformer, lstm, s4d
+from mambarium.backbones.language.block_state_transformer import block_state_backbone
+from mambarium.backbones.language.mamba import mamba_checkpoints
 from mambarium.backbones.language.moe_mamba import moe_mamba_backbone
 from mambarium.backbones.language.transformer import transformer_backbone
-from mambarium.backbones.vision import mamba_yolo
-from mambarium.backbones.vision.convnext import convnext_backbone
-from mambarium.backbones.vision.local_mamba import local_vim, local_vmamba
-from mambarium.backbones.vision.mambaout import mambaout_backbone
-from mambarium.backbones.vision.mambavision import mambavision_backbone
-from mambarium.backbones.vision.swin import swin_backbone
-from mambarium.backbones.vision.vim import vim_backbone
-from mambarium.backbones.vision.vit import vit_backbone
-from mambarium.backbones.vision.vmamba import vmamba_backbone
+from mambarium.backbones.published.family import Family, Published
+from mambarium.backbones.vision import convnext, mamba_yolo, swin, vit
+from mambarium.backbones.vision.local_mamba import local_vim_checkpoints, local_vmamba_checkpoints
+from mambarium.backbones.vision.mambaout import mambaout_checkpoints
+from mambarium.backbones.vision.mambavision import mambavision_checkpoints
+from mambarium.backbones.vision.vim import vim_checkpoints
+from mambarium.backbones.vision.vmamba import vmamba_checkpoints
 from mambarium.errors import InputError
 
+FAMILIES: tuple[Family, ...] = (
+    mamba_checkpoints.FAMILY,
+    moe_mamba_backbone.FAMILY,
+    transformer_backbone.FAMILY,
+    lstm.FAMILY,
+    s4d.FAMILY,
+    block_state_backbone.FAMILY,
+    block_recurrent_transformer.FAMILY,
+    vim_checkpoints.FAMILY,
+    vmamba_checkpoints.FAMILY,
+    mambavision_checkpoints.FAMILY,
+    mambaout_checkpoints.FAMILY,
+    local_vim_checkpoints.FAMILY,
+    local_vmamba_checkpoints.FAMILY,
+    mamba_yolo.FAMILY,
+    vit.FAMILY,
+    swin.FAMILY,
+    convnext.FAMILY,
+)
+
 VARIANTS: dict[str, Callable[..., Backbone]] = {
-    **mamba_backbone.VARIANTS,
-    **moe_mamba_backbone.VARIANTS,
-    **transformer_backbone.VARIANTS,
-    **vim_backbone.VARIANTS,
-    **vmamba_backbone.VARIANTS,
-    **mambavision_backbone.VARIANTS,
-    **mambaout_backbone.VARIANTS,
-    **local_vim.VARIANTS,
-    **local_vmamba.VARIANTS,
-    **mamba_yolo.VARIANTS,
-    **vit_backbone.VARIANTS,
-    **swin_backbone.VARIANTS,
-    **convnext_backbone.VARIANTS,
+    name: build for family in FAMILIES for name, build in family.variants.items()
 }
+PUBLISHED: dict[str, Published] = {name: figure for family in FAMILIES for name, figure in family.published.items()}
 
 
 def from_variant(name: str, drop_path: float | None = None) -> Backbone:

@@ -100,7 +100,7 @@ class Objective(nn.Module, ABC):
         return ChosenMetrics(own, chosen, self.metric_inputs) if chosen else own
 
     def published_names(self) -> dict[str, str]:
-        """For names of this objective's state, those that `published.format.Format.head_key` knows; here none."""
+        """For names of this objective's state, those that `published.family.Family.head_key` knows; here none."""
         return {}
 
     def resized(self, parameter_name: str, stored: Tensor) -> Resized | None:

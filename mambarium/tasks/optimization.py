@@ -36,38 +36,25 @@ class SharedFactory:
 
 
 UNDECAYED_MODULES = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm, RunningNorms)
-UNDECAYED_NAMES = (
-    "A_log",
-    "A_logs",
-    "log_A_real",
-    "A_imag",
-    "B",
-    "D",
-    "initial",
-    "names",
-    "dt_projs_bias",
-    "pos_embed",
-    "cls_token",
-    "pos_embedding",
-    "class_token",
-    "layer_scale",
-    "relative_position_bias_table",
-)
 
 
-def is_decayed(module: nn.Module, parameter_name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay belongs on a parameter.
+def undecayed_parameters(model: nn.Module) -> set[int]:
+    """Identities of the parameters on which weight decay does not belong.
 
-    Decay shrinks weights that multiply features. It does not belong on parameters that set a scale, an offset or a
-    rate: norms, biases, embeddings, the state-space matrices `A_log` and `D` (and S4D's fixed A and B), time-step
-    biases. Mamba-1's `A_log` has two dimensions, so the number of dimensions alone does not decide.
-
-    Args:
-        module: The module that owns the parameter.
-        parameter_name: Its name within that module.
-        parameter: The parameter itself.
+    Decay shrinks weights that multiply features, not what sets a scale, an offset or a rate: norms, biases, embeddings,
+    and what a module names in `no_weight_decay`, such as the state-space matrices `A_log` and `D`. Mamba-1's `A_log`
+    has two dimensions, so the number of dimensions alone does not decide.
     """
-    return not (parameter.ndim <= 1 or isinstance(module, UNDECAYED_MODULES) or parameter_name in UNDECAYED_NAMES)
+    undecayed = set()
+    for module in model.modules():
+        own_kind = isinstance(module, UNDECAYED_MODULES)
+        for parameter in module.parameters(recurse=False):
+            if own_kind or parameter.ndim <= 1 or getattr(parameter, "_no_weight_decay", False):
+                undecayed.add(id(parameter))
+        names = getattr(module, "no_weight_decay", ())
+        if isinstance(names, tuple):  # other libraries have methods of that name
+            undecayed |= {id(value) for name, value in module.named_parameters() if name.rpartition(".")[2] in names}
+    return undecayed
 
 
 RATE_FACTOR = "lr_factor"
@@ -88,12 +75,7 @@ def parameter_groups(model: nn.Module, rate_factors: Mapping[str, float] | None 
         For each rate one group that takes the optimiser's own `weight_decay` and one with 0, empty groups left out.
         Groups with another rate than 1 carry it as `RATE_FACTOR`.
     """
-    undecayed = {
-        id(parameter)
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if not is_decayed(module, name, parameter)
-    }
+    undecayed = undecayed_parameters(model)
     factors = rate_factors or {}
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = []

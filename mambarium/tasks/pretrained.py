@@ -50,7 +50,7 @@ def load_pretrained(task: Task, source: str | Path, *, ema: bool | None = None) 
     elif isinstance(task.backbone, SequenceOnImages):
         head = Assignment({}, set(), [], list(state), [])  # a published head is one for words
     else:
-        keys = {name: recognised.format.head_key(theirs) for name, theirs in objective.published_names().items()}
+        keys = {name: recognised.family.head_key(theirs) for name, theirs in objective.published_names().items()}
         head = assign(state, keys, recognised.weights, objective.resized, pretrained)
     check_ties(state, head, str(source))
     task.backbone.load_state_dict(backbone.values, strict=False)

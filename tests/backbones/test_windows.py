@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mambarium.backbones.layers.documents import document_boundaries
+from mambarium.backbones.layers.sequences import document_boundaries
 from mambarium.backbones.layers.windows import BLOCK_LENGTH, WindowMemory, attend_in_windows, slide
 
 HEADS, HEAD_DIM = 2, 3

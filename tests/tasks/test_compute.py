@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones import LocalVim, MoEMamba, from_variant, list_variants
-from mambarium.backbones.published_figures import PUBLISHED_FIGURES
+from mambarium.backbones.variants import PUBLISHED
 from mambarium.tasks import ImageClassification
 from mambarium.tasks.compute import multiply_accumulates
 
@@ -77,10 +77,10 @@ COUNTERS = {family: as_seen(family) for family in UNSEEN} | {
 
 
 def test_figures_are_of_variants() -> None:
-    assert set(PUBLISHED_FIGURES) <= set(list_variants())
+    assert set(PUBLISHED) <= set(list_variants())
 
 
-COUNTED = [name for name, figure in PUBLISHED_FIGURES.items() if figure.gmacs is not None]
+COUNTED = [name for name, figure in PUBLISHED.items() if figure.gmacs is not None]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ COUNTED = [name for name, figure in PUBLISHED_FIGURES.items() if figure.gmacs is
     [pytest.param(name, marks=pytest.mark.slow) if name == "local_vmamba_small" else name for name in COUNTED],
 )
 def test_published_compute(name: str) -> None:
-    figure = PUBLISHED_FIGURES[name]
+    figure = PUBLISHED[name]
     assert figure.gmacs is not None
     with torch.device("meta"):
         task = ImageClassification(from_variant(name), 1000)

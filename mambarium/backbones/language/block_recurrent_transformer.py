@@ -24,6 +24,7 @@ from mambarium.backbones.layers.window_stack import (
     scaled_direction,
 )
 from mambarium.backbones.layers.windows import attend_to_states, cut_into_windows
+from mambarium.backbones.published.family import Family
 
 
 class BlockRecurrentTransformer(WindowStack):
@@ -88,6 +89,7 @@ class RecurrentContext(Context):
     """
 
     memory_windows = 2
+    no_weight_decay = ("initial",)
 
     def __init__(self, width: int, num_heads: int, window_size: int, num_states: int) -> None:
         super().__init__()
@@ -158,6 +160,8 @@ class RecurrentCell(nn.Module):
         num_states: Number of states.
     """
 
+    no_weight_decay = ("names",)
+
     def __init__(self, width: int, num_heads: int, num_states: int) -> None:
         super().__init__()
         self.num_heads, self.head_dim = num_heads, width // num_heads
@@ -224,3 +228,6 @@ def _choose(
         torch.where(condition.view(-1, *[1] * (b.ndim - 1)), a.to(b.dtype), b) for a, b in zip(yes, no, strict=True)
     )
     return states, key, value
+
+
+FAMILY = Family(BlockRecurrentTransformer)

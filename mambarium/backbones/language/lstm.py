@@ -6,7 +6,6 @@ in the pre-norm residual blocks that the other families have, so that they diffe
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -15,8 +14,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from mambarium.backbones.contract import State
 from mambarium.backbones.layers.arguments import check_at_least, check_rate
-from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.initialization import draw_output_projection
 from mambarium.backbones.layers.residual_stack import Block, BlockOutput, ResidualStack, StackState
+from mambarium.backbones.layers.sequences import Boundaries
+from mambarium.backbones.published.family import Family
 
 
 class LSTM(ResidualStack):
@@ -68,8 +69,7 @@ class LSTMBlock(Block):
         forget = slice(self.lstm.hidden_size, 2 * self.lstm.hidden_size)
         self.lstm.get_parameter("bias_ih_l0")[forget] = 1.0
         self.lstm.get_parameter("bias_hh_l0")[forget] = 0.0
-        nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
-        self.out_proj.weight.div_(math.sqrt(self.num_layers))
+        draw_output_projection(self.out_proj, self.num_layers)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """Zeros."""
@@ -156,3 +156,6 @@ def document_packing(boundaries: Boundaries) -> DocumentPacking:
         last_document=document[:, -1],
         begins=boundaries.reset[:, 0],
     )
+
+
+FAMILY = Family(LSTM)

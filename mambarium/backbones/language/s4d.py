@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from mambarium.backbones.contract import State
 from mambarium.backbones.layers.arguments import check_at_least, check_rate
 from mambarium.backbones.layers.diagonal_ssm import DiagonalSSM, Discretization, StateMatrix
-from mambarium.backbones.layers.documents import Boundaries
 from mambarium.backbones.layers.residual_stack import Block, BlockOutput, ResidualStack
+from mambarium.backbones.layers.sequences import Boundaries
+from mambarium.backbones.published.family import Family
 
 
 class S4D(ResidualStack):
@@ -74,3 +75,6 @@ class S4DBlock(Block):
         y, state = self.ssm(self.norm(residual.to(self.norm.weight.dtype)), state, chunk)
         mixed = F.glu(self.out_proj(self.dropout(F.gelu(y))), dim=-1)
         return BlockOutput(residual + self.dropout(mixed), state, {})
+
+
+FAMILY = Family(S4D)

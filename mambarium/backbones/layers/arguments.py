@@ -1,8 +1,10 @@
-"""Checks of the backbones' arguments, with one line that says what was expected."""
+"""Checks of the backbones' arguments and images, with one line that says what was expected."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -21,15 +23,60 @@ def check_rate(name: str, value: float) -> None:
         raise InputError(f"{name} must be at least 0 and below 1, got {value}")
 
 
-def check_mamba_sizes(
-    width: int, depth: int, d_state: int, d_conv: int, expand: int, dt_rank: int | Literal["auto"]
+def check_choice(name: str, value: object, choices: Collection[object]) -> None:
+    """Raise InputError unless the argument `name` is one of the choices, which YAML's types check as well."""
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def check_stages(
+    family: str, depths: Sequence[int], widths: Sequence[int], stem_stride: int = 4, least_width: int = 1
 ) -> None:
-    """Raise InputError unless a stack of selective state-space blocks can have these sizes."""
+    """Raise InputError unless a network of stages can have these depths and widths, and this reduction by its stem."""
+    if len(depths) != len(widths) or not depths:
+        raise InputError(f"{family} needs as many depths as widths, at least one, got {len(depths)} and {len(widths)}")
+    check_at_least("every one of depths", min(depths), 1)
+    check_at_least("every one of widths", min(widths), least_width)
+    check_choice(f"{family}'s stem_stride", stem_stride, (1, 2, 4))
+
+
+class MambaSizes(NamedTuple):
+    """Sizes of a Mamba mixer.
+
+    Attributes:
+        width: Size of the vectors.
+        d_inner: Inner channels, each with a state of its own.
+        d_state: Size of one channel's state.
+        d_conv: Width of the causal convolution.
+        dt_rank: Rank of the projection to the time step.
+    """
+
+    width: int
+    d_inner: int
+    d_state: int
+    d_conv: int
+    dt_rank: int
+
+
+def mamba_sizes(
+    width: int, depth: int, d_state: int, d_conv: int, expand: int, dt_rank: int | Literal["auto"]
+) -> MambaSizes:
+    """The sizes of each mixer of a stack, as users give them.
+
+    Raises:
+        InputError: Unless a stack of selective state-space blocks can have these sizes.
+    """
     sizes = {"width": width, "depth": depth, "d_state": d_state, "expand": expand}
     for name, value in sizes.items():
         check_at_least(name, value, 1)
-    if dt_rank != "auto":
-        check_at_least("dt_rank", dt_rank, 1)
+    rank = math.ceil(width / 16) if dt_rank == "auto" else dt_rank
+    check_at_least("dt_rank", rank, 1)
+    check_convolution(d_conv)
+    return MambaSizes(width, expand * width, d_state, d_conv, rank)
+
+
+def check_convolution(d_conv: int) -> None:
+    """Raise InputError unless the fast convolutions serve this width."""
     if not 2 <= d_conv <= 4:
         raise InputError(f"d_conv must be 2, 3 or 4, which the fast convolutions serve, got {d_conv}")
 
@@ -38,3 +85,10 @@ def check_images(images: Tensor) -> None:
     """Raise InputError unless the images are (batch, 3, height, width)."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise InputError(f"images must be (batch, 3, height, width), got {tuple(images.shape)}")
+
+
+def check_multiples(network: str, height: int, width: int, divisor: int) -> tuple[int, int]:
+    """How often the divisor goes into an image's height and width; InputError unless it does exactly."""
+    if min(height, width) < 1 or height % divisor or width % divisor:
+        raise InputError(f"{network} takes height and width that are multiples of {divisor}, got {height}x{width}")
+    return height // divisor, width // divisor

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambarium.backbones.layers.arguments import check_at_least
-from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.arguments import check_at_least, check_choice
+from mambarium.backbones.layers.sequences import Boundaries
 from mambarium.errors import InputError
 
 StateMatrix = Literal["legs", "lin", "inv", "real"]
@@ -44,6 +44,8 @@ class DiagonalSSM(nn.Module):
             without an axis of its own.
     """
 
+    no_weight_decay = ("log_A_real", "A_imag", "B", "D")
+
     def __init__(
         self,
         num_channels: int,
@@ -56,10 +58,8 @@ class DiagonalSSM(nn.Module):
         check_at_least("d_state", d_state, 2)
         if d_state % 2:
             raise InputError(f"d_state must be even, for complex numbers and their conjugates, got {d_state}")
-        if state_matrix not in ("legs", "lin", "inv", "real"):
-            raise InputError(f'state_matrix must be "legs", "lin", "inv" or "real", got {state_matrix!r}')
-        if discretization not in ("zoh", "bilinear"):
-            raise InputError(f'discretization must be "zoh" or "bilinear", got {discretization!r}')
+        check_choice("state_matrix", state_matrix, get_args(StateMatrix))
+        check_choice("discretization", discretization, get_args(Discretization))
         if num_filters is not None:
             check_at_least("num_filters", num_filters, 1)
         self.num_channels, self.d_state, self.num_filters = num_channels, d_state, num_filters

@@ -11,6 +11,9 @@ instead: it draws its children's parameters too, as its constructor did.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import nn
 
 
@@ -40,3 +43,10 @@ def initialize(module: nn.Module) -> None:
         raise TypeError(
             f"{type(module).__name__} has parameters and no reset_parameters(), so it cannot be initialised"
         )
+
+
+@torch.no_grad()
+def draw_output_projection(projection: nn.Linear, branches: int) -> None:
+    """torch's own draw over the root of the number of residual branches, so that their sum keeps its size (GPT-2)."""
+    nn.init.kaiming_uniform_(projection.weight, a=math.sqrt(5))
+    projection.weight.div_(math.sqrt(branches))

@@ -56,6 +56,19 @@ def resize_positions(positions: Tensor, learned: tuple[int, int], grid: tuple[in
     return values.flatten(2).transpose(1, 2)
 
 
+def resize_token_positions(
+    positions: Tensor, learned: tuple[int, int], grid: tuple[int, int], class_token: bool
+) -> Tensor:
+    """`resize_positions` with the position of a class token in the middle, which keeps its value, if there is one."""
+    if not class_token:
+        return resize_positions(positions, learned, grid)
+    middle = learned[0] * learned[1] // 2
+    before, token, after = positions.tensor_split([middle, middle + 1], dim=1)
+    patches = resize_positions(torch.cat([before, after], dim=1), learned, grid)
+    middle = grid[0] * grid[1] // 2
+    return torch.cat([patches[:, :middle], token, patches[:, middle:]], dim=1)
+
+
 def resize_stored_positions(
     stored: Tensor, grid: tuple[int, int], width: int, token: Literal["first", "middle"], keep_token: bool
 ) -> Tensor | None:

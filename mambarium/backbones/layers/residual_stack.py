@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones.contract import SequenceBackbone, SequenceOutput, State
-from mambarium.backbones.layers.documents import NO_DOCUMENT, Boundaries, document_boundaries
-from mambarium.backbones.layers.sequences import check_sequences, check_state
+from mambarium.backbones.layers.sequences import (
+    NO_DOCUMENT,
+    Boundaries,
+    check_sequences,
+    check_state,
+    document_boundaries,
+)
 
 
 class StackState(TypedDict):
@@ -140,8 +145,3 @@ class ResidualStack(SequenceBackbone):
     def repeated_blocks(self) -> list[nn.Module]:
         """The layers."""
         return list(self.layers)
-
-    def depth_of(self, parameter_name: str) -> int:
-        """1 for the first block (0 is the task's embedding), the number of blocks for the last and the final norm."""
-        parts = parameter_name.split(".")
-        return int(parts[1]) + 1 if parts[0] == "layers" else len(self.layers)

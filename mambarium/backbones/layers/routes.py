@@ -1,11 +1,15 @@
-"""Names for the routes along which a sequence model reads an image."""
+"""Routes along which a sequence model reads an image: their names, and their index maps in compiled graphs."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 from mambarium.errors import InputError
 from mambarium.kernels.grid.routes import Route
+
+Function = TypeVar("Function", bound=Callable)
 
 _NAME = re.compile(r"(rows|columns|window_([1-9]\d*))(_backwards)?")
 
@@ -27,3 +31,12 @@ def route_named(name: str) -> Route:
         )
     kind, window_size, backwards = match.groups()
     return Route(int(window_size or 0), by_columns=kind == "columns", backwards=backwards is not None)
+
+
+def constant_in_graphs(function: Function) -> Function:
+    """Let `torch.compile` call a function while it traces and keep the result: for index maps that NumPy computes.
+
+    It does what `torch.compiler.assume_constant_result` does, which would import the compiler with this package.
+    """
+    function.__dict__["_dynamo_marked_constant"] = True
+    return function

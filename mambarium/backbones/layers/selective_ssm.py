@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.sequences import Boundaries
 from mambarium.kernels import causal_conv1d, selective_scan, selective_state_update
 from mambarium.kernels.backend import choose_backend, has_kernel
 
@@ -31,6 +31,8 @@ class SelectiveSSM(nn.Module):
         dt_rank: Rank of the projection to delta.
     """
 
+    no_weight_decay = ("A_log", "D")
+
     def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int) -> None:
         super().__init__()
         self.d_inner, self.d_state, self.d_conv, self.dt_rank = d_inner, d_state, d_conv, dt_rank
@@ -41,14 +43,10 @@ class SelectiveSSM(nn.Module):
         self.D = nn.Parameter(torch.empty(d_inner, dtype=torch.float32))
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """A = -(1..d_state) (S4D-real), D = 1, and softplus(delta bias) log-uniform in [0.001, 0.1]."""
-        bound = self.dt_rank**-0.5
-        self.dt_proj.weight.uniform_(-bound, bound)
-        reset_delta_bias(self.dt_proj.bias)
-        self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float32, device=self.A_log.device).log())
-        self.D.fill_(1.0)
+        reset_delta(self.dt_proj.weight, self.dt_proj.bias)
+        reset_s4d_real(self.A_log, self.D)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """Zeros: the last inputs of the convolution, and the scan's state, which is always float32."""
@@ -170,9 +168,36 @@ class SelectiveSSM(nn.Module):
         return (y * F.silu(z)).to(x.dtype), after.to(state.dtype)
 
 
+def scan_tokens(x: Tensor, delta: Tensor, A_log: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
+    """`selective_scan` of x and delta (batch, length, dim), B and C (batch, length, d_state); nothing is copied."""
+    y = selective_scan(
+        x.transpose(1, 2),
+        delta.transpose(1, 2),
+        -torch.exp(A_log.float()),
+        B.transpose(1, 2),
+        C.transpose(1, 2),
+        D,
+        delta_bias=delta_bias,
+        delta_softplus=True,
+    )
+    return y.transpose(1, 2)
+
+
 @torch.no_grad()
-def reset_delta_bias(bias: Tensor) -> None:
-    """Draw a time step's bias such that softplus(bias) is log-uniform in [0.001, 0.1]."""
+def reset_s4d_real(A_log: Tensor, D: Tensor) -> None:
+    """A = -(1..d_state) in each row (S4D-real), D = 1."""
+    A_log.copy_(torch.arange(1, A_log.shape[-1] + 1, dtype=torch.float32, device=A_log.device).log())
+    D.fill_(1.0)
+
+
+@torch.no_grad()
+def reset_delta(weight: Tensor, bias: Tensor) -> None:
+    """Draw a time step's projection (..., dim, dt_rank), and its bias such that softplus(bias) is log-uniform.
+
+    It lies in [0.001, 0.1].
+    """
+    bound = weight.shape[-1] ** -0.5
+    weight.uniform_(-bound, bound)
     log_delta = torch.empty_like(bias).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))
     delta = log_delta.exp_().clamp_(min=DELTA_FLOOR)
     bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # inverse of softplus

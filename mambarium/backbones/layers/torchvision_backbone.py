@@ -48,30 +48,13 @@ class TorchvisionPyramid(TorchvisionBackbone):
         depths: Number of blocks of each stage.
     """
 
+    layer_patterns = (
+        (r"network\.features\.(\d*[13579])\.(\d+)\.", 0),
+        (r"network\.features\.([1-9]\d*)\.", 1),  # a downsampling, which counts as the block after it
+    )
     depths: tuple[int, ...]
-
-    def stages(self) -> list[list[str]]:
-        """The stem, then each stage with the downsampling before it."""
-        stages: list[list[str]] = [[] for _ in range(len(self.depths) + 1)]
-        for name, _ in self.named_parameters():
-            part = _number_in_features(name)
-            stages[0 if part == 0 else part // 2 + 1].append(name)
-        return stages
 
     def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
         stages = list(self.network.get_submodule("features").children())[1::2]
         return [block for stage in stages for block in stage.children()]
-
-    def depth_of(self, parameter_name: str) -> int:
-        """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
-        part = _number_in_features(parameter_name)
-        if part == 0:
-            return 0
-        block = int(parameter_name.split(".")[3]) if part % 2 else 0
-        return sum(self.depths[: part // 2]) + block + 1
-
-
-def _number_in_features(parameter_name: str) -> int:
-    """Which part of `features` a parameter "network.features.<part>..." belongs to: odd numbers are stages."""
-    return int(parameter_name.split(".")[2])

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from mambarium.backbones.contract import State
 from mambarium.backbones.layers.arguments import check_at_least, check_rate
-from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.initialization import draw_output_projection
 from mambarium.backbones.layers.residual_stack import Block, BlockOutput, ResidualStack, StackState
+from mambarium.backbones.layers.sequences import Boundaries
 from mambarium.backbones.layers.windows import (
     WindowMemory,
     Windows,
@@ -153,8 +154,7 @@ class WindowLayer(Block):
         self.scale.fill_(1.0)
         self.position_bias.weight.zero_()
         for projection in (self.out_proj, self.mlp_out):
-            nn.init.kaiming_uniform_(projection.weight, a=math.sqrt(5))
-            projection.weight.div_(math.sqrt(2 * self.num_layers))
+            draw_output_projection(projection, 2 * self.num_layers)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """Zeros; the stack's memory says that they are no positions."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.sequences import Boundaries
 
 BLOCK_LENGTH = 256
 """Most queries of a block: longer ones waste more on keys that their first queries or their last don't see."""

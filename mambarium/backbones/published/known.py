@@ -1,4 +1,4 @@
-"""All published formats, and which one a state dict is of."""
+"""Which family and format a state dict is of."""
 
 from __future__ import annotations
 
@@ -9,38 +9,10 @@ import torch
 from torch import Tensor
 
 from mambarium.backbones.contract import Backbone
-from mambarium.backbones.language.mamba import mamba_checkpoints
-from mambarium.backbones.published.format import Format, Weights
-from mambarium.backbones.vision.convnext import convnext_checkpoints
-from mambarium.backbones.vision.local_mamba import local_vim_checkpoints, local_vmamba_checkpoints
-from mambarium.backbones.vision.mambaout import mambaout_checkpoints
-from mambarium.backbones.vision.mambavision import mambavision_checkpoints
-from mambarium.backbones.vision.swin import swin_checkpoints
-from mambarium.backbones.vision.vim import vim_checkpoints
-from mambarium.backbones.vision.vit import vit_checkpoints
-from mambarium.backbones.vision.vmamba import vmamba_checkpoints
-from mambarium.errors import InputError
+from mambarium.backbones.published.family import Family, Format, Weights
+from mambarium.backbones.variants import FAMILIES
 
-FORMATS = (
-    mamba_checkpoints.ORIGINAL,
-    mamba_checkpoints.TRANSFORMERS,
-    vim_checkpoints.FORMAT,
-    local_vim_checkpoints.FORMAT,
-    local_vmamba_checkpoints.FORMAT,  # before VMamba's, whose names it has too
-    vmamba_checkpoints.FORMAT,
-    mambavision_checkpoints.FORMAT,
-    mambaout_checkpoints.OFFICIAL,
-    mambaout_checkpoints.TIMM,
-    vit_checkpoints.OFFICIAL,
-    vit_checkpoints.TORCHVISION,
-    swin_checkpoints.OFFICIAL,
-    swin_checkpoints.TIMM,
-    swin_checkpoints.TORCHVISION,
-    convnext_checkpoints.OFFICIAL,
-    convnext_checkpoints.TIMM,
-    convnext_checkpoints.TORCHVISION,
-)
-"""The first format of a family is its official one."""
+TITLES = tuple(known.title for family in FAMILIES for known in family.formats)
 
 WRAPPERS = ("module.", "model.", "encoder.", "backbone.", "net.", "network.", "student.", "teacher.")
 """What stands before all names of a model inside another one: parallel training, transformers, detectors."""
@@ -56,11 +28,13 @@ class Recognised(NamedTuple):
     """A published state dict.
 
     Attributes:
+        family: The family.
         format: Its format.
         weights: With the names of the family's official code.
         outside: Keys that stood outside the model, as those of a detector around it.
     """
 
+    family: Family
     format: Format
     weights: Weights
     outside: list[str]
@@ -68,9 +42,10 @@ class Recognised(NamedTuple):
 
 def recognise(weights: Mapping[str, Tensor]) -> Recognised | None:
     """The format of a state dict, None if it is of none; prefixes of wrappers are taken off."""
-    for known in FORMATS:
-        if known.recognises(weights):
-            return Recognised(known, known.to_official(weights), [])
+    for family in FAMILIES:
+        for known in family.formats:
+            if known.recognises(weights):
+                return Recognised(family, known, known.to_official(weights), [])
     for prefix in WRAPPERS:
         inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         found = recognise(inside) if inside else None
@@ -92,28 +67,21 @@ def without_wrappers(weights: Mapping[str, Tensor]) -> Weights:
     return found
 
 
-def official_format(backbone: Backbone) -> Format:
-    """The official format of a backbone's family.
-
-    Raises:
-        InputError: If the family has none.
-    """
-    for known in FORMATS:
-        if type(backbone) is known.family:
-            return known
-    families = ", ".join(dict.fromkeys(known.family.__name__ for known in FORMATS))
-    raise InputError(f"{type(backbone).__name__} has no published format; those that have one are {families}")
+def family_of(backbone: Backbone) -> Family | None:
+    """The family of a backbone, None for a class of the user's."""
+    return next((family for family in FAMILIES if type(backbone) is family.backbone), None)
 
 
 def fitting_variants(recognised: Recognised) -> list[str]:
     """Published variants whose parameters have exactly the names and shapes of a published state dict."""
+    family = recognised.family
     stored = {key: value.shape for key, value in recognised.weights.items()}
     fitting = []
-    for name, build in recognised.format.variants.items():
+    for name, build in family.variants.items():
         with torch.device("meta"):
             backbone = build()
-        expected = {recognised.format.backbone_key(part): value.shape for part, value in backbone.state_dict().items()}
-        needed = {recognised.format.backbone_key(part): value.shape for part, value in backbone.named_parameters()}
+        expected = {family.backbone_key(part): value.shape for part, value in backbone.state_dict().items()}
+        needed = {family.backbone_key(part): value.shape for part, value in backbone.named_parameters()}
         if needed.items() <= stored.items() and not foreign_parts(expected, stored):
             fitting.append(name)
     return fitting

@@ -12,7 +12,7 @@ from torch import Tensor
 from mambarium.backbones.adapters import SequenceOnImages
 from mambarium.backbones.contract import Backbone
 from mambarium.backbones.published.configuration import Comparison, compare, compare_untraced
-from mambarium.backbones.published.format import Weights
+from mambarium.backbones.published.family import Weights
 from mambarium.backbones.published.known import Recognised, fitting_variants, foreign_parts
 from mambarium.backbones.published.reading import Pretrained, read_pretrained
 from mambarium.backbones.published.report import LoadReport
@@ -88,7 +88,7 @@ def fit_backbone(backbone: Backbone, pretrained: Pretrained) -> Assignment:
         return _within(fit_backbone(backbone.backbone, pretrained), backbone)
     recognised = pretrained.recognised
     weights = pretrained.weights if recognised is None else recognised.weights
-    if recognised is not None and type(backbone) is not recognised.format.family:
+    if recognised is not None and type(backbone) is not recognised.family.backbone:
         raise InputError(
             f"{pretrained.checkpoint.source} holds weights of {recognised.format.title}, the backbone is "
             f"{type(backbone).__name__}: {_variant_that_fits(recognised)}"
@@ -127,11 +127,11 @@ def _compare(pretrained: Pretrained, backbone: Backbone) -> Comparison:
         compare(stored, form, backbone, found)
     recognised = pretrained.recognised
     if recognised is not None:
-        known, published = recognised.format, {}
-        for name in fitting_variants(recognised) if known.untraced(backbone) else ():
+        family, published = recognised.family, {}
+        for name in fitting_variants(recognised) if family.untraced(backbone) else ():
             with torch.device("meta"):
-                published[name] = known.untraced(known.variants[name]())
-        compare_untraced(pretrained.checkpoint.source, published, known.untraced(backbone), backbone, found)
+                published[name] = family.untraced(family.variants[name]())
+        compare_untraced(pretrained.checkpoint.source, published, family.untraced(backbone), backbone, found)
     return found
 
 

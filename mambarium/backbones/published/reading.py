@@ -15,8 +15,8 @@ from mambarium.backbones.published.configuration import (
     format_of,
     model_named,
 )
-from mambarium.backbones.published.format import Weights
-from mambarium.backbones.published.known import FORMATS, Recognised, recognise, without_wrappers
+from mambarium.backbones.published.family import Weights
+from mambarium.backbones.published.known import TITLES, Recognised, recognise, without_wrappers
 from mambarium.backbones.published.source import StoredCheckpoint, read_checkpoint
 from mambarium.backbones.published.unreadable import refuse_unreadable, what_is_there
 from mambarium.errors import InputError
@@ -60,7 +60,7 @@ class Pretrained(NamedTuple):
 
     def backbone_key(self, name: str) -> str:
         """The key of a parameter or buffer of our backbone."""
-        return f"backbone.{name}" if self.recognised is None else self.recognised.format.backbone_key(name)
+        return f"backbone.{name}" if self.recognised is None else self.recognised.family.backbone_key(name)
 
 
 def read_pretrained(source: str | Path, ema: bool | None = None) -> Pretrained:
@@ -78,14 +78,13 @@ def read_pretrained(source: str | Path, ema: bool | None = None) -> Pretrained:
     ours = _is_ours(checkpoint.content, any_weights)
     recognised = None if ours else recognise(any_weights)
     if recognised is None and not ours:
-        titles = ", ".join(known.title for known in FORMATS)
         raise InputError(
             f"{source} is of no format known here ({what_is_there(any_weights)}{model_named(checkpoint.config)}); "
-            f"known are {titles}, and checkpoints of this package"
+            f"known are {', '.join(TITLES)}, and checkpoints of this package"
         )
     if ema is not None and not (average if ema else plain):
         raise InputError(f"{source} has no {'averaged' if ema else 'plain'} weights: leave ema away")
-    preferred = recognised is None or recognised.format.evaluates_average
+    preferred = recognised is None or recognised.family.evaluates_average
     use_average = bool(average) and (not plain or (preferred if ema is None else ema))
     entry, weights = next(iter((average if use_average else plain).items()))
     other = next(iter(plain if use_average else average), None)

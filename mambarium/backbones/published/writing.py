@@ -9,8 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from mambarium.backbones.contract import Backbone
-from mambarium.backbones.published.format import Weights
-from mambarium.backbones.published.known import official_format
+from mambarium.backbones.published.family import Weights
+from mambarium.backbones.published.known import family_of
+from mambarium.backbones.variants import FAMILIES
 from mambarium.errors import InputError
 
 
@@ -24,9 +25,12 @@ def official_weights(backbone: Backbone, head: Mapping[str, Tensor]) -> Weights:
     Raises:
         InputError: If the family has no published format.
     """
-    known = official_format(backbone)
-    weights = {known.backbone_key(name): value for name, value in backbone.state_dict().items()}
-    return known.exported(weights | {known.head_key(name): value for name, value in head.items()})
+    family = family_of(backbone)
+    if family is None or not family.formats:
+        known = ", ".join(one.backbone.__name__ for one in FAMILIES if one.formats)
+        raise InputError(f"{type(backbone).__name__} has no published format; those that have one are {known}")
+    weights = {family.backbone_key(name): value for name, value in backbone.state_dict().items()}
+    return family.exported(weights | {family.head_key(name): value for name, value in head.items()})
 
 
 def write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:

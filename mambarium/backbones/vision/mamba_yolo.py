@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import check_at_least, check_images
+from mambarium.backbones.layers.arguments import check_images, check_stages
+from mambarium.backbones.layers.convolutions import STRIDES, ConvNormAct, batch_norm
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
-from mambarium.backbones.layers.linear import Linear
+from mambarium.backbones.layers.heads import ChannelNorm, PooledClassifier
+from mambarium.backbones.published.family import Family, Published
 from mambarium.backbones.vision.vmamba.vmamba_backbone import SS2D, GridScan
-from mambarium.errors import InputError
 from mambarium.kernels.grid.routes import CROSS
 
 MLP_RATIO = 4
@@ -45,6 +46,8 @@ class MambaYOLO(VisionBackbone):
         drop_path: Probability of dropping the last block's branches for a sample in training; linearly less before.
     """
 
+    # A downsampling counts as the block after it, the pooling as a block of the last stage.
+    layer_patterns = ((r"blocks\.(\d+)\.(\d+)\.", 0), (r"downsample_layers\.(\d+)\.", 1), (r"pooling\.", 1))
     size_divisibility = 1
 
     def __init__(
@@ -57,18 +60,11 @@ class MambaYOLO(VisionBackbone):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(depths) != len(widths) or not depths:
-            raise InputError(
-                f"MambaYOLO needs as many depths as widths, at least one, got {len(depths)} and {len(widths)}"
-            )
-        check_at_least("every one of depths", min(depths), 1)
-        check_at_least("every one of widths", min(widths), 2)
-        if stem_stride not in (1, 2, 4):
-            raise InputError(f"MambaYOLO's stem_stride must be 1, 2 or 4, got {stem_stride}")
+        check_stages("MambaYOLO", depths, widths, stem_stride, least_width=2)
         self.depths = tuple(depths)
         self.feature_info = tuple(FeatureInfo(width, stem_stride * 2**i) for i, width in enumerate(widths))
 
-        self.stem = SimpleStem(widths[0], stem_stride)
+        self.stem = _stem(widths[0], stem_stride)
         self.downsample_layers = nn.ModuleList(VisionClueMerge(before, after) for before, after in pairwise(widths))
         rates = drop_path_rates(drop_path, sum(depths))
         self.blocks = nn.ModuleList(
@@ -94,34 +90,14 @@ class MambaYOLO(VisionBackbone):
         maps[-1] = self.pooling(x)
         return VisionFeatures(maps, None, {})
 
-    def classifier(self, num_classes: int) -> MambaYOLOClassifier:
+    def classifier(self, num_classes: int) -> PooledClassifier:
         """Mean of the last map and a linear head; none is published, the family is trained on detection alone."""
-        return MambaYOLOClassifier(self.feature_info[-1].channels, num_classes)
-
-    def stages(self) -> list[list[str]]:
-        """The stem, then each stage with the downsampling before it; the pooling belongs to the last."""
-        stages: list[list[str]] = [[] for _ in range(len(self.depths) + 1)]
-        for name, _ in self.named_parameters():
-            part, index = name.split(".")[:2]
-            stage = {"stem": 0, "pooling": len(self.depths)}.get(part)
-            stages[int(index) + (1 if part == "blocks" else 2) if stage is None else stage].append(name)
-        return stages
+        return PooledClassifier(self.feature_info[-1].channels, num_classes)
 
     def repeated_blocks(self) -> list[nn.Module]:
         """The scans and gated blocks of all stages, which have no batch norm; their inputs are what a stage keeps."""
         blocks = [block for stage in self.blocks for block in stage.children()]
         return [part for block in blocks if isinstance(block, ODSSBlock) for part in (*block.scans, block.gated)]
-
-    def depth_of(self, parameter_name: str) -> int:
-        """0 for the stem, then the number of the block; a downsampling counts as the block after it, pooling as one."""
-        parts = parameter_name.split(".")
-        if parts[0] == "stem":
-            return 0
-        if parts[0] == "downsample_layers":
-            return sum(self.depths[: int(parts[1]) + 1]) + 1
-        if parts[0] == "pooling":
-            return sum(self.depths) + 1
-        return sum(self.depths[: int(parts[1])]) + int(parts[2]) + 1
 
 
 class ODSSBlock(nn.Module):
@@ -154,9 +130,7 @@ class ODSSBlock(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.projection = (
-            nn.Identity() if in_neck and before == after else ConvNorm(before, after, bias=not in_neck, act=nn.SiLU())
-        )
+        self.projection = nn.Identity() if in_neck and before == after else ConvNormAct(before, after, bias=not in_neck)
         self.local = LocalSpatialBlock(after)
         self.norm1 = ChannelNorm(after)
         self.scans = nn.Sequential(*(ChannelsFirstSS2D(after, d_state, ssm_ratio) for _ in range(num_scans)))
@@ -241,20 +215,12 @@ class ResidualGatedBlock(nn.Module):
         return self.fc2(F.gelu(self.conv(local) + local) * passing)
 
 
-class SimpleStem(nn.Sequential):
-    """Two 3x3 convolutions with batch norms.
-
-    Args:
-        width: Output channels.
-        stride: Reduction of height and width by both together.
-    """
-
-    def __init__(self, width: int, stride: Literal[1, 2, 4]) -> None:
-        first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[stride]
-        super().__init__(
-            ConvNorm(3, width // 2, 3, stride=first, act=nn.GELU()),
-            ConvNorm(width // 2, width, 3, stride=second, act=nn.SiLU()),
-        )
+def _stem(width: int, stride: Literal[1, 2, 4]) -> nn.Sequential:
+    """Two 3x3 convolutions with batch norms, which reduce height and width by the stride together."""
+    first, second = STRIDES[stride]
+    return nn.Sequential(
+        ConvNormAct(3, width // 2, 3, stride=first, act=nn.GELU()), ConvNormAct(width // 2, width, 3, stride=second)
+    )
 
 
 class VisionClueMerge(nn.Module):
@@ -267,7 +233,7 @@ class VisionClueMerge(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        self.projection = ConvNorm(4 * before, after, bias=True, act=nn.SiLU())
+        self.projection = ConvNormAct(4 * before, after, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, before, height, width) to (batch, after, ceil(height / 2), ceil(width / 2))."""
@@ -286,8 +252,8 @@ class SpatialPyramidPooling(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.reduce = ConvNorm(width, width // 2, act=nn.SiLU())
-        self.merge = ConvNorm(4 * (width // 2), width, act=nn.SiLU())
+        self.reduce = ConvNormAct(width, width // 2)
+        self.merge = ConvNormAct(4 * (width // 2), width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) to the same."""
@@ -297,63 +263,6 @@ class SpatialPyramidPooling(nn.Module):
         return self.merge(torch.cat(pooled, dim=1))
 
 
-class ConvNorm(nn.Sequential):
-    """Convolution, batch norm, activation; the map keeps its size divided by the stride.
-
-    Args:
-        before: Input channels.
-        after: Output channels.
-        kernel_size: Height and width of the kernel, odd.
-        stride: Stride.
-        bias: Whether the convolution has a bias.
-        act: The activation.
-    """
-
-    def __init__(
-        self, before: int, after: int, kernel_size: int = 1, stride: int = 1, *, bias: bool = False, act: nn.Module
-    ) -> None:
-        super().__init__(
-            nn.Conv2d(before, after, kernel_size, stride, kernel_size // 2, bias=bias), batch_norm(after), act
-        )
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (batch, channels, height, width).
-
-    Args:
-        width: Channels.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, height, width) to the same."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def batch_norm(width: int) -> nn.BatchNorm2d:
-    """A batch norm with the YOLO family's constants."""
-    return nn.BatchNorm2d(width, eps=1e-3, momentum=0.03)
-
-
-class MambaYOLOClassifier(nn.Module):
-    """Mean of the last map and a linear head.
-
-    Args:
-        width: Channels of the last map.
-        num_classes: Number of classes.
-    """
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.head = Linear(width, num_classes)
-
-    def forward(self, features: VisionFeatures) -> Tensor:
-        """MambaYOLO's features to logits (batch, num_classes)."""
-        return self.head(features.maps[-1].mean(dim=(2, 3)))
-
-
 # The official yaml files: repeats 3, 3, 9, 3 times the depth multiple, and 128 to 1024 channels, at most max_channels,
 # times the width multiple.
 VARIANTS: dict[str, Callable[[], MambaYOLO]] = {
@@ -361,3 +270,18 @@ VARIANTS: dict[str, Callable[[], MambaYOLO]] = {
     "mamba_yolo_base": partial(MambaYOLO, depths=(1, 1, 3, 1), widths=(64, 128, 256, 512)),
     "mamba_yolo_large": partial(MambaYOLO, depths=(2, 2, 6, 2), widths=(96, 192, 384, 576)),
 }
+
+
+def _published(average_precision: float) -> Published:
+    return Published(average_precision, "COCO AP % of the whole detector", 640, None, "HZAI-ZJNU/Mamba-YOLO")
+
+
+FAMILY = Family(
+    MambaYOLO,
+    VARIANTS,
+    {
+        "mamba_yolo_tiny": _published(44.5),
+        "mamba_yolo_base": _published(49.1),
+        "mamba_yolo_large": _published(52.1),
+    },
+)

@@ -6,8 +6,7 @@ import torch
 
 from mambarium.backbones import from_variant, list_variants
 from mambarium.backbones.contract import SequenceBackbone, VisionBackbone
-from mambarium.backbones.published_figures import PUBLISHED_FIGURES
-from mambarium.backbones.variants import VARIANTS
+from mambarium.backbones.variants import PUBLISHED, VARIANTS
 from mambarium.errors import InputError
 from mambarium.tasks import ImageClassification, LanguageModeling
 from mambarium.tasks.compute import multiply_accumulates
@@ -48,7 +47,7 @@ def list_backbones(pattern: str = "*") -> int:
 
 def describe(name: str) -> str:
     """Return the line of one variant."""
-    figure = PUBLISHED_FIGURES.get(name)
+    figure = PUBLISHED.get(name)
     with torch.device("meta"):
         backbone = from_variant(name)
         if isinstance(backbone, VisionBackbone):
@@ -67,5 +66,5 @@ def describe(name: str) -> str:
         f"{size} {unit}",
         f"{gmacs:.2f}",
         "-" if figure is None or figure.gmacs is None else f"{figure.gmacs:.1f}",
-        "-" if figure is None else f"{figure.metric} {figure.value} ({figure.source})",
+        "-" if figure is None else f"{figure.metric} {figure.figure} ({figure.source})",
     )

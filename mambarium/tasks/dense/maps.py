@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
+from mambarium.backbones.layers.heads import ChannelNorm
 from mambarium.errors import InputError
 from mambarium.tasks.batches import DetectionBatch, ImageBatch, PaddedImages, SegmentationBatch
 
@@ -86,17 +87,6 @@ class FeatureMaps(nn.Module):
                 normed = normed * inside(valid_size, size, stride)[:, None]
             maps.append(normed)
         return maps
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each pixel of a map (batch, channels, height, width)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the same shape, normed."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def _steps(source: FeatureInfo, stride: int) -> int:

@@ -11,27 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
+from mambarium.backbones.layers.convolutions import ConvNormAct
 from mambarium.backbones.vision.mamba_yolo import ODSSBlock
 from mambarium.errors import InputError
 from mambarium.tasks.dense.maps import FeatureMaps
-
-
-class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm, SiLU; the map keeps its size divided by the stride.
-
-    Args:
-        before: Input channels.
-        after: Output channels.
-        kernel_size: Height and width of the kernel, odd.
-        stride: Stride.
-    """
-
-    def __init__(self, before: int, after: int, kernel_size: int = 1, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(before, after, kernel_size, stride, kernel_size // 2, bias=False),
-            nn.BatchNorm2d(after, eps=1e-3, momentum=0.03),
-            nn.SiLU(),
-        )
 
 
 class CrossStageBlock(nn.Module):

@@ -17,8 +17,8 @@ from torchvision.ops import roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from mambarium.backbones.contract import VisionFeatures
+from mambarium.backbones.layers.heads import ChannelNorm
 from mambarium.errors import InputError
-from mambarium.tasks.dense.maps import ChannelNorm
 from mambarium.tasks.dense.pyramid import FeaturePyramid
 from mambarium.tasks.detection.anchors import GridAnchors
 from mambarium.tasks.detection.detector import Detections, ImageSizes, Objects

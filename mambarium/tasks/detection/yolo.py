@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
+from mambarium.backbones.layers.convolutions import ConvNormAct
 from mambarium.tasks.detection.anchors import cells_inside, center_boxes
 from mambarium.tasks.detection.detector import Detections, Detector, ImageSizes, Limits, Objects, select_detections
 from mambarium.tasks.detection.fcos import IMPOSSIBLE
-from mambarium.tasks.detection.path_aggregation import ConvNormAct, PathAggregation
+from mambarium.tasks.detection.path_aggregation import PathAggregation
 from mambarium.tasks.detection.task_alignment import assign
 
 IMAGE_SIZE = 640

@@ -11,7 +11,7 @@ from mambarium.backbones.language.block_state_transformer.block_state_backbone i
 )
 from mambarium.backbones.language.block_state_transformer.explicit_filters import ExplicitFilters
 from mambarium.backbones.layers.diagonal_ssm import DiagonalSSM
-from mambarium.backbones.layers.documents import document_boundaries
+from mambarium.backbones.layers.sequences import document_boundaries
 from mambarium.backbones.layers.windows import relative_position_buckets
 from mambarium.errors import InputError
 

@@ -14,7 +14,7 @@ from mambarium.backbones.layers.diagonal_ssm import (
     hippo_legs,
     initial_matrices,
 )
-from mambarium.backbones.layers.documents import document_boundaries
+from mambarium.backbones.layers.sequences import document_boundaries
 from mambarium.errors import InputError
 from mambarium.tasks import LanguageModeling
 from mambarium.tasks.optimization import parameter_groups

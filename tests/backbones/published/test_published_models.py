@@ -254,8 +254,8 @@ def test_outputs_equal_the_official_code(case: str) -> None:
         modules = {f"down{i}": module for i, module in enumerate(backbone.downsample_layers)}
         modules |= {f"stage{i}": module for i, module in enumerate(backbone.blocks)}
         taps = record_taps(modules)
-    load_drawn_weights(backbone, names.backbone_key)
-    load_drawn_weights(head, names.classifier_key)
+    load_drawn_weights(backbone, names.FAMILY.backbone_key)
+    load_drawn_weights(head, names.FAMILY.head_key)
 
     shape = [int(n) for n in size.split("x")]
     image = np.random.RandomState(0).standard_normal((1, 3, *shape)).astype(np.float32)
@@ -379,11 +379,10 @@ def test_vmamba_keys_differ_from_parameter_to_parameter(name: str) -> None:
         backbone = from_variant(name)
         assert isinstance(backbone, VMamba)
         keys = [published_vmamba.backbone_key(parameter) for parameter in backbone.state_dict()]
-        keys += [published_vmamba.classifier_key(parameter) for parameter in backbone.classifier(9).state_dict()]
-        keys += [published_vmamba.output_norms_key(parameter) for parameter in backbone.output_norms().state_dict()]
+        keys += [published_vmamba.head_key(parameter) for parameter in backbone.classifier(9).state_dict()]
     assert len(set(keys)) == len(keys)
-    assert {"outnorm0.weight", "outnorm3.bias", "classifier.norm.weight", "classifier.head.bias"} <= set(keys)
-    assert all(key.split(".")[0] in ("patch_embed", "layers", "classifier") or "outnorm" in key for key in keys)
+    assert {"classifier.norm.weight", "classifier.head.bias"} <= set(keys)
+    assert all(key.split(".")[0] in ("patch_embed", "layers", "classifier") for key in keys)
 
 
 def test_mambavision_keys_are_the_published_ones_whatever_stands_before_them() -> None:
@@ -405,5 +404,5 @@ def test_mambavision_keys_are_the_published_ones_whatever_stands_before_them() -
 
     for prefix in ("", "module.", "model.", "module.model.", "encoder."):
         recognised = recognise({prefix + key: torch.zeros(1) for key in keys} | {"other": torch.zeros(1)})
-        assert recognised is not None and recognised.format is published_mambavision.FORMAT
+        assert recognised is not None and recognised.family is published_mambavision.FAMILY
         assert set(recognised.weights) - {"other"} == keys

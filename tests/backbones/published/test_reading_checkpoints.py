@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mambarium.backbones import Mamba, MambaOut, MambaVision, Vim, VMamba, from_variant, load_pretrained
-from mambarium.backbones.published.known import official_format
 from mambarium.backbones.published.source import read_checkpoint
 from mambarium.backbones.published.writing import official_weights
 from mambarium.errors import InputError
@@ -181,7 +180,7 @@ def test_a_family_without_published_weights_says_which_have_them() -> None:
     from mambarium.backbones import LSTM
 
     with pytest.raises(InputError, match="LSTM has no published format; those that have one are Mamba, Vim, LocalVim"):
-        official_format(LSTM(width=8, depth=1))
+        official_weights(LSTM(width=8, depth=1), {})
     with pytest.raises(InputError, match="set ssm to false"):
         official_weights(MambaOut(depths=(1,), widths=(16,), ssm=True), {})
 

@@ -14,14 +14,14 @@ settled here:
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mambarium.backbones.contract import State
 from mambarium.backbones.language.block_state_transformer.explicit_filters import ExplicitFilters
-from mambarium.backbones.layers.arguments import check_at_least
+from mambarium.backbones.layers.arguments import check_at_least, check_choice
 from mambarium.backbones.layers.diagonal_ssm import DiagonalSSM
 from mambarium.backbones.layers.window_stack import (
     Context,
@@ -34,12 +34,10 @@ from mambarium.backbones.layers.window_stack import (
     with_memory,
 )
 from mambarium.backbones.layers.windows import attend_in_windows, attend_to_states, cut_into_windows
-from mambarium.errors import InputError
+from mambarium.backbones.published.family import Family
 
 ContextForm = Literal["single_head", "multi_head", "multi_filter"]
 FilterForm = Literal["structured", "unstructured"]
-CONTEXT_FORMS = ("single_head", "multi_head", "multi_filter")
-FILTER_FORMS = ("structured", "unstructured")
 
 
 class BlockStateTransformer(WindowStack):
@@ -84,9 +82,8 @@ class BlockStateTransformer(WindowStack):
         check_window_sizes(width, depth, num_heads, window_size, mlp_width, dropout)
         context_layers = [3 * depth // 4] if context_layers is None else context_layers
         check_layer_numbers("context_layers", context_layers, depth)
-        for name, form, forms in (("context", context, CONTEXT_FORMS), ("filters", filters, FILTER_FORMS)):
-            if form not in forms:
-                raise InputError(f"{name} must be one of {', '.join(forms)}, got {form!r}")
+        check_choice("context", context, get_args(ContextForm))
+        check_choice("filters", filters, get_args(FilterForm))
         check_at_least("num_states", num_states, 1)
 
         def new_filters(num_filters: int | None) -> Filters:
@@ -240,6 +237,8 @@ class LastStatesContext(Context):
         filters: So many filters per channel.
     """
 
+    no_weight_decay = ("names", "initial")
+
     def __init__(self, width: int, num_heads: int, window_size: int, num_states: int, filters: Filters) -> None:
         super().__init__()
         self.num_heads, self.head_dim, self.window_size = num_heads, width // num_heads, window_size
@@ -293,3 +292,6 @@ class LastStatesContext(Context):
         named = states + self.names.to(states.dtype)
         key, value = self.key_value(named).unflatten(-1, (2, self.num_heads, self.head_dim)).unbind(-3)
         return scaled_direction(key), value
+
+
+FAMILY = Family(BlockStateTransformer)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mambarium.backbones.layers.arguments import check_at_least
 from mambarium.backbones.layers.diagonal_ssm import Blocks, cut_into_blocks
-from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.sequences import Boundaries
 
 NUM_WAVES = 4
 HIDDEN = 64
@@ -37,6 +37,8 @@ class ExplicitFilters(nn.Module):
         filter_length: Positions that a filter covers, the present one included.
         num_filters: Filters of each channel; None: one, without an axis of its own.
     """
+
+    no_weight_decay = ("D",)
 
     def __init__(self, num_channels: int, filter_length: int, num_filters: int | None = None) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ section 3.4, as in the official `state-spaces/mamba` (`mixer_seq_simple.py`, `ma
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, cast
@@ -15,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones.contract import State
-from mambarium.backbones.layers.arguments import check_mamba_sizes, check_rate
-from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.arguments import MambaSizes, check_rate, mamba_sizes
+from mambarium.backbones.layers.initialization import draw_output_projection
 from mambarium.backbones.layers.residual_stack import Block, BlockOutput, ResidualStack
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
+from mambarium.backbones.layers.sequences import Boundaries
 
 
 class Mamba(ResidualStack):
@@ -46,10 +46,9 @@ class Mamba(ResidualStack):
         dropout: float = 0.0,
         residual_in_fp32: bool = True,
     ) -> None:
-        check_mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
+        sizes = mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
         check_rate("dropout", dropout)
-        blocks = (MambaBlock(width, depth, d_state, d_conv, expand, dt_rank, dropout) for _ in range(depth))
-        super().__init__(width, blocks, residual_in_fp32)
+        super().__init__(width, (MambaBlock(sizes, depth, dropout) for _ in range(depth)), residual_in_fp32)
 
 
 class MambaBlock(Block):
@@ -58,28 +57,15 @@ class MambaBlock(Block):
     Its state is convolution (batch, d_inner, d_conv - 1) and scan (batch, d_inner, d_state).
 
     Args:
-        width: Size of the vectors.
+        sizes: Sizes of the mixer.
         num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
-        d_state: Size of one channel's state.
-        d_conv: Width of the causal convolution.
-        expand: Inner channels per channel of the width.
-        dt_rank: Rank of the projection to the time step.
         dropout: Share of outputs set to zero in training.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_layers: int,
-        d_state: int,
-        d_conv: int,
-        expand: int,
-        dt_rank: int | Literal["auto"],
-        dropout: float,
-    ) -> None:
+    def __init__(self, sizes: MambaSizes, num_layers: int, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=1e-5)
-        self.mixer = MambaMixer(width, num_layers, d_state, d_conv, expand, dt_rank)
+        self.norm = nn.RMSNorm(sizes.width, eps=1e-5)
+        self.mixer = MambaMixer(sizes, num_layers)
         self.dropout = nn.Dropout(dropout)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
@@ -95,31 +81,22 @@ class MambaBlock(Block):
 class MambaMixer(nn.Module):
     """The Mamba block of the paper's figure 3: project to input and gate, selective SSM, project back.
 
-    Args: as `MambaBlock`.
+    Args:
+        sizes: Sizes of the mixer.
+        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_layers: int,
-        d_state: int,
-        d_conv: int,
-        expand: int,
-        dt_rank: int | Literal["auto"],
-    ) -> None:
+    def __init__(self, sizes: MambaSizes, num_layers: int) -> None:
         super().__init__()
         self.num_layers = num_layers
-        d_inner = expand * width
-        self.in_proj = nn.Linear(width, 2 * d_inner, bias=False)
-        self.ssm = SelectiveSSM(d_inner, d_state, d_conv, math.ceil(width / 16) if dt_rank == "auto" else dt_rank)
-        self.out_proj = nn.Linear(d_inner, width, bias=False)
+        self.in_proj = nn.Linear(sizes.width, 2 * sizes.d_inner, bias=False)
+        self.ssm = SelectiveSSM(sizes.d_inner, sizes.d_state, sizes.d_conv, sizes.dt_rank)
+        self.out_proj = nn.Linear(sizes.d_inner, sizes.width, bias=False)
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Scale the output projection so that the sum over all layers keeps its size (GPT-2's rule)."""
-        nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
-        self.out_proj.weight.div_(math.sqrt(self.num_layers))
+        """Scale the output projection by depth."""
+        draw_output_projection(self.out_proj, self.num_layers)
 
     def forward(
         self, x: Tensor, state: dict[str, Tensor] | None = None, boundaries: Boundaries | None = None

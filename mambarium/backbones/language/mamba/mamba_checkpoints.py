@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mambarium.backbones.language.mamba.mamba_backbone import VARIANTS, Mamba
 from mambarium.backbones.published.configuration import CONFIG_FILE, ConfigurationFormat, Expected
-from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.published.family import Family, Format, Published, PublishedWeights, Weights, having
 from mambarium.backbones.published.transformers import COMMON_FIELDS
 
 EMBEDDING_KEY = "backbone.embedding.weight"
@@ -30,11 +30,6 @@ def backbone_key(name: str) -> str:
 def head_key(name: str) -> str:
     """The published key of a language model's "embedding.weight" or "head.weight"."""
     return {"embedding.weight": EMBEDDING_KEY, "head.weight": HEAD_KEY}[name]
-
-
-def recognises_original(keys: Collection[str]) -> bool:
-    """Whether these are the names of `MambaLMHeadModel`."""
-    return EMBEDDING_KEY in keys and "backbone.layers.0.mixer.x_proj.weight" in keys
 
 
 def recognises_transformers(keys: Collection[str]) -> bool:
@@ -188,23 +183,33 @@ TRANSFORMERS_CONFIG = ConfigurationFormat(
     settings=("ssm_cfg.*", "attn_cfg.*", "auto_map.*"),
     adapted=with_ties,
 )
-ORIGINAL = Format(
-    "Mamba (state-spaces/mamba)",
+
+
+def _published(size: str, perplexity: float) -> Published:
+    weights = PublishedWeights(f"state-spaces/mamba-{size}", "Apache-2.0", None)
+    return Published(perplexity, "Pile perplexity", 2048, None, "Gu & Dao 2023, table 3", weights)
+
+
+_CONFIGURATIONS = (TRANSFORMERS_CONFIG, ORIGINAL_CONFIG)
+FAMILY = Family(
     Mamba,
     VARIANTS,
-    recognises_original,
-    with_head,
+    {
+        "mamba_130m": _published("130m", 10.56),
+        "mamba_370m": _published("370m", 8.28),
+        "mamba_790m": _published("790m", 7.33),
+        "mamba_1.4b": _published("1.4b", 6.80),
+        "mamba_2.8b": _published("2.8b", 6.22),
+    },
+    (
+        Format(
+            "Mamba (state-spaces/mamba)",
+            having(EMBEDDING_KEY, "backbone.layers.0.mixer.x_proj.weight"),
+            with_head,
+            _CONFIGURATIONS,
+        ),
+        Format("Mamba (transformers)", recognises_transformers, from_transformers, _CONFIGURATIONS),
+    ),
     backbone_key,
     head_key,
-    configurations=(TRANSFORMERS_CONFIG, ORIGINAL_CONFIG),
-)
-TRANSFORMERS = Format(
-    "Mamba (transformers)",
-    Mamba,
-    VARIANTS,
-    recognises_transformers,
-    from_transformers,
-    backbone_key,
-    head_key,
-    configurations=(TRANSFORMERS_CONFIG, ORIGINAL_CONFIG),
 )

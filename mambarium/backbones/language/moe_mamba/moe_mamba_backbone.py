@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from mambarium.backbones.contract import SequenceOutput, State
 from mambarium.backbones.language.mamba.mamba_backbone import MambaMixer
 from mambarium.backbones.language.moe_mamba.switch import Overflow, SwitchFeedForward
-from mambarium.backbones.layers.arguments import check_at_least, check_mamba_sizes, check_rate
-from mambarium.backbones.layers.documents import Boundaries
+from mambarium.backbones.layers.arguments import check_at_least, check_rate, mamba_sizes
 from mambarium.backbones.layers.residual_stack import Block, BlockOutput, ResidualStack
+from mambarium.backbones.layers.sequences import Boundaries
+from mambarium.backbones.published.family import Family, Published
 
 
 class MoEMamba(ResidualStack):
@@ -65,13 +66,13 @@ class MoEMamba(ResidualStack):
         dropout: float = 0.0,
         residual_in_fp32: bool = True,
     ) -> None:
-        check_mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
+        sizes = mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
         check_at_least("balance_weight", balance_weight, 0)
         check_rate("dropout", dropout)
         hidden = 3 * width if expert_width is None else expert_width
         blocks = (
             MoEMambaBlock(
-                MambaMixer(width, 2 * depth, d_state, d_conv, expand, dt_rank),
+                MambaMixer(sizes, 2 * depth),
                 SwitchFeedForward(width, hidden, num_experts, capacity_factor, overflow),
                 width,
                 parallel,
@@ -129,3 +130,12 @@ VARIANTS: dict[str, Callable[[], MoEMamba]] = {
     "moe_mamba_25m": partial(MoEMamba, width=512, depth=8, num_experts=42),
     "moe_mamba_100m": partial(MoEMamba, width=768, depth=16, num_experts=42),
 }
+
+FAMILY = Family(
+    MoEMamba,
+    VARIANTS,
+    {
+        "moe_mamba_25m": Published(3.19, "C4 training log-perplexity", 1024, None, "Pioro et al. 2024, table 2"),
+        "moe_mamba_100m": Published(2.81, "C4 training log-perplexity", 1024, None, "Pioro et al. 2024, table 2"),
+    },
+)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambarium.backbones.layers.arguments import check_at_least
+from mambarium.backbones.layers.arguments import check_at_least, check_choice
 from mambarium.errors import InputError
 
 Overflow = Literal["position", "probability"]
@@ -55,8 +55,7 @@ class SwitchFeedForward(nn.Module):
         check_at_least("num_experts", num_experts, 1)
         if capacity_factor is not None and not 0 < capacity_factor < math.inf:
             raise InputError(f"capacity_factor must be above 0, or null for no limit, got {capacity_factor}")
-        if overflow not in ("position", "probability"):
-            raise InputError(f'overflow must be "position" or "probability", got {overflow!r}')
+        check_choice("overflow", overflow, get_args(Overflow))
         self.num_experts, self.capacity_factor, self.overflow = num_experts, capacity_factor, overflow
         self.router = nn.Linear(width, num_experts, bias=False)
         self.expert_in = nn.Parameter(torch.empty(num_experts, width, expert_width))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mambarium.backbones.layers.documents import NO_DOCUMENT, document_boundaries
+from mambarium.backbones.layers.sequences import NO_DOCUMENT, document_boundaries
 from mambarium.errors import InputError
 
 UNLIMITED = torch.iinfo(torch.int64).max

@@ -28,8 +28,9 @@ from mambarium.backbones.language.transformer.key_value_cache import (
     plan_append,
 )
 from mambarium.backbones.layers.arguments import check_at_least, check_rate
-from mambarium.backbones.layers.documents import document_boundaries
-from mambarium.backbones.layers.sequences import check_sequences, check_state
+from mambarium.backbones.layers.initialization import draw_output_projection
+from mambarium.backbones.layers.sequences import check_sequences, check_state, document_boundaries
+from mambarium.backbones.published.family import Family
 from mambarium.errors import InputError
 
 MLP_MULTIPLE = 128
@@ -143,11 +144,6 @@ class Transformer(SequenceBackbone):
         """The layers."""
         return list(self.layers)
 
-    def depth_of(self, parameter_name: str) -> int:
-        """1 for the first block (0 is the task's embedding), `depth` for the last and the final norm."""
-        parts = parameter_name.split(".")
-        return int(parts[1]) + 1 if parts[0] == "layers" else len(self.layers)
-
 
 class TransformerBlock(nn.Module):
     """Two pre-norm residual layers: attention, then the feed-forward network.
@@ -203,8 +199,8 @@ class RotaryAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Scale the output projection so that the sum over all layers keeps its size (GPT-2's rule)."""
-        draw_output_projection(self.out_proj, self.num_layers)
+        """Scale the output projection by the number of residual branches, two a block."""
+        draw_output_projection(self.out_proj, 2 * self.num_layers)
 
     def forward(
         self,
@@ -258,20 +254,13 @@ class SwiGLU(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Scale the output projection so that the sum over all layers keeps its size (GPT-2's rule)."""
-        draw_output_projection(self.down, self.num_layers)
+        """Scale the output projection by the number of residual branches, two a block."""
+        draw_output_projection(self.down, 2 * self.num_layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to the same."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
-
-
-@torch.no_grad()
-def draw_output_projection(projection: nn.Linear, num_layers: int) -> None:
-    """torch's own draw over the root of the number of residual branches, two a block."""
-    nn.init.kaiming_uniform_(projection.weight, a=math.sqrt(5))
-    projection.weight.div_(math.sqrt(2 * num_layers))
 
 
 def rotary_factors(start: int, length: int, head_dim: int, base: float, like: Tensor) -> Tensor:
@@ -307,3 +296,5 @@ VARIANTS: dict[str, Callable[[], Transformer]] = {
     "transformer_760m": partial(Transformer, width=1536, depth=24, num_heads=16),
     "transformer_1.3b": partial(Transformer, width=2048, depth=24, num_heads=32),
 }
+
+FAMILY = Family(Transformer, VARIANTS)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambarium.backbones.layers.graph_constants import constant_in_graphs
-from mambarium.backbones.layers.linear import Linear
+from mambarium.backbones.layers.convolutions import Linear
+from mambarium.backbones.layers.routes import constant_in_graphs
 from mambarium.kernels.grid.routes import Route, visited_positions
 
 

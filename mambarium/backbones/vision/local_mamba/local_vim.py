@@ -6,7 +6,6 @@ official `hunto/LocalMamba` (`local_vim.py`, `multi_mamba.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
@@ -15,14 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import check_at_least, check_images, check_mamba_sizes
-from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
-from mambarium.backbones.layers.linear import Linear
-from mambarium.backbones.layers.patches import resize_positions, resize_stored_positions
+from mambarium.backbones.layers.arguments import (
+    MambaSizes,
+    check_at_least,
+    check_images,
+    check_multiples,
+    mamba_sizes,
+)
+from mambarium.backbones.layers.convolutions import Linear
+from mambarium.backbones.layers.drop_path import drop_path_rates
+from mambarium.backbones.layers.initialization import draw_output_projection
+from mambarium.backbones.layers.patches import resize_positions, resize_stored_positions, resize_token_positions
 from mambarium.backbones.layers.routes import route_named
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.backbones.vision.local_mamba.local_scan import ChannelGate, Visit, visit
-from mambarium.backbones.vision.vim.vim_backbone import VimClassifier
+from mambarium.backbones.vision.vim.vim_backbone import VimBlock, VimClassifier
 from mambarium.errors import InputError
 from mambarium.kernels.grid.routes import Route
 
@@ -52,6 +58,9 @@ class LocalVim(VisionBackbone):
         drop_path: Probability of dropping the last block for a sample in training; linearly less before.
     """
 
+    layer_patterns = ((r"layers\.(\d+)\.", 0),)
+    no_weight_decay = ("pos_embed", "cls_token")
+
     def __init__(
         self,
         image_size: int = 32,
@@ -70,7 +79,7 @@ class LocalVim(VisionBackbone):
         check_at_least("LocalVim's number of routes entries, one for each block,", depth, 1)
         check_at_least("the number of routes of a LocalVim block", min(len(names) for names in routes), 1)
         check_at_least("patch_size", patch_size, 1)
-        check_mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
+        sizes = mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
         if width % 4:
             raise InputError(f"LocalVim's width must be a multiple of 4, got {width}")
         self.width, self.patch_size, self.size_divisibility = width, patch_size, patch_size
@@ -82,7 +91,7 @@ class LocalVim(VisionBackbone):
         self.routes = {route for of_one in of_block for route in of_one}
         self.patch_embed = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.layers = nn.ModuleList(
-            LocalVimBlock(width, depth, of_one, d_state, d_conv, expand, dt_rank, rate)
+            VimBlock(LocalMixer(sizes, depth, of_one), width, rate)
             for of_one, rate in zip(of_block, drop_path_rates(drop_path, depth), strict=True)
         )
         self.pos_embed = nn.Parameter(torch.empty(1, num_patches + int(class_token), width))
@@ -104,19 +113,15 @@ class LocalVim(VisionBackbone):
         """
         check_images(images)
         grid = self._grid(images.shape[-2], images.shape[-1])
-        num_patches = grid[0] * grid[1]
-        middle = num_patches // 2
+        middle = grid[0] * grid[1] // 2
         x = self.patch_embed(images).flatten(2).transpose(1, 2)  # (batch, patches, width)
+        if self.cls_token is not None:
+            x = torch.cat([x[:, :middle], self.cls_token.expand(x.shape[0], -1, -1), x[:, middle:]], dim=1)
+        positions = resize_token_positions(self.pos_embed, self.grid_size, grid, self.cls_token is not None)
+        residual = (x + positions).float()
         rotation = None
         if self.cls_token is None:
-            residual = (x + resize_positions(self.pos_embed, self.grid_size, grid)).float()
             rotation = _rotation(self.width, self.grid_size, grid, x.device)
-        else:
-            learned = self.grid_size[0] * self.grid_size[1] // 2
-            before, position, after = self.pos_embed.tensor_split([learned, learned + 1], dim=1)
-            x = (x + resize_positions(torch.cat([before, after], dim=1), self.grid_size, grid)).float()
-            token = (self.cls_token + position).float().expand(x.shape[0], -1, -1)
-            residual = torch.cat([x[:, :middle], token, x[:, middle:]], dim=1)
 
         visits = {route: visit(route, grid, self.cls_token is not None, x.device) for route in self.routes}
         for layer in self.layers:
@@ -134,21 +139,9 @@ class LocalVim(VisionBackbone):
         """Final norm and linear head on the class token, or on the patches' mean without one."""
         return VimClassifier(self.width, num_classes)
 
-    def stages(self) -> list[list[str]]:
-        """The embedding of patches and positions, then one stage per block."""
-        stages: list[list[str]] = [[] for _ in range(len(self.layers) + 1)]
-        for name, _ in self.named_parameters():
-            stages[self.depth_of(name)].append(name)
-        return stages
-
     def repeated_blocks(self) -> list[nn.Module]:
         """The layers."""
         return list(self.layers)
-
-    def depth_of(self, parameter_name: str) -> int:
-        """0 for the embedding, then 1 for the first block to the last."""
-        parts = parameter_name.split(".")
-        return int(parts[1]) + 1 if parts[0] == "layers" else 0
 
     def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
         """Positions of another square grid, bicubically interpolated as in the official code.
@@ -162,76 +155,29 @@ class LocalVim(VisionBackbone):
         return resize_stored_positions(stored, self.grid_size, self.width, "middle", self.cls_token is not None)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
-        if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
-            raise InputError(
-                f"LocalVim with patch_size {self.patch_size} takes height and width that are multiples of it, "
-                f"got {height}x{width}"
-            )
-        return height // self.patch_size, width // self.patch_size
-
-
-class LocalVimBlock(nn.Module):
-    """Pre-norm residual block: residual + mixer(norm(residual)), the residual in float32.
-
-    Args:
-        width: Size of the vectors.
-        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
-        routes: The routes of the block.
-        d_state: Size of one channel's state.
-        d_conv: Width of the causal convolutions.
-        expand: Inner channels per channel of the width.
-        dt_rank: Rank of the projection to the time step.
-        drop_path: Probability of dropping the block for a sample in training.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        num_layers: int,
-        routes: tuple[Route, ...],
-        d_state: int,
-        d_conv: int,
-        expand: int,
-        dt_rank: int | Literal["auto"],
-        drop_path: float,
-    ) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(width, eps=1e-5)
-        self.mixer = LocalMixer(width, num_layers, routes, d_state, d_conv, expand, dt_rank)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, residual: Tensor, visits: Mapping[Route, Visit]) -> Tensor:
-        """(batch, tokens, width) to the same."""
-        return residual + self.drop_path(self.mixer(self.norm(residual.to(self.norm.weight.dtype)), visits))
+        return check_multiples(f"LocalVim with patch_size {self.patch_size}", height, width, self.patch_size)
 
 
 class LocalMixer(nn.Module):
     """One selective SSM along each route, its output gated; the sum is projected.
 
-    Args: as `LocalVimBlock`.
+    Args:
+        sizes: Sizes of each SSM.
+        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
+        routes: The routes of the block.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_layers: int,
-        routes: tuple[Route, ...],
-        d_state: int,
-        d_conv: int,
-        expand: int,
-        dt_rank: int | Literal["auto"],
-    ) -> None:
+    def __init__(self, sizes: MambaSizes, num_layers: int, routes: tuple[Route, ...]) -> None:
         super().__init__()
         self.num_layers, self.routes = num_layers, routes
-        d_inner = expand * width
-        rank = math.ceil(width / 16) if dt_rank == "auto" else dt_rank
-        self.in_proj = Linear(width, 2 * d_inner, bias=False)
-        self.ssms = nn.ModuleList(SelectiveSSM(d_inner, d_state, d_conv, rank) for _ in routes)
-        self.out_proj = Linear(d_inner, width, bias=False)
-        self.gate = ChannelGate(d_inner)
+        self.in_proj = Linear(sizes.width, 2 * sizes.d_inner, bias=False)
+        self.ssms = nn.ModuleList(
+            SelectiveSSM(sizes.d_inner, sizes.d_state, sizes.d_conv, sizes.dt_rank) for _ in routes
+        )
+        self.out_proj = Linear(sizes.d_inner, sizes.width, bias=False)
+        self.gate = ChannelGate(sizes.d_inner)
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """As the official code leaves it: all projections truncated normal, so time steps start at softplus(0).
 
@@ -242,8 +188,7 @@ class LocalMixer(nn.Module):
             nn.init.trunc_normal_(ssm.x_proj.weight, std=0.02)
             nn.init.trunc_normal_(ssm.dt_proj.weight, std=0.02)
             nn.init.zeros_(ssm.dt_proj.bias)
-        nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
-        self.out_proj.weight.div_(math.sqrt(self.num_layers))
+        draw_output_projection(self.out_proj, self.num_layers)
 
     def forward(self, x: Tensor, visits: Mapping[Route, Visit]) -> Tensor:
         """(batch, tokens, width) to the same."""

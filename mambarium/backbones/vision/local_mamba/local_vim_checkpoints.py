@@ -6,12 +6,20 @@ The files also hold `rope.freqs_cos` and `rope.freqs_sin`, which our `LocalVim` 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from mambarium.backbones.published.configuration import Expected
-from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.published.family import (
+    IMAGENET,
+    Family,
+    Format,
+    Published,
+    PublishedWeights,
+    Weights,
+    having,
+)
 from mambarium.backbones.vision.local_mamba.local_vim import VARIANTS, LocalMixer, LocalVim
 
 
@@ -20,16 +28,6 @@ def backbone_key(name: str) -> str:
     name = re.sub(r"^patch_embed\.", "patch_embed.proj.", name).replace(".mixer.gate.", ".mixer.attn.")
     # There the number of the route stands behind the part's name: "x_proj_2.weight", "A_log_2".
     return re.sub(r"\.ssms\.(\d+)\.(\w+)", r".\2_\1", name)
-
-
-def classifier_key(name: str) -> str:
-    """The published key of a parameter of our `VimClassifier`."""
-    return name
-
-
-def recognises(keys: Collection[str]) -> bool:
-    """Whether these are the names of the official `VisionMamba` with local scans."""
-    return "patch_embed.proj.weight" in keys and "layers.0.mixer.x_proj_0.weight" in keys
 
 
 def without_rotations(weights: Mapping[str, Tensor]) -> Weights:
@@ -43,13 +41,29 @@ def untraced(backbone: LocalVim) -> dict[str, Expected]:
     return {"routes": Expected((routes,), "routes")}
 
 
-FORMAT = Format(
-    "LocalVim (hunto/LocalMamba)",
+_RELEASE = "https://github.com/hunto/LocalMamba/releases/download/v1.0.0/"
+
+
+def _published(top1: float, gmacs: float, file: str | None) -> Published:
+    weights = PublishedWeights(_RELEASE + file, "Apache-2.0") if file else None
+    return Published(top1, IMAGENET, 224, gmacs, "hunto/LocalMamba", weights)
+
+
+FAMILY = Family(
     LocalVim,
     VARIANTS,
-    recognises,
-    without_rotations,
+    {
+        "local_vim_tiny": _published(76.2, 1.5, "local_vim_tiny.ckpt"),
+        "local_vim_tiny_class_token": _published(77.8, 1.5, "local_vim_tiny_middle_cls_token.ckpt"),
+        "local_vim_small": _published(81.1, 4.8, None),  # its link there leads to LocalVMamba's
+    },
+    (
+        Format(
+            "LocalVim (hunto/LocalMamba)",
+            having("patch_embed.proj.weight", "layers.0.mixer.x_proj_0.weight"),
+            without_rotations,
+        ),
+    ),
     backbone_key,
-    classifier_key,
     untraced=untraced,
 )

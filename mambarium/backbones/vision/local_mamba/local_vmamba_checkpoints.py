@@ -1,11 +1,9 @@
-"""Names in LocalVMamba's checkpoints of `hunto/LocalMamba` (the entry `state_dict` of the file)."""
+"""LocalVMamba's checkpoints of `hunto/LocalMamba` (the entry `state_dict` of the file)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from mambarium.backbones.published.configuration import Expected
-from mambarium.backbones.published.format import Format
+from mambarium.backbones.published.family import IMAGENET, Family, Format, Published, PublishedWeights
 from mambarium.backbones.vision.local_mamba.local_vmamba import VARIANTS, LocalScan, LocalVMamba
 from mambarium.backbones.vision.vmamba import vmamba_checkpoints as vmamba
 
@@ -15,29 +13,23 @@ def backbone_key(name: str) -> str:
     return vmamba.backbone_key(name).replace(".op.scan.gate.", ".op.multi_scan.attn.")
 
 
-def classifier_key(name: str) -> str:
-    """The published key of a parameter of our `VMambaClassifier`."""
-    return vmamba.classifier_key(name)
-
-
-def recognises(keys: Collection[str]) -> bool:
-    """Whether these are the names of the official `VSSM` with local scans."""
-    return any(".op.multi_scan.attn." in key for key in keys)
-
-
 def untraced(backbone: LocalVMamba) -> dict[str, Expected]:
     """Arguments of a backbone that leave no trace in its tensors."""
     routes = tuple(module.routes for module in backbone.modules() if isinstance(module, LocalScan))
     return {"routes": Expected((routes,), "routes")}
 
 
-FORMAT = Format(
-    "LocalVMamba (hunto/LocalMamba)",
+def _published(size: str, top1: float, gmacs: float) -> Published:
+    address = f"https://github.com/hunto/LocalMamba/releases/download/v1.0.0/local_vssm_{size}.ckpt"
+    return Published(top1, IMAGENET, 224, gmacs, "hunto/LocalMamba", PublishedWeights(address, "Apache-2.0"))
+
+
+FAMILY = Family(
     LocalVMamba,
     VARIANTS,
-    recognises,
-    dict,
+    {"local_vmamba_tiny": _published("tiny", 82.7, 5.7), "local_vmamba_small": _published("small", 83.7, 11.4)},
+    (Format("LocalVMamba (hunto/LocalMamba)", lambda keys: any(".op.multi_scan.attn." in key for key in keys)),),
     backbone_key,
-    classifier_key,
+    vmamba.head_key,
     untraced=untraced,
 )

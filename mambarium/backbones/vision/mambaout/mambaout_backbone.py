@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import check_at_least, check_images
-from mambarium.backbones.layers.conv_nhwc import ConvNHWC
+from mambarium.backbones.layers.arguments import check_at_least, check_images, check_stages
+from mambarium.backbones.layers.convolutions import ConvDownsample, ConvNHWC, ConvStem, Linear
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
-from mambarium.backbones.layers.linear import Linear
-from mambarium.backbones.layers.selective_ssm import reset_delta_bias
+from mambarium.backbones.layers.heads import PooledClassifier
+from mambarium.backbones.layers.selective_ssm import reset_delta, reset_s4d_real, scan_tokens
 from mambarium.errors import InputError
-from mambarium.kernels import selective_scan
+
+_LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
 
 
 class MambaOut(VisionBackbone):
@@ -42,6 +44,8 @@ class MambaOut(VisionBackbone):
         drop_path: Probability of dropping the last block for a sample in training; linearly less before.
     """
 
+    # A downsampling counts as the block after it.
+    layer_patterns = ((r"blocks\.(\d+)\.(\d+)\.", 0), (r"downsample_layers\.([1-9]\d*)\.", 0))
     size_divisibility = 1
 
     def __init__(
@@ -57,12 +61,7 @@ class MambaOut(VisionBackbone):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(depths) != len(widths) or not depths:
-            raise InputError(
-                f"MambaOut needs as many depths as widths, at least one, got {len(depths)} and {len(widths)}"
-            )
-        check_at_least("every one of depths", min(depths), 1)
-        check_at_least("every one of widths", min(widths), 1)
+        check_stages("MambaOut", depths, widths, stem_stride)
         check_at_least("the first of widths, which the stem halves,", widths[0], 2)
         if conv_ratio > expansion or int(conv_ratio * min(widths)) < 1:
             raise InputError(
@@ -71,13 +70,11 @@ class MambaOut(VisionBackbone):
             )
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise InputError(f"MambaOut's kernel_size must be odd, got {kernel_size}")
-        if stem_stride not in (1, 2, 4):
-            raise InputError(f"MambaOut's stem_stride must be 1, 2 or 4, got {stem_stride}")
         check_at_least("d_state", d_state, 1)
         self.depths = tuple(depths)
         self.feature_info = tuple(FeatureInfo(width, stem_stride * 2**i) for i, width in enumerate(widths))
-        self.downsample_layers = nn.ModuleList([Stem(widths[0], stem_stride)])
-        self.downsample_layers.extend(Downsample(before, after) for before, after in pairwise(widths))
+        self.downsample_layers = nn.ModuleList([ConvStem(widths[0] // 2, widths[0], stem_stride, Conv, _LAYER_NORM)])
+        self.downsample_layers.extend(ConvDownsample(*pair, Conv, _LAYER_NORM) for pair in pairwise(widths))
         rates = drop_path_rates(drop_path, sum(depths))
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -103,30 +100,20 @@ class MambaOut(VisionBackbone):
             maps.append(x.permute(0, 3, 1, 2))
         return VisionFeatures(maps, None, {})
 
-    def classifier(self, num_classes: int) -> MambaOutClassifier:
+    def classifier(self, num_classes: int) -> PooledClassifier:
         """Mean over the last map, norm and a two-layer head."""
-        return MambaOutClassifier(self.feature_info[-1].channels, num_classes)
-
-    def stages(self) -> list[list[str]]:
-        """The stem, then each stage with the downsampling before it."""
-        stages: list[list[str]] = [[] for _ in range(len(self.depths) + 1)]
-        for name, _ in self.named_parameters():
-            part, stage = name.split(".")[:2]
-            is_stem = part == "downsample_layers" and stage == "0"
-            stages[0 if is_stem else int(stage) + 1].append(name)
-        return stages
+        width = self.feature_info[-1].channels
+        layers = {
+            "fc1": Linear(width, 4 * width),
+            "act": nn.GELU(),
+            "norm": _LAYER_NORM(4 * width),
+            "fc2": Linear(4 * width, num_classes),
+        }
+        return PooledClassifier(width, num_classes, _LAYER_NORM(width), head=nn.Sequential(OrderedDict(layers)))
 
     def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
         return [block for stage in self.blocks for block in stage.children()]
-
-    def depth_of(self, parameter_name: str) -> int:
-        """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
-        parts = parameter_name.split(".")
-        stage = int(parts[1])
-        if parts[0] == "downsample_layers":
-            return 0 if stage == 0 else sum(self.depths[:stage]) + 1
-        return sum(self.depths[:stage]) + int(parts[2]) + 1
 
 
 class Conv(ConvNHWC):
@@ -137,45 +124,6 @@ class Conv(ConvNHWC):
         nn.init.trunc_normal_(self.weight, std=0.02)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-
-class Stem(nn.Module):
-    """Two 3x3 convolutions, each followed by a norm, with a GELU between.
-
-    Args:
-        width: Output channels.
-        stride: Reduction of height and width by both together.
-    """
-
-    def __init__(self, width: int, stride: Literal[1, 2, 4]) -> None:
-        super().__init__()
-        first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[stride]
-        self.conv1 = Conv(3, width // 2, 3, stride=first, padding=1)
-        self.norm1 = nn.LayerNorm(width // 2, eps=1e-6)
-        self.conv2 = Conv(width // 2, width, 3, stride=second, padding=1)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, 3) to (batch, ceil(height / stride), ceil(width / stride), channels)."""
-        return self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(x)))))
-
-
-class Downsample(nn.Module):
-    """A 3x3 convolution of stride 2 and a norm.
-
-    Args:
-        before: Input channels.
-        after: Output channels.
-    """
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.conv = Conv(before, after, 3, stride=2, padding=1)
-        self.norm = nn.LayerNorm(after, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, before) to (batch, ceil(height / 2), ceil(width / 2), after)."""
-        return self.norm(self.conv(x))
 
 
 class GatedCNNBlock(nn.Module):
@@ -204,7 +152,7 @@ class GatedCNNBlock(nn.Module):
         super().__init__()
         hidden, convolved = int(expansion * width), int(conv_ratio * width)
         self.split_sizes = (hidden, hidden - convolved, convolved)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = _LAYER_NORM(width)
         self.fc1 = Linear(width, 2 * hidden)
         self.conv = Conv(convolved, convolved, kernel_size, padding=kernel_size // 2, groups=convolved)
         self.ssm = nn.Identity() if d_state is None else SSM(convolved, d_state, math.ceil(width / 16))
@@ -227,6 +175,8 @@ class SSM(nn.Module):
         dt_rank: Rank of the projection to the time step.
     """
 
+    no_weight_decay = ("A_log", "D")
+
     def __init__(self, dim: int, d_state: int, dt_rank: int) -> None:
         super().__init__()
         self.split_sizes = (dt_rank, d_state, d_state)
@@ -236,52 +186,17 @@ class SSM(nn.Module):
         self.D = nn.Parameter(torch.empty(dim, dtype=torch.float32))
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """A = -(1..d_state) (S4D-real), D = 1, and Mamba's start of the time steps."""
-        dt_rank, d_state, _ = self.split_sizes
-        nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
-        reset_delta_bias(self.dt_proj.bias)
-        self.A_log.copy_(torch.arange(1, d_state + 1, dtype=torch.float32, device=self.A_log.device).log())
-        self.D.fill_(1.0)
+        reset_delta(self.dt_proj.weight, self.dt_proj.bias)
+        reset_s4d_real(self.A_log, self.D)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, channels) to the same."""
         tokens = F.silu(x).flatten(1, 2)  # (batch, height * width, channels)
         delta_low, B, C = self.x_proj(tokens).split(self.split_sizes, dim=-1)
-        y = selective_scan(
-            tokens.transpose(1, 2),
-            F.linear(delta_low, self.dt_proj.weight).transpose(1, 2),  # the scan adds the bias
-            -torch.exp(self.A_log.float()),
-            B.transpose(1, 2),
-            C.transpose(1, 2),
-            self.D,
-            delta_bias=self.dt_proj.bias,
-            delta_softplus=True,
-        )
-        return y.transpose(1, 2).unflatten(1, x.shape[1:3])
-
-
-class MambaOutClassifier(nn.Module):
-    """Mean over the last map, norm and a two-layer head.
-
-    Args:
-        width: Channels of the last map.
-        num_classes: Number of classes.
-    """
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.head = nn.Sequential()
-        self.head.add_module("fc1", Linear(width, 4 * width))
-        self.head.add_module("act", nn.GELU())
-        self.head.add_module("norm", nn.LayerNorm(4 * width, eps=1e-6))
-        self.head.add_module("fc2", Linear(4 * width, num_classes))
-
-    def forward(self, features: VisionFeatures) -> Tensor:
-        """MambaOut's features to logits (batch, num_classes)."""
-        return self.head(self.norm(features.maps[-1].mean(dim=(2, 3))))
+        delta = F.linear(delta_low, self.dt_proj.weight)  # the scan adds the bias
+        return scan_tokens(tokens, delta, self.A_log, B, C, self.D, self.dt_proj.bias).unflatten(1, x.shape[1:3])
 
 
 # Table 1 of the paper and the official factories, with the drop path of their training scripts.

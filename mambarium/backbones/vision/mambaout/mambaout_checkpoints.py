@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
-
-from torch import Tensor
-
 from mambarium.backbones.published.configuration import Expected
-from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.published.family import (
+    IMAGENET,
+    Evaluation,
+    Family,
+    Format,
+    Published,
+    PublishedWeights,
+    having,
+    renaming,
+)
 from mambarium.backbones.published.timm import timm_config, training_options
 from mambarium.backbones.vision.mambaout.mambaout_backbone import VARIANTS, GatedCNNBlock, MambaOut
 from mambarium.errors import InputError
 
-_FROM_TIMM = (
-    (re.compile(r"^stem\."), "downsample_layers.0."),
-    (re.compile(r"^stages\.(\d+)\.downsample\."), r"downsample_layers.\1."),
-    (re.compile(r"^stages\.(\d+)\.blocks\."), r"stages.\1."),
-    (re.compile(r"^head\.norm\."), "norm."),
-    (re.compile(r"^head\.pre_logits\.fc\."), "head.fc1."),
-    (re.compile(r"^head\.pre_logits\.norm\."), "head.norm."),
-    (re.compile(r"^head\.fc\."), "head.fc2."),
-)
+_FROM_TIMM = {
+    r"^stem\.": "downsample_layers.0.",
+    r"^stages\.(\d+)\.downsample\.": r"downsample_layers.\1.",
+    r"^stages\.(\d+)\.blocks\.": r"stages.\1.",
+    r"^head\.norm\.": "norm.",
+    r"^head\.pre_logits\.fc\.": "head.fc1.",
+    r"^head\.pre_logits\.norm\.": "head.norm.",
+    r"^head\.fc\.": "head.fc2.",
+}
 
 
 def backbone_key(name: str) -> str:
@@ -33,33 +37,6 @@ def backbone_key(name: str) -> str:
     if ".ssm." in name:
         raise InputError("MambaOut with an SSM has no published weights: set ssm to false")
     return name.replace("blocks.", "stages.", 1) if name.startswith("blocks.") else name
-
-
-def classifier_key(name: str) -> str:
-    """The published key of a parameter of our `MambaOutClassifier`."""
-    return name
-
-
-def recognises_official(keys: Collection[str]) -> bool:
-    """Whether these are the names of the official `MambaOut`."""
-    return "downsample_layers.0.conv1.weight" in keys and "stages.0.0.fc1.weight" in keys
-
-
-def recognises_timm(keys: Collection[str]) -> bool:
-    """Whether these are the names of timm's `MambaOut`."""
-    return "stem.conv1.weight" in keys and "stages.0.blocks.0.fc1.weight" in keys
-
-
-def from_timm(weights: Mapping[str, Tensor]) -> Weights:
-    """A state dict of timm with the official names."""
-    return {_official(key): value for key, value in weights.items()}
-
-
-def _official(key: str) -> str:
-    for pattern, replacement in _FROM_TIMM:
-        if pattern.match(key):
-            return pattern.sub(replacement, key)
-    return key
 
 
 def timm_arguments(backbone: MambaOut) -> dict[str, Expected]:
@@ -84,23 +61,36 @@ def timm_arguments(backbone: MambaOut) -> dict[str, Expected]:
 
 
 _MODELS = r"mambaout_(femto|kobe|tiny|small|base)"
-OFFICIAL = Format(
-    "MambaOut (yuweihao/MambaOut)",
+
+
+def _published(size: str, top1: float, gmacs: float) -> Published:
+    address = f"https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_{size}.pth"
+    weights = PublishedWeights(address, "Apache-2.0", Evaluation(crop=1.0))
+    return Published(top1, IMAGENET, 224, gmacs, "yuweihao/MambaOut", weights)
+
+
+FAMILY = Family(
     MambaOut,
     VARIANTS,
-    recognises_official,
-    dict,
+    {
+        "mambaout_femto": _published("femto", 78.9, 1.2),
+        "mambaout_kobe": _published("kobe", 80.0, 1.5),
+        "mambaout_tiny": _published("tiny", 82.7, 4.5),
+        "mambaout_small": _published("small", 84.1, 9.0),
+        "mambaout_base": _published("base", 84.2, 15.8),
+    },
+    (
+        Format(
+            "MambaOut (yuweihao/MambaOut)",
+            having("downsample_layers.0.conv1.weight", "stages.0.0.fc1.weight"),
+            configurations=(training_options(_MODELS),),
+        ),
+        Format(
+            "MambaOut (timm)",
+            having("stem.conv1.weight", "stages.0.blocks.0.fc1.weight"),
+            renaming(_FROM_TIMM),
+            (timm_config(_MODELS, "avg", timm_arguments), training_options(_MODELS, timm_arguments)),
+        ),
+    ),
     backbone_key,
-    classifier_key,
-    configurations=(training_options(_MODELS),),
-)
-TIMM = Format(
-    "MambaOut (timm)",
-    MambaOut,
-    VARIANTS,
-    recognises_timm,
-    from_timm,
-    backbone_key,
-    classifier_key,
-    configurations=(timm_config(_MODELS, "avg", timm_arguments), training_options(_MODELS, timm_arguments)),
 )

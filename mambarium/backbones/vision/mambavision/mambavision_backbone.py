@@ -9,25 +9,35 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import check_at_least, check_images
+from mambarium.backbones.layers.arguments import (
+    check_at_least,
+    check_choice,
+    check_convolution,
+    check_images,
+    check_stages,
+)
+from mambarium.backbones.layers.convolutions import ConvStem, Linear
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
-from mambarium.backbones.layers.linear import Linear
+from mambarium.backbones.layers.heads import PooledClassifier
+from mambarium.backbones.layers.selective_ssm import reset_s4d_real, scan_tokens
 from mambarium.errors import InputError
-from mambarium.kernels import causal_conv1d, selective_scan
+from mambarium.kernels import causal_conv1d
 
 AttentionPlacement = Literal[
     "last_half", "last_quarter", "first_half", "alternating_mamba_first", "alternating_attention_first", "random"
 ]
 """Which blocks of a stage attend: the rows of the paper's table 5."""
+
+Combination = Literal["concatenate", "gate"]
 
 
 class MambaVision(VisionBackbone):
@@ -57,6 +67,8 @@ class MambaVision(VisionBackbone):
         drop_path: Probability of dropping the last block for a sample in training; linearly less before.
     """
 
+    # A downsampling counts as the block after it.
+    layer_patterns = ((r"levels\.(\d+)\.(\d+)\.", 0), (r"downsample_layers\.([1-9]\d*)\.", 0))
     size_divisibility = 1
 
     def __init__(
@@ -73,7 +85,7 @@ class MambaVision(VisionBackbone):
         attention: AttentionPlacement = "last_half",
         causal: bool = False,
         symmetric_branch: bool = True,
-        combine: Literal["concatenate", "gate"] = "concatenate",
+        combine: Combination = "concatenate",
         layer_scale: float | None = None,
         drop_path: float = 0.0,
     ) -> None:
@@ -83,20 +95,16 @@ class MambaVision(VisionBackbone):
                 "MambaVision needs num_heads and window_sizes for the same last stages, at least one, "
                 f"got {len(num_heads)} and {len(window_sizes)} for {len(depths)} stages"
             )
-        check_at_least("every one of depths", min(depths), 1)
-        check_at_least("every one of num_heads", min(num_heads), 1)
-        check_at_least("every one of window_sizes", min(window_sizes), 1)
-        for name, value in {"width": width, "stem_width": stem_width, "d_state": d_state}.items():
+        widths = [width * 2**stage for stage in range(len(depths))]
+        check_stages("MambaVision", depths, widths, stem_stride)
+        sizes = {"every one of num_heads": min(num_heads), "every one of window_sizes": min(window_sizes)}
+        for name, value in {**sizes, "stem_width": stem_width, "d_state": d_state}.items():
             check_at_least(name, value, 1)
-        if stem_stride not in (1, 2, 4):
-            raise InputError(f"MambaVision's stem_stride must be 1, 2 or 4, got {stem_stride}")
-        if not 2 <= d_conv <= 4:
-            raise InputError(f"d_conv must be 2, 3 or 4, which the fast convolutions serve, got {d_conv}")
-        if combine not in ("concatenate", "gate"):
-            raise InputError(f'MambaVision\'s combine must be "concatenate" or "gate", got {combine!r}')
+        check_convolution(d_conv)
+        check_choice("MambaVision's attention", attention, get_args(AttentionPlacement))
+        check_choice("MambaVision's combine", combine, get_args(Combination))
 
         self.depths = tuple(depths)
-        widths = [width * 2**stage for stage in range(len(depths))]
         self.feature_info = tuple(FeatureInfo(channels, stem_stride * 2**i) for i, channels in enumerate(widths))
         self.downsample_layers = nn.ModuleList([Stem(stem_width, width, stem_stride)])
         self.downsample_layers.extend(
@@ -134,30 +142,14 @@ class MambaVision(VisionBackbone):
             maps.append(x)
         return VisionFeatures(maps, None, {})
 
-    def classifier(self, num_classes: int) -> MambaVisionClassifier:
+    def classifier(self, num_classes: int) -> PooledClassifier:
         """Batch norm of the last map, its mean, and a linear head."""
-        return MambaVisionClassifier(self.feature_info[-1].channels, num_classes)
-
-    def stages(self) -> list[list[str]]:
-        """The stem, then each stage with the downsampling before it."""
-        stages: list[list[str]] = [[] for _ in range(len(self.depths) + 1)]
-        for name, _ in self.named_parameters():
-            part, stage = name.split(".")[:2]
-            is_stem = part == "downsample_layers" and stage == "0"
-            stages[0 if is_stem else int(stage) + 1].append(name)
-        return stages
+        width = self.feature_info[-1].channels
+        return PooledClassifier(width, num_classes, map_norm=nn.BatchNorm2d(width))
 
     def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
         return [block for level in self.levels for block in level.children()]
-
-    def depth_of(self, parameter_name: str) -> int:
-        """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
-        parts = parameter_name.split(".")
-        stage = int(parts[1])
-        if parts[0] == "downsample_layers":
-            return 0 if stage == 0 else sum(self.depths[:stage]) + 1
-        return sum(self.depths[:stage]) + int(parts[2]) + 1
 
 
 def attention_blocks(placement: AttentionPlacement, depth: int) -> set[int]:
@@ -166,12 +158,9 @@ def attention_blocks(placement: AttentionPlacement, depth: int) -> set[int]:
     Args:
         placement: A row of the paper's table 5.
         depth: Number of blocks of the stage.
-
-    Raises:
-        InputError: If there is no such placement.
     """
     half = depth // 2
-    blocks = {
+    blocks: dict[AttentionPlacement, Iterable[int]] = {
         "last_half": range(depth - half, depth),
         "last_quarter": range(depth - depth // 4, depth),
         "first_half": range(half),
@@ -179,31 +168,25 @@ def attention_blocks(placement: AttentionPlacement, depth: int) -> set[int]:
         "alternating_attention_first": range(0, 2 * half, 2),
         "random": random.Random(depth).sample(range(depth), half),
     }
-    if placement not in blocks:
-        raise InputError(f"MambaVision's attention must be one of {', '.join(blocks)}, got {placement!r}")
     return set(blocks[placement])
 
 
-class Stem(nn.Module):
+class Stem(ConvStem):
     """Two 3x3 convolutions, each with batch norm and ReLU.
 
     Args:
-        stem_width: Channels between the convolutions.
+        between: Channels between the convolutions.
         width: Output channels.
         stride: Reduction of height and width by both together.
     """
 
-    def __init__(self, stem_width: int, width: int, stride: Literal[1, 2, 4]) -> None:
-        super().__init__()
-        first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[stride]
-        self.conv1 = nn.Conv2d(3, stem_width, 3, stride=first, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(stem_width, eps=1e-4)
-        self.conv2 = nn.Conv2d(stem_width, width, 3, stride=second, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width, eps=1e-4)
+    def __init__(self, between: int, width: int, stride: Literal[1, 2, 4]) -> None:
+        conv, norm = partial(nn.Conv2d, bias=False), partial(nn.BatchNorm2d, eps=1e-4)
+        super().__init__(between, width, stride, conv, norm, F.relu)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(batch, 3, height, width) to (batch, channels, ceil(height / stride), ceil(width / stride))."""
-        return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(images))))))
+        return F.relu(super().forward(x))
 
 
 class ConvBlock(nn.Module):
@@ -312,6 +295,8 @@ class MambaVisionMixer(nn.Module):
         combine: Concatenate the branches or gate the scanned one with the other.
     """
 
+    no_weight_decay = ("A_log", "D")
+
     def __init__(
         self,
         width: int,
@@ -319,7 +304,7 @@ class MambaVisionMixer(nn.Module):
         d_conv: int,
         causal: bool,
         symmetric_branch: bool,
-        combine: Literal["concatenate", "gate"],
+        combine: Combination,
     ) -> None:
         super().__init__()
         if width % 2:
@@ -338,12 +323,9 @@ class MambaVisionMixer(nn.Module):
         self.out_proj = Linear(width if self.concatenate else half, width, bias=False)
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """A = -(1..d_state) (S4D-real), D = 1."""
-        d_state = self.A_log.shape[1]
-        self.A_log.copy_(torch.arange(1, d_state + 1, dtype=torch.float32, device=self.A_log.device).log())
-        self.D.fill_(1.0)
+        reset_s4d_real(self.A_log, self.D)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(windows, tokens, channels) to the same."""
@@ -355,7 +337,8 @@ class MambaVisionMixer(nn.Module):
             # Depthwise convolutions side by side are one convolution, of both branches.
             weight = torch.cat([self.conv1d_x.weight, self.conv1d_z.weight])
             x, z = self._convolve(xz, weight).chunk(2, dim=-1)  # (windows, tokens, channels / 2) each
-        y = self._scan(x)
+        delta_low, B, C = self.x_proj(x).split(self.split_sizes, dim=-1)
+        y = scan_tokens(x, self.dt_proj(delta_low), self.A_log, B, C, self.D, self.dt_proj.bias)
         return self.out_proj(torch.cat([y, z], dim=-1) if self.concatenate else y * z)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -363,21 +346,6 @@ class MambaVisionMixer(nn.Module):
         # What a centred convolution gives for a token, the causal one gives `look_ahead` tokens later.
         x = F.pad(x, (0, 0, 0, self.look_ahead)).transpose(1, 2)
         return causal_conv1d(x, weight.squeeze(1), activation="silu")[:, :, self.look_ahead :].transpose(1, 2)
-
-    def _scan(self, x: Tensor) -> Tensor:
-        """Selective scan of x (windows, tokens, channels / 2)."""
-        delta_low, B, C = self.x_proj(x).split(self.split_sizes, dim=-1)
-        y = selective_scan(
-            x.transpose(1, 2),
-            self.dt_proj(delta_low).transpose(1, 2),
-            -torch.exp(self.A_log.float()),
-            B.transpose(1, 2),
-            C.transpose(1, 2),
-            self.D,
-            delta_bias=self.dt_proj.bias,
-            delta_softplus=True,
-        )
-        return y.transpose(1, 2)
 
 
 class SelfAttention(nn.Module):
@@ -421,24 +389,6 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(windows, tokens, channels) to the same."""
         return self.fc2(F.gelu(self.fc1(x)))
-
-
-class MambaVisionClassifier(nn.Module):
-    """Batch norm of the last map, its mean, and a linear head.
-
-    Args:
-        width: Channels of the last map.
-        num_classes: Number of classes.
-    """
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(width)
-        self.head = Linear(width, num_classes)
-
-    def forward(self, features: VisionFeatures) -> Tensor:
-        """MambaVision's features to logits (batch, num_classes)."""
-        return self.head(self.norm(features.maps[-1]).mean(dim=(2, 3)))
 
 
 # The official factories. Forms differ in what they were trained on and, for other image sizes, in their windows.

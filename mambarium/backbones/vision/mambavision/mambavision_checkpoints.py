@@ -5,13 +5,20 @@ The hub's files for transformers hold the same names behind the prefix "model.",
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from torch import nn
 
 from mambarium.backbones.published.configuration import CONFIG_FILE, ConfigurationFormat, Expected
-from mambarium.backbones.published.format import Format
+from mambarium.backbones.published.family import (
+    IMAGENET,
+    Evaluation,
+    Family,
+    Format,
+    Published,
+    PublishedWeights,
+    having,
+)
 from mambarium.backbones.published.timm import training_options
 from mambarium.backbones.published.transformers import COMMON_FIELDS
 from mambarium.backbones.vision.mambavision.mambavision_backbone import (
@@ -36,16 +43,6 @@ def backbone_key(name: str) -> str:
         return f"levels.{int(stage) - 1}.downsample.reduction.0.{rest}"
     layer, kind = rest.split(".")
     return f"patch_embed.{_STEM[layer]}.{kind}"
-
-
-def classifier_key(name: str) -> str:
-    """The published key of a parameter or buffer of our `MambaVisionClassifier`."""
-    return name
-
-
-def recognises(keys: Collection[str]) -> bool:
-    """Whether these are the names of the official `MambaVision`."""
-    return "patch_embed.conv_down.0.weight" in keys and "levels.0.blocks.0.conv1.weight" in keys
 
 
 def arguments(backbone: MambaVision) -> dict[str, Expected]:
@@ -116,17 +113,43 @@ TRANSFORMERS_CONFIG = ConfigurationFormat(
     # The code that they name is that of this family.
     harmless=(*COMMON_FIELDS, "auto_map.*", "resolution", "*drop*_rate", "layer_scale", "num_classes"),
 )
-FORMAT = Format(
-    "MambaVision (NVlabs/MambaVision)",
+
+
+def _published(top1: float, gmacs: float, address: str, evaluation: Evaluation) -> Published:
+    weights = PublishedWeights(f"nvidia/MambaVision-{address}.pth.tar", "CC-BY-NC-SA-4.0", evaluation)
+    return Published(top1, IMAGENET, evaluation.size, gmacs, "NVlabs/MambaVision", weights)
+
+
+_WHOLE = Evaluation(crop=1.0)
+_LARGE = Evaluation(512, 0.93, squash=True)
+FAMILY = Family(
     MambaVision,
     VARIANTS,
-    recognises,
-    dict,
-    backbone_key,
-    classifier_key,
-    configurations=(
-        TRANSFORMERS_CONFIG,
-        training_options(r"mamba_vision_(T2?|S|B|L[23]?)(_\d+)?(_21k)?", arguments),
+    {
+        "mambavision_t": _published(82.3, 4.4, "T-1K:mambavision_tiny_1k", _WHOLE),
+        "mambavision_t2": _published(82.7, 5.1, "T2-1K:mambavision_tiny2_1k", Evaluation(crop=0.98)),
+        "mambavision_s": _published(83.3, 7.5, "S-1K:mambavision_small_1k", Evaluation(crop=0.93)),
+        "mambavision_b": _published(84.2, 15.0, "B-1K:mambavision_base_1k", _WHOLE),
+        "mambavision_b_21k": _published(84.9, 15.0, "B-21K:mambavision_base_21k", _WHOLE),
+        "mambavision_l": _published(85.0, 34.9, "L-1K:mambavision_large_1k", _WHOLE),
+        "mambavision_l_21k": _published(86.1, 34.9, "L-21K:mambavision_large_21k", _WHOLE),
+        "mambavision_l2": _published(85.3, 37.5, "L2-1K:mambavision_large2_1k", _WHOLE),
+        "mambavision_l2_512_21k": _published(87.3, 196.3, "L2-512-21K:mambavision_L2_21k_240m_512", _LARGE),
+        "mambavision_l3_256_21k": _published(
+            87.3, 122.3, "L3-256-21K:mambavision_L3_21k_740m_256", Evaluation(256, 1.0)
+        ),
+        "mambavision_l3_512_21k": _published(88.1, 489.1, "L3-512-21K:mambavision_L3_21k_740m_512", _LARGE),
+    },
+    (
+        Format(
+            "MambaVision (NVlabs/MambaVision)",
+            having("patch_embed.conv_down.0.weight", "levels.0.blocks.0.conv1.weight"),
+            configurations=(
+                TRANSFORMERS_CONFIG,
+                training_options(r"mamba_vision_(T2?|S|B|L[23]?)(_\d+)?(_21k)?", arguments),
+            ),
+        ),
     ),
+    backbone_key,
     untraced=untraced,
 )

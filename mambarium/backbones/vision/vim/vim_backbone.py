@@ -6,19 +6,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import check_images, check_mamba_sizes, check_rate
+from mambarium.backbones.layers.arguments import MambaSizes, check_images, check_rate, mamba_sizes
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
-from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions, resize_stored_positions
+from mambarium.backbones.layers.initialization import draw_output_projection
+from mambarium.backbones.layers.patches import PatchEmbedding, resize_stored_positions, resize_token_positions
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.errors import InputError
 
@@ -46,6 +46,9 @@ class Vim(VisionBackbone):
         dropout: Share of the embedded patches' values set to zero in training.
     """
 
+    layer_patterns = ((r"layers\.(\d+)\.", 0),)
+    no_weight_decay = ("pos_embed", "cls_token")
+
     def __init__(
         self,
         image_size: int = 32,
@@ -62,7 +65,7 @@ class Vim(VisionBackbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
+        sizes = mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
         check_rate("dropout", dropout)
         self.patch_size = patch_size
         self.stride = patch_size if stride is None else stride
@@ -76,7 +79,7 @@ class Vim(VisionBackbone):
 
         self.patch_embed = PatchEmbedding(patch_size, self.stride, width)
         self.layers = nn.ModuleList(
-            VimBlock(width, depth, d_state, d_conv, expand, dt_rank, rate) for rate in drop_path_rates(drop_path, depth)
+            VimBlock(BidirectionalMixer(sizes, depth), width, rate) for rate in drop_path_rates(drop_path, depth)
         )
         self.pos_embed = nn.Parameter(torch.empty(1, num_patches + int(class_token), width))
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
@@ -103,7 +106,8 @@ class Vim(VisionBackbone):
         if self.cls_token is not None:
             token = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
             x = torch.cat([x[:, :middle], token, x[:, middle:]], dim=1)
-        residual = self.dropout(x + self._positions(rows, columns)).float()
+        positions = resize_token_positions(self.pos_embed, self.grid_size, (rows, columns), self.cls_token is not None)
+        residual = self.dropout(x + positions).float()
         for layer in self.layers:
             residual = layer(residual)
 
@@ -118,21 +122,9 @@ class Vim(VisionBackbone):
         """Final norm and linear head on the class token, or on the patches' mean without one."""
         return VimClassifier(self.width, num_classes)
 
-    def stages(self) -> list[list[str]]:
-        """The embedding of patches and positions, then one stage per block."""
-        stages: list[list[str]] = [[] for _ in range(len(self.layers) + 1)]
-        for name, _ in self.named_parameters():
-            stages[self.depth_of(name)].append(name)
-        return stages
-
     def repeated_blocks(self) -> list[nn.Module]:
         """The layers."""
         return list(self.layers)
-
-    def depth_of(self, parameter_name: str) -> int:
-        """0 for the embedding, then 1 for the first block to `depth` for the last."""
-        parts = parameter_name.split(".")
-        return int(parts[1]) + 1 if parts[0] == "layers" else 0
 
     def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
         """Positions of another square grid, bicubically interpolated as in the official code.
@@ -164,48 +156,25 @@ class Vim(VisionBackbone):
         padded = F.pad(patches, (ratio // 2,) * 4, mode="replicate")
         return padded if ratio % 2 else F.avg_pool2d(padded, 2, stride=1)
 
-    def _positions(self, rows: int, columns: int) -> Tensor:
-        """The learned positions (1, tokens, width), interpolated for another grid than theirs."""
-        if self.cls_token is None:
-            return resize_positions(self.pos_embed, self.grid_size, (rows, columns))
-        middle = self.grid_size[0] * self.grid_size[1] // 2
-        before, token, after = self.pos_embed.tensor_split([middle, middle + 1], dim=1)
-        patches = resize_positions(torch.cat([before, after], dim=1), self.grid_size, (rows, columns))
-        middle = rows * columns // 2
-        return torch.cat([patches[:, :middle], token, patches[:, middle:]], dim=1)
-
 
 class VimBlock(nn.Module):
     """Pre-norm residual block: residual + mixer(norm(residual)), the residual in float32.
 
     Args:
+        mixer: From (batch, tokens, width) to the same, beside what else the block is given.
         width: Size of the vectors.
-        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
-        d_state: Size of one channel's state.
-        d_conv: Width of the causal convolutions.
-        expand: Inner channels per channel of the width.
-        dt_rank: Rank of the projection to the time step.
         drop_path: Probability of dropping the block for a sample in training.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_layers: int,
-        d_state: int,
-        d_conv: int,
-        expand: int,
-        dt_rank: int | Literal["auto"],
-        drop_path: float,
-    ) -> None:
+    def __init__(self, mixer: nn.Module, width: int, drop_path: float) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(width, eps=1e-5)
-        self.mixer = BidirectionalMixer(width, num_layers, d_state, d_conv, expand, dt_rank)
+        self.mixer = mixer
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, residual: Tensor) -> Tensor:
+    def forward(self, residual: Tensor, *context: Any) -> Tensor:
         """(batch, tokens, width) to the same."""
-        return residual + self.drop_path(self.mixer(self.norm(residual.to(self.norm.weight.dtype))))
+        return residual + self.drop_path(self.mixer(self.norm(residual.to(self.norm.weight.dtype)), *context))
 
 
 class BidirectionalMixer(nn.Module):
@@ -213,36 +182,26 @@ class BidirectionalMixer(nn.Module):
 
     Both share the projection before them and, on their mean, the one after them.
 
-    Args: as `VimBlock`.
+    Args:
+        sizes: Sizes of both SSMs.
+        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_layers: int,
-        d_state: int,
-        d_conv: int,
-        expand: int,
-        dt_rank: int | Literal["auto"],
-    ) -> None:
+    def __init__(self, sizes: MambaSizes, num_layers: int) -> None:
         super().__init__()
         self.num_layers = num_layers
-        d_inner = expand * width
-        rank = math.ceil(width / 16) if dt_rank == "auto" else dt_rank
-        self.in_proj = nn.Linear(width, 2 * d_inner, bias=False)
-        self.forward_ssm = SelectiveSSM(d_inner, d_state, d_conv, rank)
-        self.backward_ssm = SelectiveSSM(d_inner, d_state, d_conv, rank)
-        self.out_proj = nn.Linear(d_inner, width, bias=False)
+        self.in_proj = nn.Linear(sizes.width, 2 * sizes.d_inner, bias=False)
+        self.forward_ssm = SelectiveSSM(sizes.d_inner, sizes.d_state, sizes.d_conv, sizes.dt_rank)
+        self.backward_ssm = SelectiveSSM(sizes.d_inner, sizes.d_state, sizes.d_conv, sizes.dt_rank)
+        self.out_proj = nn.Linear(sizes.d_inner, sizes.width, bias=False)
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Scale the output projection by depth.
 
         The backward direction's time steps start at softplus(0), as in the official code.
         """
-        nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
-        self.out_proj.weight.div_(math.sqrt(self.num_layers))
+        draw_output_projection(self.out_proj, self.num_layers)
         nn.init.zeros_(self.backward_ssm.dt_proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:

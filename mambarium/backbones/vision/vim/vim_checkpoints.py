@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 
 from mambarium.backbones.published.configuration import Expected
-from mambarium.backbones.published.format import Format
+from mambarium.backbones.published.family import IMAGENET, Family, Format, Published, PublishedWeights, having
 from mambarium.backbones.published.timm import training_options
 from mambarium.backbones.vision.vim.vim_backbone import VARIANTS, Vim
 
@@ -29,16 +28,6 @@ def backbone_key(name: str) -> str:
     return name.replace(".forward_ssm.", ".")
 
 
-def classifier_key(name: str) -> str:
-    """The published key of a parameter of our `VimClassifier`."""
-    return name
-
-
-def recognises(keys: Collection[str]) -> bool:
-    """Whether these are the names of the official `VisionMamba` with blocks of type "v2"."""
-    return "patch_embed.proj.weight" in keys and "layers.0.mixer.x_proj_b.weight" in keys
-
-
 def options(backbone: Vim) -> dict[str, Expected]:
     """What the script's options are for a backbone; overlapping patches have a "stride" in the model's name."""
     return {
@@ -53,13 +42,26 @@ def _stride(model: str) -> int:
     return int(found[1]) if found else 0
 
 
-FORMAT = Format(
-    "Vim (hustvl/Vim)",
+def _published(top1: float, address: str) -> Published:
+    weights = PublishedWeights(f"hustvl/{address}", "Apache-2.0; the model cards also say non-commercial")
+    return Published(top1, IMAGENET, 224, None, "hustvl/Vim", weights)
+
+
+FAMILY = Family(
     Vim,
     VARIANTS,
-    recognises,
-    dict,
+    {
+        "vim_tiny": _published(76.1, "Vim-tiny-midclstok:vim_t_midclstok_76p1acc.pth"),
+        "vim_tiny_stride8": _published(78.3, "Vim-tiny-midclstok:vim_t_midclstok_ft_78p3acc.pth"),
+        "vim_small": _published(80.5, "Vim-small-midclstok:vim_s_midclstok_80p5acc.pth"),
+        "vim_base": _published(81.9, "Vim-base-midclstok:vim_b_midclstok_81p9acc.pth"),
+    },
+    (
+        Format(
+            "Vim (hustvl/Vim)",
+            having("patch_embed.proj.weight", "layers.0.mixer.x_proj_b.weight"),
+            configurations=(training_options(_MODELS, options=options),),
+        ),
+    ),
     backbone_key,
-    classifier_key,
-    configurations=(training_options(_MODELS, options=options),),
 )

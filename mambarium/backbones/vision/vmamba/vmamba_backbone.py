@@ -10,23 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambarium.backbones.layers.arguments import check_at_least
-from mambarium.backbones.layers.conv_nhwc import ConvNHWC
+from mambarium.backbones.layers.arguments import check_at_least, check_choice
+from mambarium.backbones.layers.convolutions import ConvDownsample, ConvNHWC, ConvStem, Linear
 from mambarium.backbones.layers.drop_path import DropPath
-from mambarium.backbones.layers.linear import Linear
-from mambarium.backbones.layers.selective_ssm import reset_delta_bias
+from mambarium.backbones.layers.selective_ssm import reset_delta, reset_s4d_real
 from mambarium.backbones.vision.vmamba.vss_stages import VSSStages
 from mambarium.errors import InputError
 from mambarium.kernels import grid_scan
 from mambarium.kernels.grid.routes import CROSS, Route
 
 ForwardType: TypeAlias = Literal["v0", "v05_noz"]
+_LAYER_NORM = partial(nn.LayerNorm, eps=1e-5)
 
 
 class VMamba(VSSStages):
@@ -66,8 +66,7 @@ class VMamba(VSSStages):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
     ) -> None:
-        if forward_type not in ("v0", "v05_noz"):
-            raise InputError(f"VMamba's forward_type must be 'v0' or 'v05_noz', got {forward_type!r}")
+        check_choice("VMamba's forward_type", forward_type, get_args(ForwardType))
         check_at_least("every one of widths", min(widths, default=2), 2)
         first = forward_type == "v0"
         super().__init__(
@@ -76,8 +75,8 @@ class VMamba(VSSStages):
             stem_stride,
             stem_stride if first else 1,
             drop_path,
-            stem=PatchStem if first else ConvStem,
-            downsampling=PatchMerging if first else ConvDownsample,
+            stem=PatchStem if first else _conv_stem,
+            downsampling=PatchMerging if first else partial(ConvDownsample, conv=ConvNHWC, norm=_LAYER_NORM),
             block=lambda width, rate: VSSBlock(width, d_state, ssm_ratio, mlp_ratio, first, rate),
         )
 
@@ -133,6 +132,8 @@ class SS2D(nn.Module):
         InputError: If there is no state or no channel to scan.
     """
 
+    no_weight_decay = ("A_logs", "Ds", "dt_projs_bias")
+
     def __init__(
         self,
         width: int,
@@ -167,11 +168,8 @@ class SS2D(nn.Module):
         """The selective scans as in Mamba: A = -(1..d_state), D = 1, softplus(delta bias) in [0.001, 0.1]."""
         bound = self.x_proj_weight.shape[2] ** -0.5
         self.x_proj_weight.uniform_(-bound, bound)
-        bound = self.dt_rank**-0.5
-        self.dt_projs_weight.uniform_(-bound, bound)
-        reset_delta_bias(self.dt_projs_bias)
-        self.A_logs.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float32, device=self.A_logs.device).log())
-        self.Ds.fill_(1.0)
+        reset_delta(self.dt_projs_weight, self.dt_projs_bias)
+        reset_s4d_real(self.A_logs, self.Ds)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, channels) to the same."""
@@ -271,25 +269,8 @@ class PatchStem(nn.Module):
         return self.norm(self.conv(x))
 
 
-class ConvStem(nn.Module):
-    """Two 3x3 convolutions, each followed by a norm, with a GELU between (v05_noz).
-
-    Args:
-        width: Output channels.
-        stride: Reduction of height and width by both together.
-    """
-
-    def __init__(self, width: int, stride: Literal[1, 2, 4]) -> None:
-        super().__init__()
-        first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[stride]
-        self.conv1 = ConvNHWC(3, width // 2, 3, stride=first, padding=1)
-        self.norm1 = nn.LayerNorm(width // 2, eps=1e-5)
-        self.conv2 = ConvNHWC(width // 2, width, 3, stride=second, padding=1)
-        self.norm2 = nn.LayerNorm(width, eps=1e-5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, 3) to (batch, ceil(height / stride), ceil(width / stride), channels)."""
-        return self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(x)))))
+def _conv_stem(width: int, stride: Literal[1, 2, 4]) -> ConvStem:
+    return ConvStem(width // 2, width, stride, ConvNHWC, _LAYER_NORM)
 
 
 class PatchMerging(nn.Module):
@@ -311,24 +292,6 @@ class PatchMerging(nn.Module):
         # From (top left, bottom left, top right, bottom right).
         corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.merged_norm(torch.cat(corners, dim=-1)))
-
-
-class ConvDownsample(nn.Module):
-    """A 3x3 convolution of stride 2 and a norm (v05_noz).
-
-    Args:
-        before: Input channels.
-        after: Output channels.
-    """
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.conv = ConvNHWC(before, after, 3, stride=2, padding=1)
-        self.norm = nn.LayerNorm(after, eps=1e-5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, before) to (batch, ceil(height / 2), ceil(width / 2), after)."""
-        return self.norm(self.conv(x))
 
 
 _TINY_SMALL, _BASE = (96, 192, 384, 768), (128, 256, 512, 1024)

@@ -14,7 +14,15 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 
 from mambarium.backbones.published.configuration import Expected
-from mambarium.backbones.published.format import Format, Weights
+from mambarium.backbones.published.family import (
+    IMAGENET,
+    Family,
+    Format,
+    Published,
+    PublishedWeights,
+    Weights,
+    renamed,
+)
 from mambarium.backbones.published.yacs import yacs_config
 from mambarium.backbones.vision.vmamba.vmamba_backbone import VARIANTS, PatchStem, VMamba
 
@@ -44,22 +52,21 @@ _PROJECTION = re.compile(r"\.(in_proj|out_proj|fc1|fc2|reduction)\.weight$")
 
 def backbone_key(name: str) -> str:
     """The published key of a parameter of our `VMamba`."""
-    return _renamed(name, _PRESENT)
+    return renamed(name, _PRESENT)
 
 
-def classifier_key(name: str) -> str:
-    """The published key of a parameter of our `VMambaClassifier`."""
+def head_key(name: str) -> str:
+    """The published key of a parameter of our classifier."""
     return f"classifier.{name}"
 
 
-def output_norms_key(name: str) -> str:
-    """The key of a parameter of `VMamba.output_norms()` in the official detection and segmentation checkpoints."""
-    return re.sub(r"^norms\.(\d+)\.", r"outnorm\1.", name)
-
-
 def recognises(keys: Collection[str]) -> bool:
-    """Whether these are the names of the official `VSSM`, as the first or the present code wrote them."""
-    return any(f"layers.0.blocks.0.{scan}.x_proj_weight" in keys for scan in ("op", "self_attention"))
+    """Whether these are the names of the official `VSSM`, as the first or the present code wrote them.
+
+    LocalVMamba has them too, and others beside them.
+    """
+    first = any(f"layers.0.blocks.0.{scan}.x_proj_weight" in keys for scan in ("op", "self_attention"))
+    return first and not any(".op.multi_scan." in key for key in keys)
 
 
 def current_format(weights: Mapping[str, Tensor]) -> Weights:
@@ -69,17 +76,8 @@ def current_format(weights: Mapping[str, Tensor]) -> Weights:
         weights: State dict of either generation, names as the first or the present code wrote them.
     """
     return {
-        _renamed(key, _FORMER): value.flatten(1) if _PROJECTION.search(key) else value for key, value in weights.items()
+        renamed(key, _FORMER): value.flatten(1) if _PROJECTION.search(key) else value for key, value in weights.items()
     }
-
-
-def _renamed(name: str, rules: Mapping[str, str]) -> str:
-    """The name after the first rule that applies to it."""
-    for pattern, replacement in rules.items():
-        renamed, count = re.subn(pattern, replacement, name)
-        if count:
-            return renamed
-    return name
 
 
 def arguments(backbone: VMamba) -> dict[str, Expected]:
@@ -119,21 +117,44 @@ def _forward_type(written: str) -> str:
     return "v0" if written in ("v0_seq", "v0seq") else written
 
 
-FORMAT = Format(
-    "VMamba (MzeroMiko/VMamba)",
+_V0 = "https://github.com/MzeroMiko/VMamba/releases/download/%23v0cls/"
+_V2 = "https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/"
+
+
+def _published(top1: float, gmacs: float, address: str) -> Published:
+    return Published(top1, IMAGENET, 224, gmacs, "MzeroMiko/VMamba", PublishedWeights(address, "MIT"))
+
+
+FAMILY = Family(
     VMamba,
     VARIANTS,
-    recognises,
-    current_format,
-    backbone_key,
-    classifier_key,
-    evaluates_average=True,
-    configurations=(
-        yacs_config(
-            "vssm",
-            "VSSM",
-            arguments,
-            tuple(f"MODEL.VSSM.{name}" for name in ("*DROP_RATE", "SSM_INIT", "SSM_RANK_RATIO")),
+    {
+        "vmamba_tiny_v0": _published(82.2, 5.6, _V0 + "vssmtiny_dp01_ckpt_epoch_292.pth"),
+        "vmamba_small_v0": _published(83.5, 11.2, _V0 + "vssmsmall_dp03_ckpt_epoch_238.pth"),
+        "vmamba_base_v0": _published(83.7, 18.0, _V0 + "vssmbase_dp06_ckpt_epoch_241.pth"),
+        "vmamba_tiny_s2l5": _published(82.5, 4.9, _V2 + "vssm_tiny_0230_ckpt_epoch_262.pth"),
+        "vmamba_small_s2l15": _published(83.6, 8.7, _V2 + "vssm_small_0229_ckpt_epoch_222.pth"),
+        "vmamba_base_s2l15": _published(83.9, 15.4, _V2 + "vssm_base_0229_ckpt_epoch_237.pth"),
+        "vmamba_tiny_s1l8": _published(82.6, 4.9, _V2 + "vssm1_tiny_0230s_ckpt_epoch_264.pth"),
+        "vmamba_small_s1l20": _published(83.3, 8.6, _V2 + "vssm1_small_0229s_ckpt_epoch_240.pth"),
+        "vmamba_base_s1l20": _published(83.8, 15.2, _V2 + "vssm1_base_0229s_ckpt_epoch_225.pth"),
+    },
+    (
+        Format(
+            "VMamba (MzeroMiko/VMamba)",
+            recognises,
+            current_format,
+            (
+                yacs_config(
+                    "vssm",
+                    "VSSM",
+                    arguments,
+                    tuple(f"MODEL.VSSM.{name}" for name in ("*DROP_RATE", "SSM_INIT", "SSM_RANK_RATIO")),
+                ),
+            ),
         ),
     ),
+    backbone_key,
+    head_key,
+    evaluates_average=True,
 )

@@ -10,11 +10,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import check_at_least, check_images
+from mambarium.backbones.layers.arguments import check_images, check_multiples, check_stages
 from mambarium.backbones.layers.drop_path import drop_path_rates
-from mambarium.backbones.layers.linear import Linear
-from mambarium.backbones.layers.output_norms import OutputNorms
-from mambarium.errors import InputError
+from mambarium.backbones.layers.heads import ChannelNorm, OutputNorms, PooledClassifier
 
 
 class VSSStages(VisionBackbone):
@@ -37,6 +35,9 @@ class VSSStages(VisionBackbone):
         InputError: If a number is out of range, or there are not as many depths as widths.
     """
 
+    # A downsampling counts as the block after it.
+    layer_patterns = ((r"blocks\.(\d+)\.(\d+)\.", 0), (r"downsample_layers\.(\d+)\.", 1))
+
     @abstractmethod
     def __init__(
         self,
@@ -50,15 +51,7 @@ class VSSStages(VisionBackbone):
         block: Callable[[int, float], nn.Module],
     ) -> None:
         super().__init__()
-        family = type(self).__name__
-        if len(depths) != len(widths) or not depths:
-            raise InputError(
-                f"{family} needs as many depths as widths, at least one, got {len(depths)} and {len(widths)}"
-            )
-        check_at_least("every one of depths", min(depths), 1)
-        check_at_least("every one of widths", min(widths), 1)
-        if stem_stride not in (1, 2, 4):
-            raise InputError(f"{family}'s stem_stride must be 1, 2 or 4, got {stem_stride}")
+        check_stages(type(self).__name__, depths, widths, stem_stride)
         self.depths = tuple(depths)
         self.size_divisibility = size_divisibility
         self.feature_info = tuple(FeatureInfo(width, stem_stride * 2**i) for i, width in enumerate(widths))
@@ -78,12 +71,8 @@ class VSSStages(VisionBackbone):
             InputError: If the images do not have 3 channels, or the stem's patches do not cover them exactly.
         """
         check_images(images)
-        height, width = images.shape[-2:]
-        if min(height, width) < 1 or height % self.size_divisibility or width % self.size_divisibility:
-            raise InputError(
-                f"{type(self).__name__} with stem_stride {self.feature_info[0].stride} takes height and width that are "
-                f"multiples of {self.size_divisibility}, got {height}x{width}"
-            )
+        network = f"{type(self).__name__} with stem_stride {self.feature_info[0].stride}"
+        check_multiples(network, images.shape[-2], images.shape[-1], self.size_divisibility)
         x = self.stem(images.permute(0, 2, 3, 1))
         maps: list[Tensor] = []
         for stage, blocks in enumerate(self.blocks):
@@ -93,49 +82,15 @@ class VSSStages(VisionBackbone):
             maps.append(x.permute(0, 3, 1, 2))
         return VisionFeatures(maps, None, {})
 
-    def classifier(self, num_classes: int) -> VMambaClassifier:
+    def classifier(self, num_classes: int) -> PooledClassifier:
         """Norm and mean of the last map, and a linear head."""
-        return VMambaClassifier(self.feature_info[-1].channels, num_classes)
+        width = self.feature_info[-1].channels
+        return PooledClassifier(width, num_classes, map_norm=ChannelNorm(width, eps=1e-5))
 
     def output_norms(self) -> OutputNorms:
         """New norms for the maps, as the official detection and segmentation backbones have them."""
         return OutputNorms(self.feature_info)
 
-    def stages(self) -> list[list[str]]:
-        """The stem, then each stage with the downsampling before it."""
-        stages: list[list[str]] = [[] for _ in range(len(self.depths) + 1)]
-        for name, _ in self.named_parameters():
-            part, index = name.split(".")[:2]
-            stages[0 if part == "stem" else int(index) + (1 if part == "blocks" else 2)].append(name)
-        return stages
-
     def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
         return [block for stage in self.blocks for block in stage.children()]
-
-    def depth_of(self, parameter_name: str) -> int:
-        """0 for the stem, then the number of the block; a downsampling counts as the block after it."""
-        parts = parameter_name.split(".")
-        if parts[0] == "stem":
-            return 0
-        if parts[0] == "downsample_layers":
-            return sum(self.depths[: int(parts[1]) + 1]) + 1
-        return sum(self.depths[: int(parts[1])]) + int(parts[2]) + 1
-
-
-class VMambaClassifier(nn.Module):
-    """Norm of the last map, its mean, and a linear head.
-
-    Args:
-        width: Channels of the last map.
-        num_classes: Number of classes.
-    """
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.head = Linear(width, num_classes)
-
-    def forward(self, features: VisionFeatures) -> Tensor:
-        """The stages' features to logits (batch, num_classes)."""
-        return self.head(self.norm(features.maps[-1].permute(0, 2, 3, 1)).mean(dim=(1, 2)))

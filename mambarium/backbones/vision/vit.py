@@ -15,11 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
-from mambarium.backbones.layers.arguments import check_at_least, check_images
+from mambarium.backbones.layers.arguments import check_at_least, check_images, check_multiples
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
-from mambarium.backbones.layers.linear import Linear
+from mambarium.backbones.layers.heads import PooledClassifier
 from mambarium.backbones.layers.patches import resize_positions, resize_stored_positions
 from mambarium.backbones.layers.torchvision_backbone import TorchvisionBackbone, torchvision_models
+from mambarium.backbones.published.configuration import Expected
+from mambarium.backbones.published.family import (
+    IMAGENET,
+    Family,
+    Format,
+    Published,
+    PublishedWeights,
+    having,
+    renamed,
+    renaming,
+)
+from mambarium.backbones.published.timm import timm_config, training_options
 from mambarium.errors import InputError
 
 
@@ -37,6 +49,9 @@ class ViT(TorchvisionBackbone):
         mlp_ratio: Hidden channels of a block's MLP per channel of the width.
         drop_path: Probability of dropping the last block's branches for a sample in training; linearly less before.
     """
+
+    layer_patterns = ((r"network\.encoder\.layers\.encoder_layer_(\d+)\.", 0),)
+    no_weight_decay = ("pos_embedding", "class_token")
 
     def __init__(
         self,
@@ -108,25 +123,13 @@ class ViT(TorchvisionBackbone):
         x = network.encoder.layers(x)
         return VisionFeatures([x[:, 1:].transpose(1, 2).unflatten(2, grid)], x[:, 0], {})
 
-    def classifier(self, num_classes: int) -> ViTClassifier:
+    def classifier(self, num_classes: int) -> PooledClassifier:
         """Final norm and linear head on the class token."""
-        return ViTClassifier(self.width, num_classes)
-
-    def stages(self) -> list[list[str]]:
-        """The embedding of patches and positions, then one stage per block."""
-        stages: list[list[str]] = [[] for _ in range(self.depth + 1)]
-        for name, _ in self.named_parameters():
-            stages[self.depth_of(name)].append(name)
-        return stages
+        return PooledClassifier(self.width, num_classes, nn.LayerNorm(self.width, eps=1e-6))
 
     def repeated_blocks(self) -> list[nn.Module]:
         """The layers of the encoder."""
         return list(self.network.get_submodule("encoder.layers").children())
-
-    def depth_of(self, parameter_name: str) -> int:
-        """0 for the embedding, then 1 for the first block to `depth` for the last."""
-        _, inside, block = parameter_name.partition("encoder_layer_")
-        return int(block.split(".")[0]) + 1 if inside else 0
 
     def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
         """Positions of another square grid, bicubically interpolated as DeiT does; the class token's is the first."""
@@ -135,31 +138,7 @@ class ViT(TorchvisionBackbone):
         return resize_stored_positions(stored, self.grid_size, self.width, "first", True)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
-        if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
-            raise InputError(
-                f"ViT with patch_size {self.patch_size} takes height and width that are multiples of it, "
-                f"got {height}x{width}"
-            )
-        return height // self.patch_size, width // self.patch_size
-
-
-class ViTClassifier(nn.Module):
-    """Final norm and linear head on the class token.
-
-    Args:
-        width: Channels of the features.
-        num_classes: Number of classes.
-    """
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.head = Linear(width, num_classes)
-
-    def forward(self, features: VisionFeatures) -> Tensor:
-        """ViT's features to logits (batch, num_classes)."""
-        assert features.class_token is not None
-        return self.head(self.norm(features.class_token))
+        return check_multiples(f"ViT with patch_size {self.patch_size}", height, width, self.patch_size)
 
 
 _DEIT = partial(ViT, image_size=224, patch_size=16, depth=12, drop_path=0.1)
@@ -170,3 +149,81 @@ VARIANTS: dict[str, Callable[[], ViT]] = {
     "deit_small": partial(_DEIT, width=384, num_heads=6),
     "deit_base": partial(_DEIT, width=768, num_heads=12),
 }
+
+
+def _published(size: str, sha256: str, top1: float) -> Published:
+    address = f"https://dl.fbaipublicfiles.com/deit/deit_{size}_patch16_224-{sha256}.pth"
+    return Published(
+        top1, IMAGENET, 224, None, "Touvron et al. 2021", PublishedWeights(address, "Apache-2.0", sha256=sha256)
+    )
+
+
+# Names in the checkpoints of `facebookresearch/deit` (the file's entry `model`), as timm's, and of torchvision.
+_BLOCK = r"^encoder\.layers\.encoder_layer_(\d+)\."
+_FROM_TORCHVISION = {
+    r"^class_token$": "cls_token",
+    r"^conv_proj\.": "patch_embed.proj.",
+    r"^encoder\.pos_embedding$": "pos_embed",
+    _BLOCK + r"ln_(\d)\.": r"blocks.\1.norm\2.",
+    _BLOCK + r"self_attention\.in_proj_": r"blocks.\1.attn.qkv.",
+    _BLOCK + r"self_attention\.out_proj\.": r"blocks.\1.attn.proj.",
+    # "linear_1" and "linear_2" in torchvision's older files.
+    _BLOCK + r"mlp\.(?:0|linear_1)\.": r"blocks.\1.mlp.fc1.",
+    _BLOCK + r"mlp\.(?:3|linear_2)\.": r"blocks.\1.mlp.fc2.",
+    r"^encoder\.ln\.": "norm.",
+    r"^heads\.head\.": "head.",
+}
+
+
+def timm_arguments(backbone: ViT) -> dict[str, Expected]:
+    """What the arguments of timm's `VisionTransformer` are for a backbone."""
+    absent = Expected((None, False))
+    return {
+        "patch_size": Expected((backbone.patch_size,), "patch_size"),
+        "embed_dim": Expected((backbone.width,), "width"),
+        "depth": Expected((backbone.depth,), "depth"),
+        "num_heads": Expected((backbone.num_heads,), "num_heads"),
+        "mlp_ratio": Expected((backbone.mlp_width,), "mlp_ratio", lambda ratio: int(ratio * backbone.width)),
+        **{name: Expected((True,)) for name in ("qkv_bias", "proj_bias", "class_token", "final_norm")},
+        **{name: absent for name in ("qk_norm", "scale_attn_norm", "scale_mlp_norm", "pre_norm", "fc_norm")},
+        **{name: absent for name in ("no_embed_class", "pool_include_prefix", "init_values", "embed_norm_layer")},
+        "pos_embed": Expected(("learn",)),
+        "reg_tokens": Expected((0,)),
+        "act_layer": Expected(("gelu", None)),
+        "norm_layer": Expected(("layernorm", None)),
+    }
+
+
+def untraced(backbone: ViT) -> dict[str, Expected]:
+    """Arguments of a backbone that leave no trace in its tensors."""
+    return {"num_heads": Expected((backbone.num_heads,), "num_heads")}
+
+
+# Not those with another activation or norm in their names ("clip", "quickgelu", "gap", "rpn", ...).
+_MODELS = r"(deit|vit)_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+"
+FAMILY = Family(
+    ViT,
+    VARIANTS,
+    {
+        "deit_tiny": _published("tiny", "a1311bcf", 72.2),
+        "deit_small": _published("small", "cd65a155", 79.8),
+        "deit_base": _published("base", "b5f2ef4d", 81.8),
+    },
+    (
+        Format(
+            "DeiT (facebookresearch/deit, timm)",
+            having("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+            configurations=(
+                timm_config(_MODELS, "token", timm_arguments),
+                training_options(_MODELS, timm_arguments),
+            ),
+        ),
+        Format(
+            "ViT (torchvision)",
+            having("conv_proj.weight", "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"),
+            renaming(_FROM_TORCHVISION),
+        ),
+    ),
+    lambda name: renamed(name.removeprefix("network."), _FROM_TORCHVISION),
+    untraced=untraced,
+)

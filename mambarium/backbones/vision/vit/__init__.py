@@ -1,1 +1,0 @@
-"""ViT and DeiT."""
