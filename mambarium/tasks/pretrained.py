@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mambarium.backbones.adapters import SequenceOnImages
 from mambarium.backbones.published.configuration import flattened, same
-from mambarium.backbones.published.loading import Assignment, assign, fit_backbone, report
-from mambarium.backbones.published.reading import read_pretrained
+from mambarium.backbones.published.loading import Assignment, assign, fit_backbone, read_weights, report
 from mambarium.backbones.published.report import LoadReport
 from mambarium.errors import InputError
 
@@ -39,7 +38,7 @@ def load_pretrained(task: Task, source: str | Path, *, ema: bool | None = None) 
         InputError: As `mambarium.backbones.load_pretrained`; and if the file has a vocabulary head of its own where the
             task ties it to the embedding.
     """
-    pretrained = read_pretrained(source, ema)
+    pretrained = read_weights(task.backbone, source, ema)
     backbone = fit_backbone(task.backbone, pretrained)
     objective, recognised = task.objective, pretrained.recognised
     state = objective.state_dict()
@@ -52,13 +51,15 @@ def load_pretrained(task: Task, source: str | Path, *, ema: bool | None = None) 
     else:
         keys = {name: recognised.family.head_key(theirs) for name, theirs in objective.published_names().items()}
         head = assign(state, keys, recognised.weights, objective.resized, pretrained)
-    check_ties(state, head, str(source))
+    check_ties(state, head, pretrained.checkpoint.source)
     task.backbone.load_state_dict(backbone.values, strict=False)
     objective.load_state_dict(head.values, strict=False)
     found = report(pretrained, backbone, head)
     if recognised is None:
         stored = pretrained.checkpoint.content.get("hyper_parameters", {}).get("backbone")
-        found.notes.extend(f"{source}: {other}" for other in other_settings(stored, task.hparams.get("backbone")))
+        found.notes.extend(
+            f"{pretrained.checkpoint.source}: {other}" for other in other_settings(stored, task.hparams.get("backbone"))
+        )
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mambarium.backbones import BlockStateTransformer, Mamba, MambaOut, MambaVision, Vim, VMamba
+from mambarium.backbones import BlockStateTransformer, Mamba, MambaOut, MambaVision, Vim, VMamba, from_variant
 from mambarium.errors import InputError
 from mambarium.tasks import Constant, ImageClassification, LanguageModeling, WarmupCosine, WarmupLinear, WarmupSteps
 from mambarium.tasks.optimization import parameter_groups
@@ -159,3 +159,34 @@ def test_the_rate_of_each_step_follows_the_schedule() -> None:
     )
     trainer.fit(model, torch.utils.data.DataLoader([row] * 4))
     assert rates == pytest.approx([1.0, 2.0, 1.0, 0.0])
+
+
+# Parameters without weight decay, counted with the rule by names that every module now states for itself.
+UNDECAYED = {
+    "mamba_130m": 121,
+    "vim_tiny": 219,
+    "vmamba_tiny_s1l8": 169,
+    "mambavision_t": 130,
+    "mambaout_femto": 105,
+    "local_vim_tiny": 422,
+    "local_vmamba_tiny": 189,
+    "mamba_yolo_tiny": 143,
+    "deit_tiny": 99,
+    "swin_tiny": 117,
+    "convnext_tiny": 120,
+}
+
+
+@pytest.mark.parametrize("name", UNDECAYED)
+def test_published_variants_leave_as_many_parameters_without_decay_as_ever(name: str) -> None:
+    with torch.device("meta"):
+        backbone = from_variant(name)
+    undecayed = names_in_group(backbone, decayed=False)
+    assert len(undecayed) == UNDECAYED[name]
+
+
+def test_a_parameter_that_mamba_ssm_marks_has_no_decay() -> None:
+    model = nn.Conv1d(3, 3, 3, bias=False)
+    assert names_in_group(model, decayed=True) == {"weight"}
+    model.weight._no_weight_decay = True
+    assert names_in_group(model, decayed=False) == {"weight"}

@@ -1,9 +1,13 @@
-"""Checkpoints on the Hugging Face hub, by name."""
+"""Checkpoints on the Hugging Face hub, by name, and elsewhere, by URL."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+import torch
 
 from mambarium.backbones.published.configuration import CONFIG_FILE
 from mambarium.errors import InputError
@@ -24,6 +28,31 @@ def is_hub_name(source: str) -> bool:
     """Whether a source can be a name on the hub, `owner/name` or `owner/name:file`, rather than a path."""
     found = _NAME.fullmatch(source)
     return found is not None and not found["repository"].endswith((*WEIGHT_SUFFIXES, ".json"))
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is a URL rather than a path or a name on the hub."""
+    return source.startswith(("https://", "http://"))
+
+
+def fetch_url(url: str) -> Path:
+    """The file of a URL, downloaded to torch's cache unless it is there.
+
+    Raises:
+        InputError: If it can't be had.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints", *unquote(url).split("?")[0].split("/")[2:])
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+    except OSError as error:  # the network's errors are of this kind
+        raise InputError(
+            f"{url} can't be downloaded ({_cause(error)}): give a local file, null for fresh weights, or try again "
+            "with a network"
+        ) from error
+    return path
 
 
 def fetch(source: str) -> Path:

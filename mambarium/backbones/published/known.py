@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mambarium.backbones.contract import Backbone
-from mambarium.backbones.published.family import Family, Format, Weights
+from mambarium.backbones.published.configuration import Expected
+from mambarium.backbones.published.family import Family, Format, PublishedWeights, Weights
 from mambarium.backbones.variants import FAMILIES
+from mambarium.errors import InputError
 
 TITLES = tuple(known.title for family in FAMILIES for known in family.formats)
 
@@ -85,6 +87,57 @@ def fitting_variants(recognised: Recognised) -> list[str]:
         if needed.items() <= stored.items() and not foreign_parts(expected, stored):
             fitting.append(name)
     return fitting
+
+
+def weights_of_variant(backbone: Backbone) -> PublishedWeights:
+    """The published weights of the variant that a backbone is, or that differs from it only in image or window size.
+
+    Raises:
+        InputError: If it is none, none are published of it, or those of several fit equally well.
+    """
+    family = family_of(backbone)
+    differences: dict[str, int] = {}
+    for name, build in family.variants.items() if family else ():
+        with torch.device("meta"):
+            count = _differences(backbone, build(), family.untraced) if family else None
+        if count is not None:
+            differences[name] = count
+    nearest = [name for name, count in differences.items() if count == min(differences.values())]
+    published = [family.published[name].weights for name in nearest if family and name in family.published]
+    found = [weights for weights in published if weights is not None]
+    if len(found) == 1:
+        return found[0]
+    class_name = type(backbone).__name__
+    if found:
+        addresses = " or ".join(weights.address for weights in found)
+        raise InputError(
+            f"pretrained is official: this {class_name} is {' and '.join(nearest)} alike; give {addresses}"
+        )
+    what = (
+        f"no weights of {' and '.join(nearest)} are published" if nearest else f"this {class_name} is no published one"
+    )
+    raise InputError(
+        f"pretrained is official: {what}; give a file, a URL or a name on the hub, or null for fresh weights"
+    )
+
+
+def _differences(ours: Backbone, published: Backbone, untraced: Callable[[Any], Mapping[str, Expected]]) -> int | None:
+    """In how much a backbone differs from a published one whose weights it can take; None if it can't."""
+    if getattr(ours, "feature_info", None) != getattr(published, "feature_info", None):
+        return None
+    state, stored = ours.state_dict(), published.state_dict()
+    if state.keys() != stored.keys():
+        return None
+    resized = 0
+    for name, value in stored.items():
+        if value.shape != state[name].shape:
+            fitted = ours.resized(name, value)
+            if fitted is None or fitted.shape != state[name].shape:
+                return None
+            resized = 1
+    theirs = untraced(published)
+    other = [wanted for key, wanted in untraced(ours).items() if wanted.values != theirs[key].values]
+    return resized + len(other) if all(wanted.free for wanted in other) else None
 
 
 def foreign_parts(expected: Collection[str], stored: Collection[str]) -> list[str]:

@@ -13,11 +13,14 @@ from mambarium.backbones.adapters import SequenceOnImages
 from mambarium.backbones.contract import Backbone
 from mambarium.backbones.published.configuration import Comparison, compare, compare_untraced
 from mambarium.backbones.published.family import Weights
-from mambarium.backbones.published.known import Recognised, fitting_variants, foreign_parts
+from mambarium.backbones.published.known import Recognised, fitting_variants, foreign_parts, weights_of_variant
 from mambarium.backbones.published.reading import Pretrained, read_pretrained
 from mambarium.backbones.published.report import LoadReport
 from mambarium.backbones.published.unreadable import refuse_defects
 from mambarium.errors import InputError
+
+OFFICIAL = "official"
+"""As a source, the published weights of the variant that the backbone is."""
 
 
 class Assignment(NamedTuple):
@@ -59,8 +62,9 @@ def load_pretrained(backbone: Backbone, source: str | Path, *, ema: bool | None 
 
     Args:
         backbone: Where the weights go.
-        source: A file of `torch.save` or safetensors, a folder as transformers writes it, or a name on the Hugging Face
-            hub: `owner/name` or `owner/name:file`. Nothing in a file is ever run.
+        source: A file of `torch.save` or safetensors, a folder as transformers writes it, a URL, a name on the Hugging
+            Face hub (`owner/name` or `owner/name:file`), or "official": the published weights of the variant that the
+            backbone is. Nothing in a file is ever run.
         ema: Whether to take the average over training where the file has one beside the plain weights; None takes what
             the official code evaluates.
 
@@ -72,10 +76,24 @@ def load_pretrained(backbone: Backbone, source: str | Path, *, ema: bool | None 
             variant that fits; if a configuration says that the weights compute something else than the backbone; or if
             they hold NaN, other types or quantised values.
     """
-    pretrained = read_pretrained(source, ema)
+    pretrained = read_weights(backbone, source, ema)
     found = fit_backbone(backbone, pretrained)
     backbone.load_state_dict(found.values, strict=False)
     return report(pretrained, found, None)
+
+
+def read_weights(backbone: Backbone, source: str | Path, ema: bool | None) -> Pretrained:
+    """Read what a source of weights for a backbone names; arguments and errors as for `load_pretrained`."""
+    if source != OFFICIAL:
+        return read_pretrained(source, ema)
+    published = weights_of_variant(backbone.backbone if isinstance(backbone, SequenceOnImages) else backbone)
+    pretrained = read_pretrained(published.address, ema)
+    found, wanted = pretrained.checkpoint.sha256, published.sha256 or ""
+    if not found.startswith(wanted):
+        raise InputError(
+            f"{published.address}: its SHA-256 is {found}, published {wanted}; remove the damaged download"
+        )
+    return pretrained._replace(published=published)
 
 
 def fit_backbone(backbone: Backbone, pretrained: Pretrained) -> Assignment:
@@ -199,6 +217,10 @@ def report(pretrained: Pretrained, backbone: Assignment, head: Assignment | None
     used = backbone.keys | (head.keys if head else set())
     comparison = backbone.comparison or Comparison()
     counts = [f"{title}: {count} fields as here" for title, count in comparison.matching.items()]
+    published = pretrained.published
+    notes = [f"published by their authors under {published.licence}"] if published else []
+    if published and published.evaluation:
+        notes.append(f"their authors evaluate at {published.evaluation}")
     nothing = f"none ({pretrained.checkpoint.no_config})" if pretrained.checkpoint.no_config else "none"
     return LoadReport(
         source=pretrained.checkpoint.source,
@@ -212,7 +234,7 @@ def report(pretrained: Pretrained, backbone: Assignment, head: Assignment | None
         fresh=[*head.misfits, *(f"{name} (not in the file)" for name in head.absent)] if head else [],
         settings="; ".join(counts) or nothing,
         unread=comparison.unread,
-        notes=comparison.notes,
+        notes=[*comparison.notes, *notes],
     )
 
 

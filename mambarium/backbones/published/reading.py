@@ -15,7 +15,7 @@ from mambarium.backbones.published.configuration import (
     format_of,
     model_named,
 )
-from mambarium.backbones.published.family import Weights
+from mambarium.backbones.published.family import PublishedWeights, Weights
 from mambarium.backbones.published.known import TITLES, Recognised, recognise, without_wrappers
 from mambarium.backbones.published.source import StoredCheckpoint, read_checkpoint
 from mambarium.backbones.published.unreadable import refuse_unreadable, what_is_there
@@ -45,6 +45,7 @@ class Pretrained(NamedTuple):
         weights: The tensors.
         recognised: Their published format; None for a checkpoint of one of our tasks.
         configurations: What came with them, each with its format, None for one that nothing is known of.
+        published: What is known of them where they were asked for as the official ones.
     """
 
     checkpoint: StoredCheckpoint
@@ -52,6 +53,7 @@ class Pretrained(NamedTuple):
     weights: Weights
     recognised: Recognised | None
     configurations: list[tuple[StoredConfiguration, ConfigurationFormat | None]]
+    published: PublishedWeights | None = None
 
     @property
     def title(self) -> str:

@@ -36,7 +36,7 @@ def read_checkpoint(source: str | Path) -> StoredCheckpoint:
 
     Args:
         source: A file of `torch.save` or safetensors, a folder as transformers writes it (one file, or an index with
-            its parts), or a name on the Hugging Face hub: `owner/name` or `owner/name:file`.
+            its parts), a URL, or a name on the Hugging Face hub: `owner/name` or `owner/name:file`.
 
     Raises:
         InputError: If there is none, or it can't be read.
@@ -67,6 +67,8 @@ def _config(source: str) -> tuple[StoredConfiguration | None, str]:
             if path.is_file()
             else (None, f"no {CONFIG_FILE} beside the weights")
         )
+    if hub.is_url(source):
+        return None, "weights of a URL come alone"
     fetched, why = hub.fetch_config(source)
     title = f"{CONFIG_FILE} of {source.partition(':')[0]}"
     return (None, why) if fetched is None else (read_config_file(fetched, title), "")
@@ -74,7 +76,7 @@ def _config(source: str) -> tuple[StoredConfiguration | None, str]:
 
 def _files(source: str) -> list[Path]:
     """The files that hold the weights, in order."""
-    path = Path(source).expanduser()
+    path = hub.fetch_url(source) if hub.is_url(source) else Path(source).expanduser()
     if path.is_dir():
         names = [name for name in hub.WEIGHT_FILES if (path / name).is_file()]
         if not names:
