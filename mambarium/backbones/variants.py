@@ -1,4 +1,4 @@
-"""All published variants by name."""
+"""All families, and their published variants by name."""
 
 from __future__ import annotations
 
@@ -10,38 +10,83 @@ from functools import partial
 from typing import Any
 
 from mambarium.backbones.contract import Backbone
-from mambarium.backbones.language import block_recurrent_transformer, lstm, s4d
-from mambarium.backbones.language.block_state_transformer import block_state_backbone
-from mambarium.backbones.language.mamba import mamba_checkpoints
-from mambarium.backbones.language.moe_mamba import moe_mamba_backbone
-from mambarium.backbones.language.transformer import transformer_backbone
+from mambarium.backbones.language.block_recurrent_transformer import FAMILY as BLOCK_RECURRENT
+from mambarium.backbones.language.block_recurrent_transformer import BlockRecurrentTransformer
+from mambarium.backbones.language.block_state_transformer.block_state_backbone import FAMILY as BLOCK_STATE
+from mambarium.backbones.language.block_state_transformer.block_state_backbone import BlockStateTransformer
+from mambarium.backbones.language.lstm import FAMILY as LSTMS
+from mambarium.backbones.language.lstm import LSTM
+from mambarium.backbones.language.mamba.mamba_checkpoints import FAMILY as MAMBA
+from mambarium.backbones.language.mamba.mamba_checkpoints import Mamba
+from mambarium.backbones.language.moe_mamba.moe_mamba_backbone import FAMILY as MOE_MAMBA
+from mambarium.backbones.language.moe_mamba.moe_mamba_backbone import MoEMamba
+from mambarium.backbones.language.s4d import FAMILY as S4DS
+from mambarium.backbones.language.s4d import S4D
+from mambarium.backbones.language.transformer.transformer_backbone import FAMILY as TRANSFORMER
+from mambarium.backbones.language.transformer.transformer_backbone import Transformer
 from mambarium.backbones.published.family import Family, Published
-from mambarium.backbones.vision import convnext, mamba_yolo, swin, vit
-from mambarium.backbones.vision.local_mamba import local_vim_checkpoints, local_vmamba_checkpoints
-from mambarium.backbones.vision.mambaout import mambaout_checkpoints
-from mambarium.backbones.vision.mambavision import mambavision_checkpoints
-from mambarium.backbones.vision.vim import vim_checkpoints
-from mambarium.backbones.vision.vmamba import vmamba_checkpoints
+from mambarium.backbones.vision.convnext import FAMILY as CONVNEXT
+from mambarium.backbones.vision.convnext import ConvNeXt
+from mambarium.backbones.vision.local_mamba.local_vim_checkpoints import FAMILY as LOCAL_VIM
+from mambarium.backbones.vision.local_mamba.local_vim_checkpoints import LocalVim
+from mambarium.backbones.vision.local_mamba.local_vmamba_checkpoints import FAMILY as LOCAL_VMAMBA
+from mambarium.backbones.vision.local_mamba.local_vmamba_checkpoints import LocalVMamba
+from mambarium.backbones.vision.mamba_yolo import FAMILY as MAMBA_YOLO
+from mambarium.backbones.vision.mamba_yolo import MambaYOLO
+from mambarium.backbones.vision.mambaout.mambaout_checkpoints import FAMILY as MAMBAOUT
+from mambarium.backbones.vision.mambaout.mambaout_checkpoints import MambaOut
+from mambarium.backbones.vision.mambavision.mambavision_checkpoints import FAMILY as MAMBAVISION
+from mambarium.backbones.vision.mambavision.mambavision_checkpoints import MambaVision
+from mambarium.backbones.vision.swin import FAMILY as SWIN
+from mambarium.backbones.vision.swin import Swin
+from mambarium.backbones.vision.vim.vim_checkpoints import FAMILY as VIM
+from mambarium.backbones.vision.vim.vim_checkpoints import Vim
+from mambarium.backbones.vision.vit import FAMILY as VIT
+from mambarium.backbones.vision.vit import ViT
+from mambarium.backbones.vision.vmamba.vmamba_checkpoints import FAMILY as VMAMBA
+from mambarium.backbones.vision.vmamba.vmamba_checkpoints import VMamba
 from mambarium.errors import InputError
 
+__all__ = [
+    "LSTM",
+    "S4D",
+    "BlockRecurrentTransformer",
+    "BlockStateTransformer",
+    "ConvNeXt",
+    "LocalVMamba",
+    "LocalVim",
+    "Mamba",
+    "MambaOut",
+    "MambaVision",
+    "MambaYOLO",
+    "MoEMamba",
+    "Swin",
+    "Transformer",
+    "VMamba",
+    "ViT",
+    "Vim",
+    "from_variant",
+    "list_variants",
+]
+
 FAMILIES: tuple[Family, ...] = (
-    mamba_checkpoints.FAMILY,
-    moe_mamba_backbone.FAMILY,
-    transformer_backbone.FAMILY,
-    lstm.FAMILY,
-    s4d.FAMILY,
-    block_state_backbone.FAMILY,
-    block_recurrent_transformer.FAMILY,
-    vim_checkpoints.FAMILY,
-    vmamba_checkpoints.FAMILY,
-    mambavision_checkpoints.FAMILY,
-    mambaout_checkpoints.FAMILY,
-    local_vim_checkpoints.FAMILY,
-    local_vmamba_checkpoints.FAMILY,
-    mamba_yolo.FAMILY,
-    vit.FAMILY,
-    swin.FAMILY,
-    convnext.FAMILY,
+    MAMBA,
+    MOE_MAMBA,
+    TRANSFORMER,
+    LSTMS,
+    S4DS,
+    BLOCK_STATE,
+    BLOCK_RECURRENT,
+    VIM,
+    VMAMBA,
+    MAMBAVISION,
+    MAMBAOUT,
+    LOCAL_VIM,
+    LOCAL_VMAMBA,
+    MAMBA_YOLO,
+    VIT,
+    SWIN,
+    CONVNEXT,
 )
 
 VARIANTS: dict[str, Callable[..., Backbone]] = {

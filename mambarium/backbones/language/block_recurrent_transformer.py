@@ -80,12 +80,6 @@ class RecurrentContext(Context):
     """Attention to the states before the window, and the cell that makes the next ones.
 
     Its state is states (batch, num_states, width), and their key and value (batch, num_states, num_heads, head_dim).
-
-    Args:
-        width: Size of the vectors.
-        num_heads: Number of attention heads.
-        window_size: Length of a window.
-        num_states: Number of states.
     """
 
     memory_windows = 2
@@ -153,11 +147,6 @@ class RecurrentCell(nn.Module):
     """The states' way from one window to the next: attention to themselves and to tokens, then a gate.
 
     With g = sigmoid(bias), one for each of a state's values: states' = g states + (1 - g) projection(attended).
-
-    Args:
-        width: Size of a state.
-        num_heads: Number of attention heads.
-        num_states: Number of states.
     """
 
     no_weight_decay = ("names",)

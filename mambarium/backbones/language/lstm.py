@@ -46,12 +46,6 @@ class LSTMBlock(Block):
     """Pre-norm residual block: residual + out_proj(lstm(norm(residual))).
 
     Its state is hidden and cell (batch, hidden_size).
-
-    Args:
-        width: Size of the vectors.
-        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
-        hidden_size: Size of the LSTM's hidden and cell vectors.
-        dropout: Share of outputs set to zero in training.
     """
 
     def __init__(self, width: int, num_layers: int, hidden_size: int, dropout: float) -> None:

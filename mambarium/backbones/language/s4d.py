@@ -51,13 +51,7 @@ class S4D(ResidualStack):
 
 
 class S4DBlock(Block):
-    """Pre-norm residual block: residual + glu(out_proj(gelu(ssm(norm(residual))))).
-
-    Args:
-        width: Size of the vectors.
-        ssm: The state-space model, with a channel for each of the vectors' values.
-        dropout: Share of the values before and after the projection set to zero in training.
-    """
+    """Pre-norm residual block: residual + glu(out_proj(gelu(ssm(norm(residual)))))."""
 
     def __init__(self, width: int, ssm: DiagonalSSM, dropout: float) -> None:
         super().__init__()

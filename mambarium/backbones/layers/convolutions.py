@@ -66,14 +66,7 @@ class ConvStem(nn.Module):
 
 
 class ConvDownsample(nn.Module):
-    """A 3x3 convolution of stride 2 and a norm, as `ConvStem` makes them.
-
-    Args:
-        before: Input channels.
-        after: Output channels.
-        conv: Makes a convolution, as `nn.Conv2d` does.
-        norm: Makes a norm of so many channels.
-    """
+    """A 3x3 convolution of stride 2 and a norm, as `ConvStem` makes them."""
 
     def __init__(
         self, before: int, after: int, conv: Callable[..., nn.Module], norm: Callable[[int], nn.Module]

@@ -14,9 +14,6 @@ class DropPath(nn.Module):
     """Drop a residual branch for whole samples in training and scale the kept ones by 1 / (1 - rate).
 
     "Deep Networks with Stochastic Depth" (Huang et al. 2016), per sample.
-
-    Args:
-        rate: Probability that a sample's branch is dropped, in [0, 1).
     """
 
     def __init__(self, rate: float) -> None:

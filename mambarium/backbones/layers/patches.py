@@ -11,13 +11,7 @@ from torch.nn import functional as F
 
 
 class PatchEmbedding(nn.Module):
-    """Linear projection of patches.
-
-    Args:
-        patch_size: Height and width of a patch.
-        stride: Distance of patches.
-        width: Size of a patch's vector.
-    """
+    """Linear projection of patches."""
 
     def __init__(self, patch_size: int, stride: int, width: int) -> None:
         super().__init__()

@@ -76,11 +76,6 @@ class WindowStack(ResidualStack):
     """Layers of attention to the last `window_size` positions.
 
     The state has beside the layers' own `offset` and `segment` (batch, window_size) int64, as in `WindowMemory`.
-
-    Args:
-        width: Size of the vectors.
-        window_size: Positions that a position sees, itself included.
-        layers: From input to output.
     """
 
     @abstractmethod
@@ -112,15 +107,6 @@ class WindowLayer(Block):
 
     Its state is key and value (batch, positions, num_heads, head_dim) of the last positions, and for a layer with
     context also what the context remembers.
-
-    Args:
-        width: Size of the vectors.
-        num_layers: Depth of the whole network, by whose root the output projections are scaled at the start.
-        num_heads: Number of attention heads.
-        window_size: Positions that a position sees, itself included.
-        mlp_width: Size of the feed-forward network's hidden layer.
-        context: What the layer attends to beside its window, None for nothing.
-        dropout: Share of the outputs of attention and feed-forward network set to zero in training.
     """
 
     def __init__(

@@ -27,14 +27,7 @@ COUNTERS = ("total_ops", "total_params", "n_averaged")
 
 
 class Recognised(NamedTuple):
-    """A published state dict.
-
-    Attributes:
-        family: The family.
-        format: Its format.
-        weights: With the names of the family's official code.
-        outside: Keys that stood outside the model, as those of a detector around it.
-    """
+    """A published state dict."""
 
     family: Family
     format: Format

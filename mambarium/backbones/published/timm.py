@@ -18,112 +18,26 @@ _SIZES = ("test_*", "min_input_size", "fixed_input_size", "pool_size", "crop_mod
 _IMAGES = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
 # Initial values, dropout, and sizes that leave their trace in tensors.
-_HARMLESS_ARGUMENTS = (
-    "img_size",
-    "num_classes",
-    "*drop_rate",
-    "*drop_path_rate",
-    "weight_init",
-    "fix_init",
-    "head_init_scale",
-    "dynamic_img_*",
-    "strict_img_size",
-    "device",
-    "dtype",
-)
+_INITIAL = ("*drop_rate", "*drop_path_rate", "weight_init", "fix_init", "head_init_scale")
+_HARMLESS_ARGUMENTS = ("img_size", "num_classes", *_INITIAL, "dynamic_img_*", "strict_img_size", "device", "dtype")
 
 # Options of the training scripts that don't reach the model, or reach it as dropout, initial values or sizes with a
 # trace in tensors.
+_OPTIMISATION = ("*batch_size", "*epoch*", "*lr*", "*decay*", "*warmup*", "opt*", "sched*", "momentum", "clip_*")
+_AUGMENTATION = ("*mixup*", "*cutmix*", "aa", "*aug*", "color_jitter*", "ThreeAugment", "src", "?flip", "scale")
+_RANDOMNESS = ("ratio", "re[pmcs]*", "seed")  # random erasing, resplit, resume, recovery
+_LOSSES = ("ema*", "model_ema*", "smoothing", "jsd*", "bce*", "*loss*", "mesa", "teacher_*", "distillation_*", "cosub")
+_DATA = ("train_*", "interpolation", "crop_*", "data*", "dataset*", "class_map", "inat_category", "val*", "tta")
+_SIZES_OF_MODEL = ("nb_classes", "num_classes", "*input_size", "img_size", "drop*", "layer_scale_init_value")
+_STARTS = ("head_init_*", "finetune*", "pretrained*", "initial_checkpoint", "start_*", "auto_resume")
+_SWITCHES = ("no_aug", "no_ddp_bb", "no_prefetcher", "no_resume_opt", "eval*", "*_eval", "unscale_lr", "attn_only")
+_MACHINES = ("device*", "gpu", "rank", "local_rank", "world_size", "dist*", "sync_bn", "bn_momentum", "*workers")
+_SPEED = ("pin_mem*", "prefetcher", "use_multi_epochs_loader", "*amp*", "channels_last", "torchscript", "fuser")
+_STEPS = ("torchcompile", "fast_norm", "grad_*", "update_freq", "if_continue_inf", "if_nan2num")
+_RECORDS = ("log*", "*wandb*", "output*", "experiment*", "save*", "checkpoint_hist", "tag")
 _TRAINING = (
-    "*batch_size",
-    "*epoch*",
-    "*lr*",
-    "*decay*",
-    "*warmup*",
-    "opt*",
-    "sched*",
-    "momentum",
-    "clip_*",
-    "smoothing",
-    "*mixup*",
-    "*cutmix*",
-    "aa",
-    "*aug*",
-    "color_jitter*",
-    "train_*",
-    "interpolation",
-    "crop_*",
-    "re[pmcs]*",  # random erasing, resplit, resume, recovery
-    "ThreeAugment",
-    "src",
-    "?flip",
-    "scale",
-    "ratio",
-    "jsd*",
-    "bce*",
-    "*loss*",
-    "mesa",
-    "ema*",
-    "model_ema*",
-    "teacher_*",
-    "distillation_*",
-    "cosub",
-    "finetune*",
-    "attn_only",
-    "data*",
-    "dataset*",
-    "class_map",
-    "inat_category",
-    "nb_classes",
-    "num_classes",
-    "*input_size",
-    "img_size",
-    "drop*",
-    "layer_scale_init_value",
-    "head_init_*",
-    "pretrained*",
-    "initial_checkpoint",
-    "start_*",
-    "auto_resume",
-    "no_aug",
-    "no_ddp_bb",
-    "no_prefetcher",
-    "no_resume_opt",
-    "eval*",
-    "*_eval",
-    "val*",
-    "tta",
-    "device*",
-    "gpu",
-    "rank",
-    "local_rank",
-    "world_size",
-    "dist*",
-    "sync_bn",
-    "bn_momentum",
-    "*workers",
-    "pin_mem*",
-    "prefetcher",
-    "use_multi_epochs_loader",
-    "*amp*",
-    "channels_last",
-    "torchscript",
-    "torchcompile",
-    "fuser",
-    "fast_norm",
-    "grad_*",
-    "update_freq",
-    "seed",
-    "log*",
-    "*wandb*",
-    "output*",
-    "experiment*",
-    "save*",
-    "checkpoint_hist",
-    "tag",
-    "if_continue_inf",
-    "if_nan2num",
-    "unscale_lr",
+    *(*_OPTIMISATION, *_AUGMENTATION, *_RANDOMNESS, *_LOSSES, *_DATA, *_SIZES_OF_MODEL),
+    *(*_STARTS, *_SWITCHES, *_MACHINES, *_SPEED, *_STEPS, *_RECORDS),
 )
 
 

@@ -7,29 +7,9 @@ from typing import Any
 
 from mambarium.backbones.published.configuration import ConfigurationFormat, Expected
 
-_HARMLESS = (
-    "BASE",
-    "DATA.*",
-    "TRAIN.*",
-    "AUG.*",
-    "TEST.*",
-    "AMP_*",
-    "ENABLE_AMP",
-    "OUTPUT",
-    "TAG",
-    "*_FREQ",
-    "SEED",
-    "*_MODE",
-    "FUSED_*",
-    "LOCAL_RANK",
-    "MODEL.NAME",
-    "MODEL.PRETRAINED",
-    "MODEL.RESUME",
-    "MODEL.NUM_CLASSES",
-    "MODEL.DROP*",
-    "MODEL.LABEL_SMOOTHING",
-    "MODEL.MMCKPT",
-)
+_TRAINING = ("BASE", "DATA.*", "TRAIN.*", "AUG.*", "TEST.*", "AMP_*", "ENABLE_AMP", "*_FREQ", "SEED", "*_MODE")
+_RECORDS = ("OUTPUT", "TAG", "LOCAL_RANK", "MODEL.NAME", "MODEL.PRETRAINED", "MODEL.RESUME", "MODEL.MMCKPT")
+_HARMLESS = (*_TRAINING, *_RECORDS, "MODEL.NUM_CLASSES", "MODEL.DROP*", "MODEL.LABEL_SMOOTHING", "FUSED_*")
 
 
 def yacs_config(

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import check_images, check_stages
+from mambarium.backbones.contract import VisionFeatures
+from mambarium.backbones.layers.arguments import check_at_least, check_images
 from mambarium.backbones.layers.convolutions import STRIDES, ConvNormAct, batch_norm
-from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
+from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.backbones.layers.heads import ChannelNorm, PooledClassifier
 from mambarium.backbones.published.family import Family, Published
 from mambarium.backbones.vision.vmamba.vmamba_backbone import SS2D, GridScan
+from mambarium.backbones.vision.vmamba.vss_stages import VSSStages
 from mambarium.kernels.grid.routes import CROSS
 
 MLP_RATIO = 4
@@ -32,7 +32,7 @@ POOLING_SIZE = 5
 """Height and width of each of the three poolings after the last stage."""
 
 
-class MambaYOLO(VisionBackbone):
+class MambaYOLO(VSSStages):
     """The backbone of Mamba-YOLO (ODMamba), from images to one map per stage.
 
     After the last stage comes the spatial pyramid pooling of the YOLO family, which belongs to its map.
@@ -46,9 +46,8 @@ class MambaYOLO(VisionBackbone):
         drop_path: Probability of dropping the last block's branches for a sample in training; linearly less before.
     """
 
-    # A downsampling counts as the block after it, the pooling as a block of the last stage.
-    layer_patterns = ((r"blocks\.(\d+)\.(\d+)\.", 0), (r"downsample_layers\.(\d+)\.", 1), (r"pooling\.", 1))
-    size_divisibility = 1
+    # The pooling counts as a block of the last stage.
+    layer_patterns = (*VSSStages.layer_patterns, (r"pooling\.", 1))
 
     def __init__(
         self,
@@ -59,17 +58,16 @@ class MambaYOLO(VisionBackbone):
         ssm_ratio: float = 2.0,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
-        check_stages("MambaYOLO", depths, widths, stem_stride, least_width=2)
-        self.depths = tuple(depths)
-        self.feature_info = tuple(FeatureInfo(width, stem_stride * 2**i) for i, width in enumerate(widths))
-
-        self.stem = _stem(widths[0], stem_stride)
-        self.downsample_layers = nn.ModuleList(VisionClueMerge(before, after) for before, after in pairwise(widths))
-        rates = drop_path_rates(drop_path, sum(depths))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(*(ODSSBlock(width, width, d_state, ssm_ratio, drop_path=next(rates)) for _ in range(depth)))
-            for width, depth in zip(widths, depths, strict=True)
+        check_at_least("every one of widths", min(widths, default=2), 2)
+        super().__init__(
+            depths,
+            widths,
+            stem_stride,
+            1,
+            drop_path,
+            stem=_stem,
+            downsampling=VisionClueMerge,
+            block=lambda width, rate: ODSSBlock(width, width, d_state, ssm_ratio, drop_path=rate),
         )
         self.pooling = SpatialPyramidPooling(widths[-1])
 
@@ -80,15 +78,8 @@ class MambaYOLO(VisionBackbone):
             InputError: If the images do not have 3 channels.
         """
         check_images(images)
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
-        maps: list[Tensor] = []
-        for stage, blocks in enumerate(self.blocks):
-            if stage > 0:
-                x = self.downsample_layers[stage - 1](x)
-            x = blocks(x)  # (batch, channels, height / stride, width / stride)
-            maps.append(x)
-        maps[-1] = self.pooling(x)
-        return VisionFeatures(maps, None, {})
+        maps = self.maps(self.stem(images.contiguous(memory_format=torch.channels_last)))
+        return VisionFeatures([*maps[:-1], self.pooling(maps[-1])], None, {})
 
     def classifier(self, num_classes: int) -> PooledClassifier:
         """Mean of the last map and a linear head; none is published, the family is trained on detection alone."""
@@ -149,11 +140,6 @@ class ChannelsFirstSS2D(SS2D):
     """VMamba's gated SS2D with GELU for SiLU, and the start values of the official code.
 
     These are A = -1 for every state and normal time steps, which remember less than Mamba's at the start.
-
-    Args:
-        width: Channels.
-        d_state: Size of one channel's state.
-        ssm_ratio: Channels that are scanned per channel.
     """
 
     def __init__(self, width: int, d_state: int, ssm_ratio: float) -> None:
@@ -177,11 +163,7 @@ class ChannelsFirstSS2D(SS2D):
 
 
 class LocalSpatialBlock(nn.Module):
-    """LS block: what surrounds a pixel, then its channels, added to it.
-
-    Args:
-        width: Channels.
-    """
+    """LS block: what surrounds a pixel, then its channels, added to it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -196,11 +178,7 @@ class LocalSpatialBlock(nn.Module):
 
 
 class ResidualGatedBlock(nn.Module):
-    """RG block: an MLP of two branches, one convolved depthwise around a residual, gating the other.
-
-    Args:
-        width: Channels.
-    """
+    """RG block: an MLP of two branches, one convolved depthwise around a residual, gating the other."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -224,12 +202,7 @@ def _stem(width: int, stride: Literal[1, 2, 4]) -> nn.Sequential:
 
 
 class VisionClueMerge(nn.Module):
-    """2x2 pixels side by side and a 1x1 convolution, which keeps all of them. Odd sizes get a row or column of zeros.
-
-    Args:
-        before: Input channels.
-        after: Output channels.
-    """
+    """2x2 pixels side by side and a 1x1 convolution, which keeps all. Odd sizes get a row or column of zeros."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -244,11 +217,7 @@ class VisionClueMerge(nn.Module):
 
 
 class SpatialPyramidPooling(nn.Module):
-    """Poolings of growing windows side by side: the fast form of YOLOv5, one pooling after another.
-
-    Args:
-        width: Channels.
-    """
+    """Poolings of growing windows side by side: the fast form of YOLOv5, one pooling after another."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

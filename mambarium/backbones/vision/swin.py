@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mambarium.backbones.contract import FeatureInfo, VisionFeatures
 from mambarium.backbones.layers.arguments import check_at_least, check_images, check_multiples, check_rate
-from mambarium.backbones.layers.heads import ChannelNorm, OutputNorms, PooledClassifier
+from mambarium.backbones.layers.heads import ChannelNorm, PooledClassifier
 from mambarium.backbones.layers.torchvision_backbone import TorchvisionPyramid, torchvision_models
 from mambarium.backbones.published.configuration import Expected
 from mambarium.backbones.published.family import IMAGENET, Family, Format, Published, PublishedWeights, Weights
@@ -28,8 +28,8 @@ from mambarium.errors import InputError
 class Swin(TorchvisionPyramid):
     """Swin Transformer, from images to one map per stage, each stage twice as wide as the one before.
 
-    The maps are the stages' outputs before any norm; `output_norms` makes the norms that dense tasks put on them. Maps
-    that are no multiple of the window are padded with zeros inside, odd ones before patches are merged.
+    The maps are the stages' outputs before any norm. Maps that are no multiple of the window are padded with zeros
+    inside, odd ones before patches are merged.
 
     Args:
         depths: Number of blocks of each stage, at least two in all.
@@ -123,10 +123,6 @@ class Swin(TorchvisionPyramid):
         """Norm and mean of the last map, and a linear head."""
         width = self.feature_info[-1].channels
         return PooledClassifier(width, num_classes, map_norm=ChannelNorm(width, eps=1e-5))
-
-    def output_norms(self) -> OutputNorms:
-        """New norms for the maps, as the official detection and segmentation backbones have them."""
-        return OutputNorms(self.feature_info)
 
 
 # Section 3.3 of the paper, with the drop path of the official configurations for ImageNet-1K.

@@ -161,13 +161,6 @@ class SameWindowContext(Context):
     """Attention to what the filters say at the positions of the same window, up to the own one (SH and MH).
 
     Its state is key and value (batch, window_size, num_heads, head_dim) of the last positions, and the filters'.
-
-    Args:
-        width: Size of the vectors.
-        num_heads: Number of attention heads.
-        window_size: Length of a window.
-        per_head: Whether each head has filters of its own.
-        filters: One filter per channel, or one for each head.
     """
 
     def __init__(self, width: int, num_heads: int, window_size: int, per_head: bool, filters: Filters) -> None:
@@ -202,12 +195,7 @@ class SameWindowContext(Context):
 
 
 class HeadProjections(nn.Module):
-    """Keys and values of each head from filters of its own.
-
-    Args:
-        width: Number of channels.
-        num_heads: Number of heads, and of filters per channel.
-    """
+    """Keys and values of each head from filters of its own."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -228,13 +216,6 @@ class LastStatesContext(Context):
     """Attention to what the filters say at the end of the window before, or to learned states in the first one (MF).
 
     Its state is key and value (batch, num_states, num_heads, head_dim) for the next position, and the filters'.
-
-    Args:
-        width: Size of the vectors.
-        num_heads: Number of attention heads.
-        window_size: Length of a window.
-        num_states: States of a window.
-        filters: So many filters per channel.
     """
 
     no_weight_decay = ("names", "initial")

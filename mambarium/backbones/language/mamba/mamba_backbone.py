@@ -55,11 +55,6 @@ class MambaBlock(Block):
     """Pre-norm residual block: residual + mixer(norm(residual)).
 
     Its state is convolution (batch, d_inner, d_conv - 1) and scan (batch, d_inner, d_state).
-
-    Args:
-        sizes: Sizes of the mixer.
-        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
-        dropout: Share of outputs set to zero in training.
     """
 
     def __init__(self, sizes: MambaSizes, num_layers: int, dropout: float) -> None:
@@ -79,12 +74,7 @@ class MambaBlock(Block):
 
 
 class MambaMixer(nn.Module):
-    """The Mamba block of the paper's figure 3: project to input and gate, selective SSM, project back.
-
-    Args:
-        sizes: Sizes of the mixer.
-        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
-    """
+    """The Mamba block of the paper's figure 3: project to input and gate, selective SSM, project back."""
 
     def __init__(self, sizes: MambaSizes, num_layers: int) -> None:
         super().__init__()

@@ -91,15 +91,7 @@ class MoEMamba(ResidualStack):
 
 
 class MoEMambaBlock(Block):
-    """Two pre-norm residual layers: `mixer`, then or beside it `switch`, which remembers nothing.
-
-    Args:
-        mixer: The Mamba layer.
-        switch: The layer of experts.
-        width: Size of the vectors.
-        parallel: Whether both read the block's input.
-        dropout: Share of each layer's outputs set to zero in training.
-    """
+    """Two pre-norm residual layers: `mixer`, then or beside it `switch`, which remembers nothing."""
 
     def __init__(
         self, mixer: MambaMixer, switch: SwitchFeedForward, width: int, parallel: bool, dropout: float

@@ -30,15 +30,6 @@ class SwitchFeedForward(nn.Module):
     In training an expert serves at most `capacity = int(capacity_factor tokens / experts)` of the call's tokens; the
     others get 0. The official code chooses who is served by the order of a top-k over equal values, that is by chance;
     here it is one of two stated rules. In evaluation every token is served, so none depends on another.
-
-    Args:
-        width: Size of the vectors.
-        expert_width: Size of an expert's hidden layer.
-        num_experts: Number of experts.
-        capacity_factor: Tokens an expert may serve in training, per token it had if all were dealt evenly; None
-            serves all in training too.
-        overflow: Who is served by an expert that too many tokens chose: by "position", the earlier in the sequence, in
-            the order of the batch at equal positions, or by "probability", those of which the router is surest.
     """
 
     def __init__(

@@ -146,16 +146,7 @@ class Transformer(SequenceBackbone):
 
 
 class TransformerBlock(nn.Module):
-    """Two pre-norm residual layers: attention, then the feed-forward network.
-
-    Args:
-        width: Size of the vectors.
-        num_layers: Depth of the whole network.
-        num_heads: Number of attention heads.
-        num_key_value_heads: Number of heads of keys and values.
-        mlp_width: Size of the feed-forward network's hidden layer.
-        dropout: Share of each layer's outputs set to zero in training.
-    """
+    """Two pre-norm residual layers: attention, then the feed-forward network."""
 
     def __init__(
         self, width: int, num_layers: int, num_heads: int, num_key_value_heads: int, mlp_width: int, dropout: float
@@ -239,11 +230,6 @@ class SwiGLU(nn.Module):
     """Feed-forward network with a gate: down(silu(gate(x)) * up(x)).
 
     "GLU Variants Improve Transformer" (Shazeer 2020, arXiv 2002.05202).
-
-    Args:
-        width: Size of the vectors.
-        num_layers: Depth of the whole network.
-        mlp_width: Size of the hidden layer.
     """
 
     def __init__(self, width: int, num_layers: int, mlp_width: int) -> None:

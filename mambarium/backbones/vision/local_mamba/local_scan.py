@@ -14,15 +14,25 @@ from mambarium.backbones.layers.convolutions import Linear
 from mambarium.backbones.layers.routes import constant_in_graphs
 from mambarium.kernels.grid.routes import Route, visited_positions
 
+UNSEARCHED = ("rows", "rows_backwards", "window_2", "window_2_backwards")
+"""The routes of a block in the paper's models without search."""
+
+_NAMES = {"h": "rows", "v": "columns", "w2": "window_2", "w7": "window_7"}
+
+
+def routes_of(blocks: str) -> tuple[tuple[str, ...], ...]:
+    """Names of each block's routes, from the official code's: h, v, w2 and w7, with ' after what goes backwards."""
+    return tuple(
+        tuple(_NAMES[route.rstrip("'")] + "_backwards" * route.endswith("'") for route in block.split())
+        for block in blocks.split(",")
+    )
+
 
 class ChannelGate(nn.Module):
     """Weighs the channels of one route's output by what the whole image says: x sigmoid(f(mean(norm(x)))).
 
     The fusion of routes of "LocalMamba: Visual State Space Model with Windowed Selective Scan" (Huang et al. 2024,
     arXiv 2403.09338), as in the official `BiAttn`, whose spatial part the published models don't use.
-
-    Args:
-        channels: Number of channels; an eighth of them are hidden.
     """
 
     def __init__(self, channels: int) -> None:

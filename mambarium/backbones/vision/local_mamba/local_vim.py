@@ -27,13 +27,11 @@ from mambarium.backbones.layers.initialization import draw_output_projection
 from mambarium.backbones.layers.patches import resize_positions, resize_stored_positions, resize_token_positions
 from mambarium.backbones.layers.routes import route_named
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
-from mambarium.backbones.vision.local_mamba.local_scan import ChannelGate, Visit, visit
+from mambarium.backbones.vision.local_mamba.local_scan import UNSEARCHED, ChannelGate, Visit, routes_of, visit
 from mambarium.backbones.vision.vim.vim_backbone import VimBlock, VimClassifier
 from mambarium.errors import InputError
 from mambarium.kernels.grid.routes import Route
 
-# The routes of the paper without search.
-_UNSEARCHED = ("rows", "rows_backwards", "window_2", "window_2_backwards")
 # Rotary positions count the grid as this many rows and columns, however many there are.
 _ROTARY_LENGTH = 14
 
@@ -66,7 +64,7 @@ class LocalVim(VisionBackbone):
         image_size: int = 32,
         patch_size: int = 4,
         width: int = 128,
-        routes: tuple[tuple[str, ...], ...] = (_UNSEARCHED,) * 4,
+        routes: tuple[tuple[str, ...], ...] = (UNSEARCHED,) * 4,
         d_state: int = 16,
         d_conv: int = 4,
         expand: int = 2,
@@ -159,13 +157,7 @@ class LocalVim(VisionBackbone):
 
 
 class LocalMixer(nn.Module):
-    """One selective SSM along each route, its output gated; the sum is projected.
-
-    Args:
-        sizes: Sizes of each SSM.
-        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
-        routes: The routes of the block.
-    """
+    """One selective SSM along each route, its output gated; the sum is projected."""
 
     def __init__(self, sizes: MambaSizes, num_layers: int, routes: tuple[Route, ...]) -> None:
         super().__init__()
@@ -228,32 +220,12 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
 
 
-_H, _H_, _V, _V_ = "rows", "rows_backwards", "columns", "columns_backwards"
-_W2, _W2_, _W7, _W7_ = "window_2", "window_2_backwards", "window_7", "window_7_backwards"
-
 # What the search found for the tiny model; the small one has the same (as the official segmentation configuration of
 # its checkpoint says: a second definition of that name in `local_vim.py`, with the routes without search, is a slip).
-_SEARCHED = (
-    (_H, _V_, _W7, _W7_),
-    (_H_, _W2_, _W7, _W7_),
-    (_H, _H_, _V, _W7),
-    (_H, _H_, _V, _V_),
-    (_H, _H_, _V, _V_),
-    (_H, _H_, _V, _V_),
-    (_H_, _V, _V_, _W7),
-    (_H_, _V, _V_, _W2_),
-    (_H, _H_, _V, _V_),
-    (_H, _H_, _V, _V_),
-    (_H, _V, _V_, _W2),
-    (_H, _V, _V_, _W2_),
-    (_H, _H_, _V_, _W7),
-    (_H_, _V, _V_, _W2),
-    (_H, _H_, _V, _V_),
-    (_H, _V, _W2, _W2_),
-    (_V, _V_, _W2, _W7),
-    (_H, _H_, _V, _W2),
-    (_H, _H_, _W2_, _W7),
-    (_V, _V_, _W2, _W2_),
+_SEARCHED = routes_of(
+    "h v' w7 w7', h' w2' w7 w7', h h' v w7, h h' v v', h h' v v', h h' v v', h' v v' w7, h' v v' w2', "
+    "h h' v v', h h' v v', h v v' w2, h v v' w2', h h' v' w7, h' v v' w2, h h' v v', h v w2 w2', "
+    "v v' w2 w7, h h' v w2, h h' w2' w7, v v' w2 w2'"
 )
 _PUBLISHED = partial(LocalVim, image_size=224, patch_size=16, routes=_SEARCHED, drop_path=0.1)
 

@@ -12,32 +12,28 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mambarium.backbones.layers.arguments import check_at_least
-from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.backbones.layers.routes import route_named
-from mambarium.backbones.vision.local_mamba.local_scan import ChannelGate
+from mambarium.backbones.vision.local_mamba.local_scan import UNSEARCHED, ChannelGate, routes_of
 from mambarium.backbones.vision.vmamba.vmamba_backbone import (
-    SS2D,
     GridScan,
     PatchMerging,
     PatchStem,
+    VSSBlock,
     scan_channels_last,
 )
 from mambarium.backbones.vision.vmamba.vss_stages import VSSStages
 from mambarium.errors import InputError
 from mambarium.kernels.grid.routes import Route
 
-# The routes of the paper without search.
-_UNSEARCHED = ("rows", "rows_backwards", "window_2", "window_2_backwards")
-
 
 class LocalVMamba(VSSStages):
     """LocalVMamba, from images to one map per stage.
 
-    The maps are the stages' outputs before any norm; `output_norms` makes the norms that dense tasks put on them.
+    The maps are the stages' outputs before any norm.
 
     Args:
         depths: Number of blocks of each stage.
@@ -54,7 +50,7 @@ class LocalVMamba(VSSStages):
         self,
         depths: tuple[int, ...] = (2, 2),
         widths: tuple[int, ...] = (32, 64),
-        routes: tuple[tuple[str, ...], ...] = (_UNSEARCHED,) * 4,
+        routes: tuple[tuple[str, ...], ...] = (UNSEARCHED,) * 4,
         stem_stride: Literal[1, 2, 4] = 4,
         d_state: int = 16,
         ssm_ratio: float = 2.0,
@@ -63,7 +59,7 @@ class LocalVMamba(VSSStages):
         if len(routes) != sum(depths):
             raise InputError(f"LocalVMamba needs routes for each of its {sum(depths)} blocks, got {len(routes)}")
         check_at_least("the number of routes of a LocalVMamba block", min(map(len, routes), default=1), 1)
-        of_block = iter(routes)
+        of_block = iter([tuple(map(route_named, names)) for names in routes])
         super().__init__(
             depths,
             widths,
@@ -72,41 +68,16 @@ class LocalVMamba(VSSStages):
             drop_path,
             stem=PatchStem,
             downsampling=PatchMerging,
-            block=lambda width, rate: LocalVSSBlock(width, d_state, ssm_ratio, next(of_block), rate),
+            block=lambda width, rate: VSSBlock(
+                width, d_state, ssm_ratio, 0.0, True, rate, LocalScan(next(of_block), int(ssm_ratio * width))
+            ),
         )
-
-
-class LocalVSSBlock(nn.Module):
-    """Visual state space block: x + SS2D(norm(x)).
-
-    Args:
-        width: Channels.
-        d_state: Size of one channel's state.
-        ssm_ratio: Channels that are scanned per channel.
-        routes: Names of the block's routes.
-        drop_path: Probability of dropping the block for a sample in training.
-    """
-
-    def __init__(self, width: int, d_state: int, ssm_ratio: float, routes: tuple[str, ...], drop_path: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-5)
-        scan = LocalScan(tuple(map(route_named, routes)), int(ssm_ratio * width))
-        self.ss2d = SS2D(width, d_state, ssm_ratio, gate=True, scan=scan)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, channels) to the same."""
-        return x + self.drop_path(self.ss2d(self.norm(x)))
 
 
 class LocalScan(GridScan):
     """Selective scans along routes over an image, each one's output gated, summed.
 
     Windows that stick out of the map are filled with zeros, which take part in the scan.
-
-    Args:
-        routes: The routes.
-        d_inner: Channels that are scanned.
     """
 
     def __init__(self, routes: tuple[Route, ...], d_inner: int) -> None:
@@ -139,61 +110,18 @@ def _fill_windows(values: Tensor, window_size: int) -> Tensor:
     return F.pad(values, (0, 0) * (values.ndim - 3) + (0, right, 0, below))
 
 
-_H, _H_, _V, _V_ = "rows", "rows_backwards", "columns", "columns_backwards"
-_W2, _W2_, _W7, _W7_ = "window_2", "window_2_backwards", "window_7", "window_7_backwards"
-
 # What the search found for each model.
-_TINY = (
-    (_H, _H_, _W7, _W7_),
-    (_H_, _V_, _W2, _W2_),
-    (_H_, _V_, _W2_, _W7),
-    (_H_, _V, _V_, _W2),
-    (_H, _H_, _V_, _W2_),
-    (_H_, _V_, _W2, _W2_),
-    (_H, _W2_, _W7, _W7_),
-    (_H, _H_, _V, _V_),
-    (_H, _V_, _W7, _W7_),
-    (_H_, _V, _W2, _W7_),
-    (_V, _V_, _W2, _W7_),
-    (_H, _H_, _V_, _W2_),
-    (_V_, _W2_, _W7, _W7_),
-    (_H_, _V_, _W2_, _W7_),
-    (_H_, _V, _W7, _W7_),
+_TINY = routes_of(
+    "h h' w7 w7', h' v' w2 w2', h' v' w2' w7, h' v v' w2, h h' v' w2', h' v' w2 w2', h w2' w7 w7', "
+    "h h' v v', h v' w7 w7', h' v w2 w7', v v' w2 w7', h h' v' w2', v' w2' w7 w7', h' v' w2' w7', "
+    "h' v w7 w7'"
 )
-_SMALL = (
-    (_H, _V, _V_, _W7_),
-    (_H, _H_, _V, _W7),
-    (_H_, _V, _V_, _W7),
-    (_H_, _V, _W2_, _W7),
-    (_H_, _V, _W2_, _W7),
-    (_H_, _V_, _W2, _W7_),
-    (_H_, _V, _V_, _W7),
-    (_H, _V, _V_, _W7),
-    (_H, _V, _V_, _W7),
-    (_H, _V, _V_, _W7_),
-    (_H, _H_, _V, _V_),
-    (_H, _V, _V_, _W2),
-    (_V, _V_, _W2_, _W7),
-    (_H, _H_, _V, _W2),
-    (_H_, _V, _V_, _W7_),
-    (_H, _H_, _V, _V_),
-    (_H, _V, _V_, _W7_),
-    (_H, _V, _V_, _W7_),
-    (_H, _H_, _V_, _W7),
-    (_H_, _V_, _W2_, _W7),
-    (_H_, _V, _V_, _W7_),
-    (_V, _V_, _W7, _W7_),
-    (_H, _V, _V_, _W7_),
-    (_H_, _V, _V_, _W2),
-    (_H, _V, _V_, _W2_),
-    (_H, _H_, _V, _W7),
-    (_H, _H_, _W7, _W7_),
-    (_H, _V_, _W2, _W2_),
-    (_H, _V_, _W2, _W7),
-    (_H, _V, _V_, _W7_),
-    (_H_, _V, _W2_, _W7),
-    (_H_, _V_, _W7, _W7_),
-    (_H, _V, _W7, _W7_),
+_SMALL = routes_of(
+    "h v v' w7', h h' v w7, h' v v' w7, h' v w2' w7, h' v w2' w7, h' v' w2 w7', h' v v' w7, "
+    "h v v' w7, h v v' w7, h v v' w7', h h' v v', h v v' w2, v v' w2' w7, h h' v w2, h' v v' w7', "
+    "h h' v v', h v v' w7', h v v' w7', h h' v' w7, h' v' w2' w7, h' v v' w7', v v' w7 w7', "
+    "h v v' w7', h' v v' w2, h v v' w2', h h' v w7, h h' w7 w7', h v' w2 w2', h v' w2 w7, h v v' w7', "
+    "h' v w2' w7, h' v' w7 w7', h v w7 w7'"
 )
 _PUBLISHED = partial(LocalVMamba, widths=(96, 192, 384, 768), drop_path=0.2)
 

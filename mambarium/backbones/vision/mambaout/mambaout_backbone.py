@@ -130,14 +130,6 @@ class GatedCNNBlock(nn.Module):
     """The paper's figure 1: of the hidden value channels the last ones are convolved, then all are gated.
 
     With an SSM it is the paper's Mamba block: tokens are mixed by SSM(SiLU(convolution)) instead of the convolution.
-
-    Args:
-        width: Channels.
-        kernel_size: Height and width of the depthwise convolution.
-        expansion: Hidden channels per channel.
-        conv_ratio: Convolved channels per channel.
-        d_state: Size of one channel's state in the SSM; None for no SSM.
-        drop_path: Probability of dropping the block for a sample in training.
     """
 
     def __init__(
@@ -167,13 +159,7 @@ class GatedCNNBlock(nn.Module):
 
 
 class SSM(nn.Module):
-    """Mamba's SiLU and selective scan over a map, row by row, started as in Mamba.
-
-    Args:
-        dim: Channels, each with its own state.
-        d_state: Size of one channel's state.
-        dt_rank: Rank of the projection to the time step.
-    """
+    """Mamba's SiLU and selective scan over a map, row by row, started as in Mamba."""
 
     no_weight_decay = ("A_log", "D")
 

@@ -153,12 +153,7 @@ class MambaVision(VisionBackbone):
 
 
 def attention_blocks(placement: AttentionPlacement, depth: int) -> set[int]:
-    """Numbers, from 0, of the blocks of a stage that attend; of an odd depth the Mamba mixers get the larger half.
-
-    Args:
-        placement: A row of the paper's table 5.
-        depth: Number of blocks of the stage.
-    """
+    """Numbers, from 0, of the blocks of a stage that attend; of an odd depth the Mamba mixers get the larger half."""
     half = depth // 2
     blocks: dict[AttentionPlacement, Iterable[int]] = {
         "last_half": range(depth - half, depth),
@@ -172,13 +167,7 @@ def attention_blocks(placement: AttentionPlacement, depth: int) -> set[int]:
 
 
 class Stem(ConvStem):
-    """Two 3x3 convolutions, each with batch norm and ReLU.
-
-    Args:
-        between: Channels between the convolutions.
-        width: Output channels.
-        stride: Reduction of height and width by both together.
-    """
+    """Two 3x3 convolutions, each with batch norm and ReLU."""
 
     def __init__(self, between: int, width: int, stride: Literal[1, 2, 4]) -> None:
         conv, norm = partial(nn.Conv2d, bias=False), partial(nn.BatchNorm2d, eps=1e-4)
@@ -190,12 +179,7 @@ class Stem(ConvStem):
 
 
 class ConvBlock(nn.Module):
-    """The residual block of the first stages, the paper's equation 1.
-
-    Args:
-        width: Channels.
-        drop_path: Probability of dropping the block for a sample in training.
-    """
+    """The residual block of the first stages, the paper's equation 1."""
 
     def __init__(self, width: int, drop_path: float) -> None:
         super().__init__()
@@ -215,9 +199,6 @@ class WindowedStage(nn.Sequential):
     """Runs its blocks on the windows of a map.
 
     As in the official code the map is filled up once for all blocks, and what fills it takes part in the mixing.
-
-    Args:
-        window_size: Height and width of a window, in tokens.
     """
 
     def __init__(self, window_size: int) -> None:
@@ -241,15 +222,7 @@ class WindowedStage(nn.Sequential):
 
 
 class MixerBlock(nn.Module):
-    """The block of the last stages, the paper's equation 6: a token mixer, then an MLP, each in a residual branch.
-
-    Args:
-        width: Channels.
-        mixer: The token mixer, from (windows, tokens, channels) to the same.
-        mlp_ratio: Hidden channels of the MLP per channel.
-        layer_scale: Start value of the branches' learned scales; None for no scale.
-        drop_path: Probability of dropping a branch for a sample in training.
-    """
+    """The block of the last stages, the paper's equation 6: a token mixer, then an MLP, each in a residual branch."""
 
     def __init__(
         self, width: int, mixer: nn.Module, mlp_ratio: float, layer_scale: float | None, drop_path: float
@@ -285,14 +258,6 @@ class MambaVisionMixer(nn.Module):
     """The paper's equation 7: one half of the channels through convolution and scan, the other through convolution.
 
     The bias of the time step is added twice, softplus(W x + 2 b), as in the official code (whose checkpoints need it).
-
-    Args:
-        width: Channels, an even number.
-        d_state: Size of one channel's state.
-        d_conv: Width of the depthwise convolutions, 2 to 4.
-        causal: Convolve what came before a token instead of what surrounds it.
-        symmetric_branch: Convolve the branch without SSM too.
-        combine: Concatenate the branches or gate the scanned one with the other.
     """
 
     no_weight_decay = ("A_log", "D")
@@ -349,12 +314,7 @@ class MambaVisionMixer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, the paper's equation 8, without positions.
-
-    Args:
-        width: Channels, a multiple of num_heads.
-        num_heads: Number of heads.
-    """
+    """Multi-head self-attention, the paper's equation 8, without positions."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -373,12 +333,7 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between.
-
-    Args:
-        width: Input and output channels.
-        hidden: Channels between.
-    """
+    """Two linear layers with a GELU between."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -158,13 +158,7 @@ class Vim(VisionBackbone):
 
 
 class VimBlock(nn.Module):
-    """Pre-norm residual block: residual + mixer(norm(residual)), the residual in float32.
-
-    Args:
-        mixer: From (batch, tokens, width) to the same, beside what else the block is given.
-        width: Size of the vectors.
-        drop_path: Probability of dropping the block for a sample in training.
-    """
+    """Pre-norm residual block: residual + mixer(norm(residual)), the residual in float32."""
 
     def __init__(self, mixer: nn.Module, width: int, drop_path: float) -> None:
         super().__init__()
@@ -181,10 +175,6 @@ class BidirectionalMixer(nn.Module):
     """Algorithm 1 of the paper: one selective SSM reads the tokens forwards, one backwards.
 
     Both share the projection before them and, on their mean, the one after them.
-
-    Args:
-        sizes: Sizes of both SSMs.
-        num_layers: Depth of the whole network, by whose root the output projection is scaled at the start.
     """
 
     def __init__(self, sizes: MambaSizes, num_layers: int) -> None:
@@ -214,12 +204,7 @@ class BidirectionalMixer(nn.Module):
 
 
 class VimClassifier(nn.Module):
-    """Final norm and linear head.
-
-    Args:
-        width: Channels of the features.
-        num_classes: Number of classes.
-    """
+    """Final norm and linear head."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()

@@ -41,8 +41,7 @@ class VMamba(VSSStages):
     | SS2D | output gated, biased depthwise convolution | no gate, no bias |
 
     and as published in their sizes: v0 has d_state 16, ssm_ratio 2 and mlp_ratio 0, v05_noz has d_state 1, ssm_ratio 1
-    or 2 and mlp_ratio 4. The maps are the stages' outputs before any norm; `output_norms` makes the norms that dense
-    tasks put on them.
+    or 2 and mlp_ratio 4. The maps are the stages' outputs before any norm.
 
     Args:
         forward_type: The generation, "v05_noz" (present) or "v0" (first).
@@ -82,25 +81,23 @@ class VMamba(VSSStages):
 
 
 class VSSBlock(nn.Module):
-    """Visual state space block: x + SS2D(norm(x)), then x + MLP(norm(x)) if there is an MLP.
-
-    Args:
-        width: Channels.
-        d_state: Size of one channel's state.
-        ssm_ratio: Channels that are scanned per channel.
-        mlp_ratio: Hidden channels of the MLP per channel; 0 leaves it out.
-        gate: Whether SS2D has a gate and its convolution a bias.
-        drop_path: Probability of dropping a branch for a sample in training.
-    """
+    """Visual state space block: x + SS2D(norm(x)), then x + MLP(norm(x)) if there is an MLP."""
 
     def __init__(
-        self, width: int, d_state: int, ssm_ratio: float, mlp_ratio: float, gate: bool, drop_path: float
+        self,
+        width: int,
+        d_state: int,
+        ssm_ratio: float,
+        mlp_ratio: float,
+        gate: bool,
+        drop_path: float,
+        scan: GridScan | None = None,
     ) -> None:
         super().__init__()
         if mlp_ratio != 0 and int(mlp_ratio * width) < 1:
             raise InputError(f"mlp_ratio must be 0 or leave a channel of a stage's {width}, got {mlp_ratio}")
         self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.ss2d = SS2D(width, d_state, ssm_ratio, gate, GridScan(CROSS))
+        self.ss2d = SS2D(width, d_state, ssm_ratio, gate, scan or GridScan(CROSS))
         self.drop_path = DropPath(drop_path)
         self.mlp = None if mlp_ratio == 0 else Mlp(width, int(mlp_ratio * width))
 
@@ -190,11 +187,7 @@ class SS2D(nn.Module):
 
 
 class GridScan(nn.Module):
-    """Selective scans along routes over an image, summed.
-
-    Args:
-        routes: The routes.
-    """
+    """Selective scans along routes over an image, summed."""
 
     # Training compiles the kernels of models that have it before the first step.
     uses_grid_scan = True
@@ -233,12 +226,7 @@ def scan_channels_last(
 
 
 class Mlp(nn.Module):
-    """Norm, expansion, GELU, projection.
-
-    Args:
-        width: Channels.
-        hidden: Hidden channels.
-    """
+    """Norm, expansion, GELU, projection."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -252,12 +240,7 @@ class Mlp(nn.Module):
 
 
 class PatchStem(nn.Module):
-    """Linear projection of patches that do not overlap, and a norm (v0).
-
-    Args:
-        width: Output channels.
-        stride: Height and width of a patch.
-    """
+    """Linear projection of patches that do not overlap, and a norm (v0)."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -274,12 +257,7 @@ def _conv_stem(width: int, stride: Literal[1, 2, 4]) -> ConvStem:
 
 
 class PatchMerging(nn.Module):
-    """Swin's patch merging: 2x2 pixels side by side, norm, projection (v0). Odd sizes get a row or column of zeros.
-
-    Args:
-        before: Input channels.
-        after: Output channels.
-    """
+    """Swin's patch merging: 2x2 pixels side by side, norm, projection (v0). Odd sizes get a row or column of zeros."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()

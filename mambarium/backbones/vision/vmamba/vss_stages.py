@@ -5,21 +5,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
 from mambarium.backbones.layers.arguments import check_images, check_multiples, check_stages
 from mambarium.backbones.layers.drop_path import drop_path_rates
-from mambarium.backbones.layers.heads import ChannelNorm, OutputNorms, PooledClassifier
+from mambarium.backbones.layers.heads import ChannelNorm, PooledClassifier
 
 
 class VSSStages(VisionBackbone):
     """Stages of visual state space blocks, one map of each.
 
-    The maps are the stages' outputs before any norm; `output_norms` makes the norms that dense tasks put on them.
-    Parts work on (batch, height, width, channels).
+    The maps are the stages' outputs before any norm. Parts work on (batch, height, width, channels).
 
     Args:
         depths: Number of blocks of each stage.
@@ -36,7 +35,10 @@ class VSSStages(VisionBackbone):
     """
 
     # A downsampling counts as the block after it.
-    layer_patterns = ((r"blocks\.(\d+)\.(\d+)\.", 0), (r"downsample_layers\.(\d+)\.", 1))
+    layer_patterns: ClassVar[tuple[tuple[str, int], ...]] = (
+        (r"blocks\.(\d+)\.(\d+)\.", 0),
+        (r"downsample_layers\.(\d+)\.", 1),
+    )
 
     @abstractmethod
     def __init__(
@@ -73,23 +75,21 @@ class VSSStages(VisionBackbone):
         check_images(images)
         network = f"{type(self).__name__} with stem_stride {self.feature_info[0].stride}"
         check_multiples(network, images.shape[-2], images.shape[-1], self.size_divisibility)
-        x = self.stem(images.permute(0, 2, 3, 1))
+        maps = self.maps(self.stem(images.permute(0, 2, 3, 1)))
+        return VisionFeatures([x.permute(0, 3, 1, 2) for x in maps], None, {})
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Each stage's output, from the stem's."""
         maps: list[Tensor] = []
         for stage, blocks in enumerate(self.blocks):
-            if stage > 0:
-                x = self.downsample_layers[stage - 1](x)
-            x = blocks(x)  # (batch, height / stride, width / stride, channels)
-            maps.append(x.permute(0, 3, 1, 2))
-        return VisionFeatures(maps, None, {})
+            x = blocks(self.downsample_layers[stage - 1](x) if stage else x)
+            maps.append(x)
+        return maps
 
     def classifier(self, num_classes: int) -> PooledClassifier:
         """Norm and mean of the last map, and a linear head."""
         width = self.feature_info[-1].channels
         return PooledClassifier(width, num_classes, map_norm=ChannelNorm(width, eps=1e-5))
-
-    def output_norms(self) -> OutputNorms:
-        """New norms for the maps, as the official detection and segmentation backbones have them."""
-        return OutputNorms(self.feature_info)
 
     def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
