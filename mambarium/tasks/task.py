@@ -58,8 +58,8 @@ class Task(LightningModule, ABC):
         schedule: Learning-rate schedule over the whole run: WarmupCosine, WarmupLinear, WarmupSteps or Constant (if not
             given).
         pretrained: Weights to start from: "official" (what the authors published of the backbone's variant), or a
-            published checkpoint or one of ours, as a file, a folder, a URL or a name on the Hugging Face hub (owner/name
-            or owner/name:file). Read once when a run starts, never on resuming.
+            published checkpoint or one of ours, as a file, a folder, a URL or a name on the Hugging Face hub
+            (owner/name or owner/name:file). Read once when a run starts, never on resuming.
         layer_decay: Factor on the learning rate from each layer of the backbone to the one before it; one rate if not
             given.
         frozen_stages: Number of the backbone's first stages (of an image's, the stem is the first), or of a sequence

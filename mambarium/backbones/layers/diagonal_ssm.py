@@ -227,13 +227,7 @@ def complex_expm1(z: Tensor) -> Tensor:
 
 
 def convolution_kernel(powers: Tensor, B_bar: Tensor, C: Tensor) -> Tensor:
-    """K_l = 2 Re(C A_bar^l B_bar), (num_channels, filters, length).
-
-    Args:
-        powers: A_bar^l (num_channels, half, length).
-        B_bar: (num_channels, half).
-        C: (num_channels, filters, half).
-    """
+    """K_l = 2 Re(C A_bar^l B_bar), (num_channels, filters, length)."""
     return 2 * torch.einsum("hfn,hnl->hfl", C * B_bar.unsqueeze(1), powers).real
 
 

@@ -66,14 +66,7 @@ def check_sequences(backbone: SequenceBackbone, x: Tensor, document_ids: Tensor 
 
 
 def check_state(backbone: SequenceBackbone, depth: int, state: State, batch_size: int) -> None:
-    """Raise InputError unless the state is one of this backbone, for so many sequences.
-
-    Args:
-        backbone: Whose `initial_state` shows the tree and the shapes; a size of 0 there stands for any size.
-        depth: Number of layers, for the message.
-        state: What was given.
-        batch_size: Number of sequences of the input.
-    """
+    """Raise InputError unless the state is one of this backbone, for so many sequences."""
     expected = backbone.initial_state(batch_size, device="meta")
     held = _held_sequences(state)
     if held is None or not _fits(state, expected, held):

@@ -57,6 +57,11 @@ class Expected(NamedTuple):
     free: bool = False
 
 
+def fixed(**values: Any) -> dict[str, Expected]:
+    """Fields for which our family has one value."""
+    return {name: Expected((value,)) for name, value in values.items()}
+
+
 @dataclass(frozen=True)
 class ConfigurationFormat:
     """How one project writes a configuration, and what of it matters.
@@ -105,10 +110,6 @@ class Comparison:
 def read_config_file(path: Path, title: str) -> StoredConfiguration:
     """A file `config.json`.
 
-    Args:
-        path: The file.
-        title: Its name for messages.
-
     Raises:
         InputError: If it is no JSON object.
     """
@@ -152,11 +153,6 @@ def format_of(
 ) -> ConfigurationFormat | None:
     """The format of a configuration that came with weights, None if it isn't a model's.
 
-    Args:
-        stored: The configuration.
-        known: Formats that come with these weights.
-        title: Of the weights' format.
-
     Raises:
         InputError: If it is another model's than the weights' names say, or says that they are quantised.
     """
@@ -186,12 +182,6 @@ def model_named(stored: StoredConfiguration | None) -> str:
 
 def compare(stored: StoredConfiguration, form: ConfigurationFormat | None, backbone: Any, found: Comparison) -> None:
     """Compare a configuration with a backbone.
-
-    Args:
-        stored: The configuration.
-        form: Its format; None reads nothing of it.
-        backbone: Where the weights go.
-        found: What was found is added to it.
 
     Raises:
         InputError: If a field says what the backbone doesn't compute.
@@ -243,13 +233,6 @@ def compare_untraced(
     found: Comparison,
 ) -> None:
     """Compare what tensors don't show with the published variants whose tensors are the same.
-
-    Args:
-        source: Where the weights come from.
-        published: For each of these variants its arguments.
-        ours: Those of the backbone.
-        backbone: Where the weights go.
-        found: What was compared before; what is found is added to it.
 
     Raises:
         InputError: If a configuration says that the weights are a published model's, and it has other arguments.

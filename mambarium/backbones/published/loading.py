@@ -180,13 +180,6 @@ def assign(
 ) -> Assignment:
     """Find values for a module's state.
 
-    Args:
-        state: Tensors of the module by name.
-        keys: For each name the key under which its value is stored.
-        weights: Stored tensors by key.
-        resized: Brings a stored tensor to the shape of the one of that name, or says by None that it can't.
-        pretrained: Where the weights come from, for messages.
-
     Raises:
         InputError: If a value is none that a network could have.
     """

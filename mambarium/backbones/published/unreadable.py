@@ -29,11 +29,6 @@ _QUANTISED = {
 def refuse_unreadable(source: str, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Refuse weights that are quantised, or one process's part of them.
 
-    Args:
-        source: Where they come from.
-        content: All of the file.
-        weights: The tensors that would be loaded.
-
     Raises:
         InputError: If they are such.
     """
@@ -59,12 +54,6 @@ def refuse_unreadable(source: str, content: Mapping[str, Any], weights: Mapping[
 
 def refuse_defects(source: str, key: str, value: Tensor, wanted: Tensor) -> None:
     """Refuse a tensor that would not be what it is once it is loaded, or that no network computes with.
-
-    Args:
-        source: Where it comes from.
-        key: Its name there.
-        value: The tensor.
-        wanted: The one that it would replace.
 
     Raises:
         InputError: If it is such.

@@ -18,10 +18,6 @@ from mambarium.errors import InputError
 def official_weights(backbone: Backbone, head: Mapping[str, Tensor]) -> Weights:
     """A state dict with the keys of the family's official code.
 
-    Args:
-        backbone: The backbone.
-        head: Tensors of the published head by our names; may be empty.
-
     Raises:
         InputError: If the family has no published format.
     """

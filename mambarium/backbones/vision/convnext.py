@@ -17,7 +17,7 @@ from mambarium.backbones.contract import FeatureInfo, VisionFeatures
 from mambarium.backbones.layers.arguments import check_at_least, check_images, check_multiples, check_rate
 from mambarium.backbones.layers.heads import PooledClassifier
 from mambarium.backbones.layers.torchvision_backbone import TorchvisionPyramid, torchvision_models
-from mambarium.backbones.published.configuration import Expected
+from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,
     Family,
@@ -169,14 +169,16 @@ def timm_arguments(backbone: ConvNeXt) -> dict[str, Expected]:
         "depths": Expected((backbone.depths,), "depths"),
         "dims": Expected((backbone.widths,), "widths"),
         "patch_size": Expected((backbone.patch_size,), "patch_size"),
-        "output_stride": Expected((backbone.feature_info[-1].stride,)),
-        "kernel_sizes": Expected((7,)),
-        "stem_type": Expected(("patch",)),
-        "head_norm_first": Expected((False,)),
-        "head_hidden_size": Expected((None,)),
-        "conv_mlp": Expected((False,)),
-        "conv_bias": Expected((True,)),
-        "use_grn": Expected((False,)),
+        **fixed(
+            output_stride=backbone.feature_info[-1].stride,
+            kernel_sizes=7,
+            stem_type="patch",
+            head_norm_first=False,
+            head_hidden_size=None,
+            conv_mlp=False,
+            conv_bias=True,
+            use_grn=False,
+        ),
         "act_layer": Expected(("gelu", None)),
         "norm_layer": Expected(("layernorm", None)),
         "norm_eps": Expected((1e-6, None)),

@@ -18,7 +18,7 @@ from mambarium.backbones.contract import FeatureInfo, VisionFeatures
 from mambarium.backbones.layers.arguments import check_at_least, check_images, check_multiples, check_rate
 from mambarium.backbones.layers.heads import ChannelNorm, PooledClassifier
 from mambarium.backbones.layers.torchvision_backbone import TorchvisionPyramid, torchvision_models
-from mambarium.backbones.published.configuration import Expected
+from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import IMAGENET, Family, Format, Published, PublishedWeights, Weights
 from mambarium.backbones.published.timm import timm_config, training_options
 from mambarium.backbones.published.yacs import yacs_config
@@ -207,10 +207,7 @@ def timm_arguments(backbone: Swin) -> dict[str, Expected]:
         "depths": Expected((backbone.depths,), "depths"),
         "num_heads": Expected((backbone.num_heads,), "num_heads"),
         "window_size": Expected((backbone.window_size,), "window_size", free=True),
-        "head_dim": Expected((None,)),
-        "mlp_ratio": Expected((4.0,)),
-        "qkv_bias": Expected((True,)),
-        "always_partition": Expected((False,)),
+        **fixed(head_dim=None, mlp_ratio=4.0, qkv_bias=True, always_partition=False),
         "norm_layer": Expected(("layernorm", None)),
     }
 

@@ -20,7 +20,7 @@ from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
 from mambarium.backbones.layers.heads import PooledClassifier
 from mambarium.backbones.layers.patches import resize_positions, resize_stored_positions
 from mambarium.backbones.layers.torchvision_backbone import TorchvisionBackbone, torchvision_models
-from mambarium.backbones.published.configuration import Expected
+from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,
     Family,
@@ -187,8 +187,7 @@ def timm_arguments(backbone: ViT) -> dict[str, Expected]:
         **{name: Expected((True,)) for name in ("qkv_bias", "proj_bias", "class_token", "final_norm")},
         **{name: absent for name in ("qk_norm", "scale_attn_norm", "scale_mlp_norm", "pre_norm", "fc_norm")},
         **{name: absent for name in ("no_embed_class", "pool_include_prefix", "init_values", "embed_norm_layer")},
-        "pos_embed": Expected(("learn",)),
-        "reg_tokens": Expected((0,)),
+        **fixed(pos_embed="learn", reg_tokens=0),
         "act_layer": Expected(("gelu", None)),
         "norm_layer": Expected(("layernorm", None)),
     }

@@ -31,11 +31,6 @@ class ExplicitFilters(nn.Module):
     filter lengths on. Filters end at `filter_length`, so the inputs of so many positions are all that there is to
     remember. They are applied as matrix products, block by block, in which no position sees the future, not even by
     rounding, as it would through a Fourier transform.
-
-    Args:
-        num_channels: Number of channels.
-        filter_length: Positions that a filter covers, the present one included.
-        num_filters: Filters of each channel; None: one, without an axis of its own.
     """
 
     no_weight_decay = ("D",)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mambarium.backbones.language.mamba.mamba_backbone import VARIANTS, Mamba
-from mambarium.backbones.published.configuration import CONFIG_FILE, ConfigurationFormat, Expected
+from mambarium.backbones.published.configuration import CONFIG_FILE, ConfigurationFormat, Expected, fixed
 from mambarium.backbones.published.family import Family, Format, Published, PublishedWeights, Weights, having
 from mambarium.backbones.published.transformers import COMMON_FIELDS
 
@@ -96,12 +96,9 @@ def original_fields(backbone: Mamba) -> dict[str, Expected]:
     sizes = {
         "d_model": Expected((backbone.width,), "width"),
         "n_layer": Expected((len(backbone.layers),), "depth"),
-        "d_intermediate": Expected((0,)),
-        "rms_norm": Expected((True,)),
-        "norm_epsilon": Expected((backbone.norm_f.eps,)),
+        **fixed(d_intermediate=0, rms_norm=True, norm_epsilon=backbone.norm_f.eps),
         "residual_in_fp32": Expected((backbone.residual_in_fp32,), "residual_in_fp32"),
-        "attn_layer_idx": Expected(([],)),
-        "bidirectional": Expected((False,)),
+        **fixed(attn_layer_idx=[], bidirectional=False),
     }
     ssm = {
         "layer": Expected(("Mamba1",)),
@@ -109,8 +106,7 @@ def original_fields(backbone: Mamba) -> dict[str, Expected]:
         "d_conv": Expected((ours["conv_kernel"],), "d_conv"),
         "expand": Expected((ours["expand"],), "expand"),
         "dt_rank": Expected((ours["time_step_rank"],), "dt_rank", lambda rank: _rank(rank, backbone.width)),
-        "conv_bias": Expected((True,)),
-        "bias": Expected((False,)),
+        **fixed(conv_bias=True, bias=False),
     }
     return sizes | {f"ssm_cfg.{name}": value for name, value in ssm.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mambarium.backbones.published.configuration import Expected
+from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,
     Evaluation,
@@ -51,10 +51,7 @@ def timm_arguments(backbone: MambaOut) -> dict[str, Expected]:
         "expansion_ratio": Expected((hidden,), "expansion", lambda ratio: int(ratio * widths[0])),
         "conv_ratio": Expected((convolved,), "conv_ratio", lambda ratio: int(ratio * widths[0])),
         "kernel_size": Expected((block.conv.kernel_size[0],), "kernel_size"),
-        "stem_mid_norm": Expected((True,)),
-        "ls_init_value": Expected((None,)),
-        "downsample": Expected(("conv",)),
-        "head_fn": Expected(("default",)),
+        **fixed(stem_mid_norm=True, ls_init_value=None, downsample="conv", head_fn="default"),
         "act_layer": Expected(("gelu", None)),
         "norm_layer": Expected(("layernorm", None)),
     }

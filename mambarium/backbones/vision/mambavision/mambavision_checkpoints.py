@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from mambarium.backbones.published.configuration import CONFIG_FILE, ConfigurationFormat, Expected
+from mambarium.backbones.published.configuration import CONFIG_FILE, ConfigurationFormat, Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,
     Evaluation,
@@ -66,8 +66,7 @@ def arguments(backbone: MambaVision) -> dict[str, Expected]:
         ),
         "qkv_bias": Expected((True,)),
         "qk_scale": Expected((None, False)),
-        "layer_scale_conv": Expected((None,)),
-        "in_chans": Expected((3,)),
+        **fixed(layer_scale_conv=None, in_chans=3),
     }
 
 

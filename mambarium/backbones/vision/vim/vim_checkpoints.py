@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mambarium.backbones.published.configuration import Expected
+from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import IMAGENET, Family, Format, Published, PublishedWeights, having
 from mambarium.backbones.published.timm import training_options
 from mambarium.backbones.vision.vim.vim_backbone import VARIANTS, Vim
@@ -32,8 +32,7 @@ def options(backbone: Vim) -> dict[str, Expected]:
     """What the script's options are for a backbone; overlapping patches have a "stride" in the model's name."""
     return {
         "model": Expected((backbone.stride,), "stride", _stride, free=True),
-        "if_random_cls_token_position": Expected((False,)),
-        "if_random_token_rank": Expected((False,)),
+        **fixed(if_random_cls_token_position=False, if_random_token_rank=False),
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from mambarium.backbones.published.configuration import Expected
+from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,
     Family,
@@ -94,19 +94,14 @@ def arguments(backbone: VMamba) -> dict[str, Expected]:
         "EMBED_DIM": Expected((widths[0], widths), "widths"),
         "SSM_D_STATE": Expected((d_state,), "d_state"),
         "SSM_RATIO": Expected((d_inner,), "ssm_ratio", lambda ratio: int(ratio * widths[0])),
-        "SSM_DT_RANK": Expected(("auto",)),
-        "SSM_ACT_LAYER": Expected(("silu",)),
-        "SSM_CONV": Expected((3,)),
-        "SSM_CONV_BIAS": Expected((first,)),
+        **fixed(SSM_DT_RANK="auto", SSM_ACT_LAYER="silu", SSM_CONV=3, SSM_CONV_BIAS=first),
         "SSM_FORWARDTYPE": Expected(("v0" if first else "v05_noz",), "forward_type", _forward_type),
         "MLP_RATIO": Expected((mlp[0] if mlp else 0,), "mlp_ratio", lambda ratio: int(max(ratio, 0) * widths[0])),
-        "MLP_ACT_LAYER": Expected(("gelu",)),
-        "PATCH_NORM": Expected((True,)),
+        **fixed(MLP_ACT_LAYER="gelu", PATCH_NORM=True),
         "NORM_LAYER": Expected(("ln2d", "ln")),
         "DOWNSAMPLE": Expected(("v1" if first else "v3",), "forward_type"),
         "PATCHEMBED": Expected(("v1" if first else "v2",), "forward_type"),
-        "POSEMBED": Expected((False,)),
-        "GMLP": Expected((False,)),
+        **fixed(POSEMBED=False, GMLP=False),
     }
 
 
