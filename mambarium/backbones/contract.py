@@ -10,13 +10,23 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 State: TypeAlias = "Tensor | list[State] | dict[str, State]"
 """The memory of a sequence backbone: a plain tree of lists and dicts, its leaves tensors (batch, ...)."""
+
+
+class KernelUser:
+    """What a module derives from that computes with operations of `mambarium.kernels`: training compiles them first.
+
+    Attributes:
+        operations: The operations, such as `selective_scan`.
+    """
+
+    operations: ClassVar[tuple[Callable[..., Any], ...]]
 
 
 class Backbone(nn.Module, ABC):
@@ -66,6 +76,12 @@ class Backbone(nn.Module, ABC):
             parameter_name: A name from `named_parameters()` of this backbone.
         """
         return self._depths[self._places[parameter_name]]
+
+    @property
+    def operations(self) -> list[Callable[..., Any]]:
+        """The operations of `mambarium.kernels` that its modules compute with, each once."""
+        users = (module for module in self.modules() if isinstance(module, KernelUser))
+        return list(dict.fromkeys(operation for user in users for operation in user.operations))
 
     @abstractmethod
     def repeated_blocks(self) -> list[nn.Module]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mambarium.backbones.contract import KernelUser
 from mambarium.backbones.layers.sequences import Boundaries
 from mambarium.kernels import causal_conv1d, selective_scan, selective_state_update
 from mambarium.kernels.backend import choose_backend, has_kernel
@@ -15,7 +16,7 @@ from mambarium.kernels.backend import choose_backend, has_kernel
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
 
-class SelectiveSSM(nn.Module):
+class SelectiveSSM(KernelUser, nn.Module):
     """Causal convolution, selection of delta, B and C from the input, scan, skip and gate.
 
     Section 3 of "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (Gu and Dao 2023), as in
@@ -31,6 +32,7 @@ class SelectiveSSM(nn.Module):
         dt_rank: Rank of the projection to delta.
     """
 
+    operations = (causal_conv1d, selective_scan)
     no_weight_decay = ("A_log", "D")
 
     def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mambarium.errors import InputError
-from mambarium.kernels import causal_conv1d, grid_scan, selective_scan, warm_up
+from mambarium.kernels import warm_up
 from mambarium.platform.cli.configuration.allowed_imports import allow_imports, check_classes
 from mambarium.platform.cli.configuration.building import LINKED_ARGUMENTS, build_task, instantiated, link_data_to_model
 from mambarium.platform.cli.configuration.checkpoint_choice import (
@@ -316,9 +316,7 @@ class TrainingCLI(VerbsCLI):
     def _train(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-            grid = any(getattr(module, "uses_grid_scan", False) for module in self.model.modules())
-            operations = (selective_scan, causal_conv1d, grid_scan) if grid else (selective_scan, causal_conv1d)
-            self.compilation_seconds = warm_up(operations)
+            self.compilation_seconds = warm_up(self.model.backbone.operations)
         path = hand_over(self.decision.found, self.trainer)
         self.decision = Decision(self.decision.step)  # what has been read is needed once only
         try:

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
+from mambarium.backbones.contract import FeatureInfo, KernelUser, VisionBackbone, VisionFeatures
 from mambarium.backbones.layers.arguments import check_at_least, check_images, check_stages
 from mambarium.backbones.layers.convolutions import ConvDownsample, ConvNHWC, ConvStem, Linear
 from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
 from mambarium.backbones.layers.heads import PooledClassifier
 from mambarium.backbones.layers.selective_ssm import reset_delta, reset_s4d_real, scan_tokens
 from mambarium.errors import InputError
+from mambarium.kernels import selective_scan
 
 _LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
 
@@ -158,9 +159,10 @@ class GatedCNNBlock(nn.Module):
         return x + self.drop_path(self.fc2(F.gelu(gate) * value))
 
 
-class SSM(nn.Module):
+class SSM(KernelUser, nn.Module):
     """Mamba's SiLU and selective scan over a map, row by row, started as in Mamba."""
 
+    operations = (selective_scan,)
     no_weight_decay = ("A_log", "D")
 
     def __init__(self, dim: int, d_state: int, dt_rank: int) -> None:

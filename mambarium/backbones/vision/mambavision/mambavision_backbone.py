@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
+from mambarium.backbones.contract import FeatureInfo, KernelUser, VisionBackbone, VisionFeatures
 from mambarium.backbones.layers.arguments import (
     check_at_least,
     check_choice,
@@ -30,7 +30,7 @@ from mambarium.backbones.layers.drop_path import DropPath, drop_path_rates
 from mambarium.backbones.layers.heads import PooledClassifier
 from mambarium.backbones.layers.selective_ssm import reset_s4d_real, scan_tokens
 from mambarium.errors import InputError
-from mambarium.kernels import causal_conv1d
+from mambarium.kernels import causal_conv1d, selective_scan
 
 AttentionPlacement = Literal[
     "last_half", "last_quarter", "first_half", "alternating_mamba_first", "alternating_attention_first", "random"
@@ -254,12 +254,13 @@ def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
     return x if gamma is None else x * gamma
 
 
-class MambaVisionMixer(nn.Module):
+class MambaVisionMixer(KernelUser, nn.Module):
     """The paper's equation 7: one half of the channels through convolution and scan, the other through convolution.
 
     The bias of the time step is added twice, softplus(W x + 2 b), as in the official code (whose checkpoints need it).
     """
 
+    operations = (causal_conv1d, selective_scan)
     no_weight_decay = ("A_log", "D")
 
     def __init__(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mambarium.backbones.contract import KernelUser
 from mambarium.backbones.layers.arguments import check_at_least, check_choice
 from mambarium.backbones.layers.convolutions import ConvDownsample, ConvNHWC, ConvStem, Linear
 from mambarium.backbones.layers.drop_path import DropPath
@@ -186,11 +187,10 @@ class SS2D(nn.Module):
         return self.out_proj(y if z is None else y * self.activation(z))
 
 
-class GridScan(nn.Module):
+class GridScan(KernelUser, nn.Module):
     """Selective scans along routes over an image, summed."""
 
-    # Training compiles the kernels of models that have it before the first step.
-    uses_grid_scan = True
+    operations = (grid_scan,)
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
         super().__init__()
