@@ -12,9 +12,10 @@ from mambarium.backbones.contract import FeatureInfo, SequenceBackbone, VisionBa
 from mambarium.backbones.layers.arguments import check_at_least, check_images, check_multiples
 from mambarium.backbones.layers.heads import PooledClassifier
 from mambarium.backbones.layers.patches import PatchEmbedding, resize_positions, resize_stored_positions
-from mambarium.backbones.layers.routes import constant_in_graphs, route_named
+from mambarium.backbones.layers.routes import route_named
 from mambarium.errors import InputError
 from mambarium.kernels.grid.routes import Route, visited_positions
+from mambarium.private_names.torch import keep_as_constant_in_graphs
 
 
 class SequenceOnImages(VisionBackbone):
@@ -113,7 +114,7 @@ class SequenceOnImages(VisionBackbone):
 
 
 @functools.lru_cache(maxsize=64)
-@constant_in_graphs
+@keep_as_constant_in_graphs
 def _orders(routes: tuple[Route, ...], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """(routes, patches) the patch at each step of a route, and the step of each patch."""
     visited = visited_positions(routes, *grid).astype(np.int64)

@@ -4,8 +4,6 @@ The formula that an operation of torch.library registers serves plain reverse mo
 forward mode takes the derivative that it lacks for zero. So a call asks first whether one of them is at work. Then
 `torch.func.grad`, `vjp`, `jacrev` and `vmap` see an autograd.Function around the operation, and forward mode is left to
 the plain references (`choose_backend`).
-
-All that the kernels use of torch's private names is here.
 """
 
 import inspect
@@ -13,23 +11,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 from torch.library import CustomOpDef
+
+from mambarium.private_names.torch import (
+    forward_derivatives_are_taken,
+    functional_transforms_are_active,
+    schema_of,
+)
 
 
 def in_forward_mode() -> bool:
     """Return whether forward-mode derivatives may be taken: within torch.func.jvp, jacfwd and forward_ad.dual_level."""
-    return forward_ad._current_level >= 0  # to enter and to leave a level is public, the level is not
+    return forward_derivatives_are_taken()
 
 
 def under_transforms() -> bool:
     """Return whether a transform of torch.func or forward mode is at work."""
-    return torch._C._are_functorch_transforms_active() or in_forward_mode()  # there is no public question
-
-
-def _schema(operation: CustomOpDef) -> Any:
-    """The names of an operation and its arguments, which torch tells nowhere else."""
-    return operation._opoverload._schema
+    return functional_transforms_are_active() or in_forward_mode()
 
 
 def differentiable(
@@ -49,7 +47,7 @@ def differentiable(
         The function, with the operation's arguments; it raises RuntimeError in forward mode, which it can't serve.
     """
     operation.register_autograd(backward, setup_context=setup_context)
-    schema = _schema(operation)
+    schema = schema_of(operation)
     name = schema.name
 
     def forward(*arguments: Any) -> Any:
@@ -87,7 +85,7 @@ def differentiable_once(operation: CustomOpDef) -> Callable[..., Any]:
     """`differentiable` for an operation that computes gradients: theirs are refused."""
 
     def backward(ctx: Any, *grads: Any) -> None:
-        raise RuntimeError(f"{_schema(operation).name}: second derivatives are served by backend='reference' only")
+        raise RuntimeError(f"{schema_of(operation).name}: second derivatives are served by backend='reference' only")
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import DeviceStatsMonitor, EarlyStopping, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from torch.optim import Optimizer
 
 
@@ -26,6 +28,25 @@ def optimizer_unscales_gradients(optimizer: Optimizer) -> bool:
 def starts_the_command_again(strategy: DDPStrategy) -> bool:
     """Whether a DDPStrategy starts its other processes by running the command again."""
     return strategy._start_method == "popen"
+
+
+def starts_processes_by_command(launcher: Any) -> bool:
+    """Whether a strategy's launcher starts the run's other processes by running the command again."""
+    return isinstance(launcher, subprocess_script._SubprocessScriptLauncher)
+
+
+def leave_processes_unwatched() -> Callable[[], None]:
+    """Keep Lightning's observer off the processes that it starts, and return what puts it back.
+
+    It kills all processes, this one included, before the record of the run is written.
+    """
+    watch = subprocess_script._launch_process_observer
+    subprocess_script._launch_process_observer = lambda child_processes: None
+
+    def watch_again() -> None:
+        subprocess_script._launch_process_observer = watch
+
+    return watch_again
 
 
 def drop_signal_handlers(trainer: Trainer) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from numpy._core.multiarray import _reconstruct, scalar
+from torch.autograd import forward_ad
+from torch.library import CustomOpDef
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 BatchNorms = _BatchNorm
 """All batch norms, the synchronised one included: they have no public common class."""
@@ -18,15 +23,25 @@ NUMPY_REBUILDERS: tuple[Any, ...] = (_reconstruct, scalar)
 """What files that hold arrays and numbers of NumPy name to rebuild them."""
 
 
+def forward_derivatives_are_taken() -> bool:
+    """Whether forward-mode derivatives are taken; to enter and to leave a level is public, the level is not."""
+    return forward_ad._current_level >= 0
+
+
 def functional_transforms_are_active() -> bool:
     """Whether code runs inside `torch.func` transforms; there is no public question."""
     return torch._C._are_functorch_transforms_active()
 
 
-def is_constant_for_compilation(function: Any) -> Any:
-    """Have `torch.compile` call a function of plain numbers while it traces, its result a constant of the graph.
+def schema_of(operation: CustomOpDef) -> torch.FunctionSchema:
+    """Return the names and kinds of a registered operation's arguments."""
+    return operation._opoverload._schema
 
-    `torch._dynamo.mark_constant` would do so too, but importing it takes seconds.
+
+def keep_as_constant_in_graphs(function: Function) -> Function:
+    """Have `torch.compile` call a function while it traces and keep the result, as for index maps that NumPy computes.
+
+    It does what `torch.compiler.assume_constant_result` does, which would import the compiler.
     """
     function.__dict__["_dynamo_marked_constant"] = True
     return function

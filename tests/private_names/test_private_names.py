@@ -3,17 +3,21 @@
 import signal
 from collections.abc import Callable
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import DeviceStatsMonitor, EarlyStopping, Timer, WeightAveraging
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from torch import nn
 
 from mambarium.private_names import lightning as lightnings
 from mambarium.private_names import torch as torchs
+from mambarium.private_names.datasets import content_key
 from mambarium.private_names.torchvision import BalancedPositiveNegativeSampler, BoxCoder, Matcher
 
 
@@ -78,6 +82,47 @@ def test_average_model() -> None:
 )
 def test_methods_of_the_command_line(name: str) -> None:
     assert callable(getattr(LightningCLI, name))
+
+
+def test_launcher() -> None:
+    launcher = subprocess_script._SubprocessScriptLauncher(LightningEnvironment(), 1, 1)
+    assert lightnings.starts_processes_by_command(launcher) and not lightnings.starts_processes_by_command(None)
+    before = subprocess_script._launch_process_observer
+    watch_again = lightnings.leave_processes_unwatched()
+    assert subprocess_script._launch_process_observer is not before
+    watch_again()
+    assert subprocess_script._launch_process_observer is before
+
+
+def test_fingerprint() -> None:
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"]})
+    assert content_key(rows) and content_key(rows) != content_key(rows.select([1]))
+
+
+def test_schema() -> None:
+    @torch.library.custom_op("mambarium_tests::double", mutates_args=())
+    def double(value: torch.Tensor) -> torch.Tensor:
+        return 2 * value
+
+    assert [argument.name for argument in torchs.schema_of(double).arguments] == ["value"]
+
+
+def test_forward_level() -> None:
+    assert not torchs.forward_derivatives_are_taken()
+    with torch.autograd.forward_ad.dual_level():
+        assert torchs.forward_derivatives_are_taken()
+
+
+def test_mark_for_dynamo() -> None:
+    calls = []
+
+    @torchs.keep_as_constant_in_graphs
+    def index() -> torch.Tensor:
+        calls.append(torch.compiler.is_compiling())
+        return torch.arange(3)
+
+    compiled = torch.compile(lambda x: x[index()], backend="eager", fullgraph=True)
+    assert compiled(torch.tensor([5, 6, 7, 8])).tolist() == [5, 6, 7] and calls
 
 
 def test_batch_norms() -> None:

@@ -31,12 +31,3 @@ def route_named(name: str) -> Route:
         )
     kind, window_size, backwards = match.groups()
     return Route(int(window_size or 0), by_columns=kind == "columns", backwards=backwards is not None)
-
-
-def constant_in_graphs(function: Function) -> Function:
-    """Let `torch.compile` call a function while it traces and keep the result: for index maps that NumPy computes.
-
-    It does what `torch.compiler.assume_constant_result` does, which would import the compiler with this package.
-    """
-    function.__dict__["_dynamo_marked_constant"] = True
-    return function

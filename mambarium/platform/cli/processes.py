@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies.launchers import subprocess_script
 
 from mambarium.platform.cli.boundary import is_lost_connection
+from mambarium.private_names.lightning import leave_processes_unwatched, starts_processes_by_command
 
 FIRST_PROCESS = "MAMBARIUM_FIRST_PROCESS"
 """Environment variable by which the first process tells those that it starts its number."""
@@ -42,7 +42,7 @@ class Companions:
     @property
     def are_ours(self) -> bool:
         """Whether there are any to look after; those that a cluster's launcher started are that launcher's."""
-        return self._first is not None or isinstance(self._launcher, subprocess_script._SubprocessScriptLauncher)
+        return self._first is not None or starts_processes_by_command(self._launcher)
 
     @property
     def started(self) -> list[subprocess.Popen]:
@@ -123,9 +123,7 @@ def ending_together(trainer: Trainer, when_one_is_gone: Callable[[], None]) -> I
                     os._exit(found[1])  # the main thread hangs in a collective operation
 
     threading.Thread(target=watch, name="companions", daemon=True).start()
-    # Lightning's own observer kills all processes, this one included, before the record of the run is written.
-    lightnings = subprocess_script._launch_process_observer
-    subprocess_script._launch_process_observer = lambda child_processes: None
+    watch_again = leave_processes_unwatched()
     cause: BaseException | None = None
     try:
         try:
@@ -146,5 +144,5 @@ def ending_together(trainer: Trainer, when_one_is_gone: Callable[[], None]) -> I
             when_one_is_gone()
             raise (ConnectionError(found[0]) if found[0] else SystemExit(found[1])) from cause
     finally:
-        subprocess_script._launch_process_observer = lightnings
+        watch_again()
         companions.end()

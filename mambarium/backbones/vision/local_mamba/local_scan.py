@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambarium.backbones.layers.convolutions import Linear
-from mambarium.backbones.layers.routes import constant_in_graphs
 from mambarium.kernels.grid.routes import Route, visited_positions
+from mambarium.private_names.torch import keep_as_constant_in_graphs
 
 UNSEARCHED = ("rows", "rows_backwards", "window_2", "window_2_backwards")
 """The routes of a block in the paper's models without search."""
@@ -96,7 +96,7 @@ def visit(route: Route, grid: tuple[int, int], class_token: bool, device: torch.
 
 
 @functools.lru_cache(maxsize=256)
-@constant_in_graphs
+@keep_as_constant_in_graphs
 def _orders(route: Route, grid: tuple[int, int], class_token: bool) -> tuple[Tensor | None, Tensor | None]:
     """The token at each step and the step of each token; None where they are the same."""
     rows, columns = grid

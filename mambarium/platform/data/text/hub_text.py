@@ -12,6 +12,7 @@ from mambarium.platform.data.text.spans import PIECE_BYTES
 from mambarium.platform.data.text.text_data import Text, TextOptions
 from mambarium.platform.data.text.token_cache import cached_stream
 from mambarium.platform.data.text.token_stream import TokenStream
+from mambarium.private_names.datasets import content_key
 
 
 class HubTextOptions(HubOptions, TextOptions, total=False):
@@ -87,9 +88,8 @@ class HubText(HubData, Text):
         return rows
 
     def _stream(self, part: str) -> TokenStream:
-        # The library's fingerprint follows the content of the files and what was selected of them.
-        content_key = f"{self._rows[part]._fingerprint} {self._column} {self._separator!r}"
-        return cached_stream(lambda: self._pieces(part), content_key, self.found_tokenization, self._cache_dir)
+        key = f"{content_key(self._rows[part])} {self._column} {self._separator!r}"
+        return cached_stream(lambda: self._pieces(part), key, self.found_tokenization, self._cache_dir)
 
     def _pieces(self, part: str) -> Iterator[tuple[bytes, str]]:
         where = f"{self.where}, {part} rows"
