@@ -1,7 +1,6 @@
 """Sample faults in what decides a result, and see which of them the tests notice.
 
-python scripts/mutation_sample.py                  300 mutants, seed 0, into mutants.csv
-python scripts/mutation_sample.py --count 60 --output few.csv
+python scripts/mutation_sample.py                  300 mutants, seed 0, into mutants.csv; --help has more
 
 A mutant is one changed operator, constant, return value or keyword in a copy of the tree; the tests of the changed
 module run on it. Each is a row of the CSV file: killed, survived or timeout. The same command again goes on from there.
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import copy
 import csv
 import os
 import random
@@ -45,6 +43,7 @@ TESTS = {  # where they are not at the mirrored path
     "platform/data/core/task_turns": ("platform/data/core/test_multitask_data.py",),
     "platform/data/images/classification": ("platform/data/images/test_image_data.py",),
     "platform/data/images/dense": ("platform/data/images/detection/test_detection_data.py",),
+    "platform/data/images/detection": ("platform/data/images/detection", "platform/cli/test_detection_runs.py"),
     "platform/data/images/segmentation": ("platform/data/images/segmentation", "tasks/segmentation"),
     "platform/data/text": ("platform/data/text/test_text_data.py", "platform/cli/test_show_data.py"),
 }
@@ -52,7 +51,7 @@ COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.G
 COMPARISONS |= {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
 OPERATORS |= {ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd}
-UNSEEN = ("strict", "device", "dim_names")
+UNSEEN = ("strict", "device")
 """Keywords that change no result on a CPU with right data."""
 
 
@@ -74,9 +73,12 @@ def changes(node: ast.AST) -> Iterator[tuple[str, dict[str, object]]]:
     """Names of a node's mutations, and the attributes that make them."""
     match node:
         case ast.Compare(ops=[op, *others]):
-            yield f"{name_of(op)} to {COMPARISONS[type(op)].__name__}", {"ops": [COMPARISONS[type(op)](), *others]}
+            yield (
+                f"{type(op).__name__} to {COMPARISONS[type(op)].__name__}",
+                {"ops": [COMPARISONS[type(op)](), *others]},
+            )
         case ast.BinOp(op=op) | ast.AugAssign(op=op) if type(op) in OPERATORS:
-            yield f"{name_of(op)} to {OPERATORS[type(op)].__name__}", {"op": OPERATORS[type(op)]()}
+            yield f"{type(op).__name__} to {OPERATORS[type(op)].__name__}", {"op": OPERATORS[type(op)]()}
         case ast.BoolOp(op=ast.And()):
             yield "And to Or", {"op": ast.Or()}
         case ast.BoolOp(op=ast.Or()):
@@ -98,10 +100,6 @@ def changes(node: ast.AST) -> Iterator[tuple[str, dict[str, object]]]:
                     yield f"{keyword.arg}= removed", {"keywords": keywords[:index] + keywords[index + 1 :]}
 
 
-def name_of(node: ast.AST) -> str:
-    return type(node).__name__
-
-
 def mutants(root: Path) -> Iterator[tuple[tuple[str, int, int, str], str]]:
     """Each mutant's file, line, column and change, and the mutated source."""
     for pattern in MODULES:
@@ -110,7 +108,7 @@ def mutants(root: Path) -> Iterator[tuple[tuple[str, int, int, str], str]]:
             for node in list(sites(tree)):
                 for change, attributes in list(changes(node)):
                     before = {name: getattr(node, name) for name in attributes}
-                    vars(node).update(copy.copy(attributes))
+                    vars(node).update(attributes)
                     source = ast.unparse(ast.fix_missing_locations(tree))
                     vars(node).update(before)
                     yield (str(path.relative_to(root)), node.lineno, node.col_offset, change), source
@@ -132,6 +130,7 @@ def run_tests(root: Path, tests: list[str], log: Path) -> None:
     import pytest
 
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(root)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
@@ -145,12 +144,13 @@ def outcome(root: Path, tests: list[str], seconds: float) -> str:
     """What the tests say: survived, killed or timeout."""
     process = get_context("fork").Process(target=run_tests, args=(root, tests, root / "mutant.log"))
     process.start()
-    process.join(seconds)
-    if process.is_alive() and process.pid:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-        return "timeout"
-    return "survived" if process.exitcode == 0 else "killed"
+    try:
+        process.join(seconds)
+    finally:
+        if (late := process.is_alive()) and process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+    return "timeout" if late else "survived" if process.exitcode == 0 else "killed"
 
 
 def main() -> None:
@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("mutants.csv"))
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # so that the copy is removed
     import lightning, torch, torchmetrics.detection, torchvision  # noqa: E401, F401, I001 (each mutant would import them)
 
     header = ["file", "line", "column", "mutation", "outcome", "seconds"]

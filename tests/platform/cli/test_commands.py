@@ -171,3 +171,10 @@ def test_steps_are_the_optimiser_s_in_all_that_is_said(tiny: Run, capsys: pytest
     assert "length   4 steps of 128 samples" in said
     assert re.findall(r"^step (\d+)  val/", said, re.MULTILINE) == ["2", "4"]
     assert "finished 4 steps" in said
+
+
+def test_one_sample_is_the_least_of_a_batch(tiny: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = ("--data.passes", "null", "--trainer.max_steps", "1", "--trainer.limit_val_batches", "1")
+    assert tiny("fit", "--config", "digits.yaml", *steps, "--data.batch_size", "1") == 0
+    assert tiny("fit", "--config", "digits.yaml", *steps, "--data.batch_size", "0", "--name", "none") == 2
+    assert "data.batch_size is 0: give 1 or more" in capsys.readouterr().err
