@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from mambarium.platform.data.core.order import EvaluationBatches, TrainingBatches
+from mambarium.platform.data.core.order import EvaluationBatches, GlobalBatches, TrainingBatches
 from mambarium.platform.position import Position
 from mambarium.platform.randomness import sample_randomness
 from mambarium.platform.runs.checkpoint_io import AtomicCheckpointIO
@@ -86,15 +86,8 @@ class Data(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
-        batches = TrainingBatches(
-            26,
-            4,
-            self.options.total_batches,
-            SEED,
-            Position.of(trainer),
-            trainer.global_rank,
-            trainer.world_size,
-        )
+        shares = GlobalBatches(26, 4, SEED, trainer.global_rank, trainer.world_size)
+        batches = TrainingBatches(shares, self.options.total_batches, Position.of(trainer))
         return self._loader(Clusters(26, noisy=True), batches)
 
     def val_dataloader(self) -> DataLoader:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.known_facts import Facts, require_agreement
-from mambarium.platform.data.core.order import EvaluationBatches, TrainingBatches
+from mambarium.platform.data.core.known_facts import Facts, described_difference, disagreement
+from mambarium.platform.data.core.order import EvaluationBatches, GlobalBatches, TrainingBatches
 from mambarium.platform.position import Position
 from mambarium.platform.worker_signals import shield_worker
 
@@ -145,7 +145,9 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
 
     def require_agreement(self, found: Facts) -> None:
         """Refuse facts that are not those of a restored checkpoint's model; raises InputError with what both say."""
-        require_agreement(found, self._restored, self.where)
+        for name, value in found.items():
+            if name in self._restored and self._restored[name] != value:
+                raise disagreement(self.where, name, described_difference(value, self._restored[name]))
 
     def settings(self) -> dict[str, Any]:
         """Return arguments that a checkpoint records beside the facts, in plain strings, numbers and lists."""
@@ -180,13 +182,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
     @property
     def batches_per_pass(self) -> int:
         """Whole global batches in one pass through the training data."""
-        num_samples = len(self.training_samples())
-        if num_samples < self.batch_size:
-            raise InputError(
-                f"data.batch_size is {self.batch_size} but there are only {num_samples} training samples: "
-                "lower data.batch_size"
-            )
-        return num_samples // self.batch_size
+        return self._global_batches().batches_per_pass
 
     @property
     def total_batches(self) -> int:
@@ -209,16 +205,13 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         """Return a loader over the whole run that starts at the trainer's position."""
         if self.trainer is None:
             raise InputError("a training loader belongs to a run: pass the data module to a Trainer")
-        batches = TrainingBatches(
-            num_samples=len(self.training_samples()),
-            batch_size=self.batch_size,
-            total_batches=self.total_batches,
-            seed=self.seed,
-            position=Position.of(self.trainer),
-            rank=self._rank,
-            world_size=self._world_size,
-        )
-        return self._loader(self.training_samples(), batches)
+        return self._loader(self.training_samples(), self._training_batches(Position.of(self.trainer)))
+
+    def _training_batches(self, position: Position) -> Sampler[Any]:
+        return TrainingBatches(self._global_batches(), self.total_batches, position)
+
+    def _global_batches(self) -> GlobalBatches:
+        return GlobalBatches(len(self.training_samples()), self.batch_size, self.seed, self._rank, self._world_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return a loader that sees each validation sample once."""
@@ -229,12 +222,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         return self._evaluation_loader(self.test_samples())
 
     def _evaluation_loader(self, samples: Samples) -> DataLoader[Any]:
-        batches = EvaluationBatches(
-            num_samples=len(samples),
-            batch_size=self.batch_size,
-            rank=self._rank,
-            world_size=self._world_size,
-        )
+        batches = EvaluationBatches(len(samples), self.batch_size, self._rank, self._world_size)
         return self._loader(samples, batches)
 
     def _loader(self, samples: Samples, batches: Sampler[Any]) -> DataLoader[Any]:

@@ -14,13 +14,7 @@ DataFiles = str | list[str] | dict[str, str | list[str]] | None
 
 
 class StoredPart(NamedTuple):
-    """One part of a data set.
-
-    Attributes:
-        rows: A `datasets.Dataset`.
-        where: What an error message calls it.
-        folders: Where files that rows name may lie.
-    """
+    """One part of a data set: a `datasets.Dataset`, its name in messages, and where files that rows name may lie."""
 
     rows: Any
     where: str
@@ -101,7 +95,7 @@ class HubData(ExactDataModule):
         return parts
 
     def _folders(self) -> tuple[Path, ...]:
-        """The folders of the local files, and those in which the library keeps what it downloaded."""
+        """Return the folders of the local files, and those in which the library keeps what it downloaded."""
         import datasets
         from huggingface_hub.constants import HF_HUB_CACHE
 

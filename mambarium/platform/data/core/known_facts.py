@@ -13,17 +13,6 @@ SHOWN_PLACES = 3
 """Places in which longer lists differ that a message names."""
 
 
-def require_agreement(found: Facts, restored: Facts, where: str) -> None:
-    """Refuse data that is not what a checkpoint's model learnt from; of what only one of them says, nothing is asked.
-
-    Raises:
-        InputError: With what both say, if they differ.
-    """
-    for name, value in found.items():
-        if name in restored and restored[name] != value:
-            raise disagreement(where, name, described_difference(value, restored[name]))
-
-
 def disagreement(where: str, name: str, difference: str) -> InputError:
     """Make the error of data that is not what a checkpoint's model learnt from, of what differs and how."""
     return InputError(

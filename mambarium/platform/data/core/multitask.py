@@ -133,13 +133,8 @@ class MultiTaskData(ExactDataModule):
         """Steps in one pass."""
         return batches_per_pass(self._streams(), self.turns)
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return a loader over the whole run that starts at the trainer's position."""
-        if self.trainer is None:
-            raise InputError("a training loader belongs to a run: pass the data module to a Trainer")
-        position = Position.of(self.trainer)
-        batches = MultiTaskBatches(self._streams(), self.turns, self.total_batches, self.seed, position)
-        return self._loader(self.training_samples(), batches)
+    def _training_batches(self, position: Position) -> MultiTaskBatches:
+        return MultiTaskBatches(self._streams(), self.turns, self.total_batches, self.seed, position)
 
     def _streams(self) -> dict[str, GlobalBatches]:
         return {
@@ -157,11 +152,7 @@ class MultiTaskData(ExactDataModule):
 
 
 class MultiTaskSamples:
-    """The samples of several tasks as one set.
-
-    Args:
-        tasks: Each task's samples.
-    """
+    """The samples of several tasks as one set."""
 
     def __init__(self, tasks: Mapping[str, Samples]) -> None:
         self.tasks = dict(tasks)
@@ -176,11 +167,7 @@ class MultiTaskSamples:
 
 @dataclass(frozen=True)
 class CollateTasks:
-    """Makes a `MultiTaskBatch` of samples that know their task.
-
-    Attributes:
-        collates: What makes a batch of each task's samples.
-    """
+    """Makes a `MultiTaskBatch` of samples that know their task, by what makes a batch of each task's samples."""
 
     collates: dict[str, Callable[[list[Any]], Any]]
 

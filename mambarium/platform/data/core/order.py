@@ -14,9 +14,9 @@ SampleKey = tuple[int, int]
 
 
 def _process_share(batch_size: int, world_size: int) -> int:
-    """How many samples of each global batch one process takes."""
+    """Return how many samples of each global batch one process takes."""
     if batch_size < 1:
-        raise InputError(f"data.batch_size is {batch_size}: it must be at least 1")
+        raise InputError(f"data.batch_size is {batch_size}: give 1 or more")
     if batch_size % world_size:
         raise InputError(
             f"data.batch_size {batch_size} can't be shared by {world_size} processes: make it a multiple of "
@@ -48,8 +48,7 @@ class GlobalBatches:
         self._share = _process_share(batch_size, world_size)
         if num_samples < batch_size:
             raise InputError(
-                f"data.batch_size {batch_size} is more than the {num_samples} training samples: make it at most "
-                f"{num_samples}"
+                f"data.batch_size is {batch_size}, but there are {num_samples} training samples: give no more"
             )
         self._num_samples = num_samples
         self._batch_size = batch_size
@@ -77,32 +76,16 @@ class TrainingBatches(Sampler[list[SampleKey]]):
     """Batch sampler of a whole run, all passes in one, that starts wherever the run's position is.
 
     Args:
-        num_samples: Samples in the training set.
-        batch_size: Samples in a global batch, over all processes.
+        batches: This process's share of each global batch.
         total_batches: Global batches in the whole run, from its first start to its end.
-        seed: The run's seed.
         position: The run's position, read when iteration begins: a checkpoint is restored by then.
-        rank: This process, from 0.
-        world_size: Number of processes.
-
-    Raises:
-        InputError: If the batch can't be shared equally or the training set doesn't fill one batch.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        total_batches: int,
-        seed: int,
-        position: Position,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.batches = GlobalBatches(num_samples, batch_size, seed, rank, world_size)
+    def __init__(self, batches: GlobalBatches, total_batches: int, position: Position) -> None:
+        self.batches = batches
         self._total_batches = total_batches
         self._position = position
-        position.batches_per_pass = self.batches.batches_per_pass
+        position.batches_per_pass = batches.batches_per_pass
 
     def __len__(self) -> int:
         return self._total_batches

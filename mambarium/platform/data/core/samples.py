@@ -36,9 +36,6 @@ class ReplacingBroken(Generic[Sample]):
     """A source that gives, in place of a sample that can't be read, the next one that can: for training.
 
     Which one that is depends on the data alone. Each process notes each broken sample when it first meets it.
-
-    Args:
-        source: The samples.
     """
 
     def __init__(self, source: SampleSource[Sample]) -> None:
@@ -68,9 +65,6 @@ class ReplacingBroken(Generic[Sample]):
 
 class OmittingBroken(Generic[Sample]):
     """A source without the samples that can't be read, for evaluation; reads each once to find them.
-
-    Args:
-        source: The samples.
 
     Raises:
         InputError: If no sample can be read.

@@ -66,11 +66,12 @@ def divided(
 def hold_out(labels: Sequence[int], names: Sequence[str], fraction: float) -> tuple[list[int], list[int]]:
     """Hold out a fraction of each class, chosen by a hash of the names, whatever the seed or the order.
 
+    The number is rounded, but never a whole class and at least one sample of a class of two or more.
+
     Args:
         labels: The class of each sample.
         names: The name of each sample.
-        fraction: Which part of each class to hold out, above 0 and below 1; rounded, but never a whole class
-            and at least one sample of a class of two or more.
+        fraction: Which part of each class to hold out, above 0 and below 1.
 
     Returns:
         Indices to keep and indices to hold out, both ascending.

@@ -19,15 +19,7 @@ TaskSampleKey = tuple[str, int, int]
 
 
 def batches_per_pass(streams: Mapping[str, GlobalBatches], turns: Turns) -> int:
-    """Count the steps until the task with the most batches has been through its data; if drawn, all tasks on average.
-
-    Args:
-        streams: The global batches of each task.
-        turns: How the tasks share the steps.
-
-    Returns:
-        Number of steps.
-    """
+    """Count the steps until the task with the most batches has seen all its data; if drawn, all on average."""
     lengths = [stream.batches_per_pass for stream in streams.values()]
     return {"joint": max(lengths), "round_robin": max(lengths) * len(lengths), "proportional": sum(lengths)}[turns]
 
@@ -72,7 +64,7 @@ class MultiTaskBatches(Sampler[list[TaskSampleKey]]):
             yield keys
 
     def _on_turn(self) -> torch.Tensor | None:
-        """The task of each step (total_batches,); None if every task has each step."""
+        """Return the task of each step (total_batches,); None if every task has each step."""
         if self._turns == "joint":
             return None
         if self._turns == "round_robin":

@@ -48,22 +48,6 @@ def formats() -> list[str]:
     return [name for name in Image.ID if name not in UNREADABLE]
 
 
-def read_image(path: Path, intensity_range: IntensityRange | None = None) -> Tensor:
-    """Reads an image file as RGB.
-
-    Args:
-        path: The file.
-        intensity_range: As in `decode_image`.
-
-    Returns:
-        uint8 tensor (3, height, width).
-
-    Raises:
-        SampleError: If the file is missing, truncated or no image.
-    """
-    return decode_image(path, str(path), intensity_range)
-
-
 def decode_image(stored: bytes | Path, name: str, intensity_range: IntensityRange | None = None) -> Tensor:
     """Decode an image of any format that Pillow knows as RGB: uint8 (3, height, width).
 
@@ -135,7 +119,7 @@ def _file(stored: bytes | Path, name: str) -> io.BytesIO | io.BufferedReader:
 
 
 def _require_one_page(image: Image.Image, name: str) -> None:
-    """Refuses stacks and animations; smaller copies of a TIFF's image and a camera's previews are none."""
+    """Refuse stacks and animations; smaller copies of a TIFF's image and a camera's previews are none."""
     pages = getattr(image, "n_frames", 1)
     if image.format not in ("TIFF", "GIF", "WEBP", "PNG", "AVIF") or pages == 1:
         return
@@ -210,7 +194,7 @@ def _strip(image: Image.Image, rows: slice) -> Image.Image:
 
 
 def _colors(image: Image.Image) -> Tensor:
-    """Decodes an image of 8 bits or fewer: uint8 (3, height, width)."""
+    """Decode an image of 8 bits or fewer: uint8 (3, height, width)."""
     image.load()
     pixels = torch.empty(3, image.height, image.width, dtype=torch.uint8)
     for rows in _strips(image.height, image.width):
@@ -221,7 +205,7 @@ def _colors(image: Image.Image) -> Tensor:
 
 
 def _scaled(image: Image.Image, stored: bytes | Path, intensity_range: IntensityRange) -> Tensor:
-    """Decodes an image of more bits and brings a range of intensities to 0 to 255: uint8 (3, height, width)."""
+    """Decode an image of more bits and bring a range of intensities to 0 to 255: uint8 (3, height, width)."""
     low, high = intensity_range
     numbers = intensities(image, stored)  # (1 or 3, height, width)
     pixels = np.empty((3, *numbers.shape[1:]), dtype=np.uint8)

@@ -20,7 +20,7 @@ from mambarium.platform.data.images.decoding import IntensityRange
 from mambarium.platform.data.images.equal_images import equal_images
 from mambarium.platform.data.images.image_files import find_images
 from mambarium.platform.data.images.image_samples import Normalization, UnlabelledImages
-from mambarium.platform.data.images.intensity import ImageReader, check_range, images_to_measure, measured_range
+from mambarium.platform.data.images.intensity import ImageReader, images_to_measure, measured_range
 from mambarium.tasks.predictions import ImagesToPredict
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -79,7 +79,8 @@ class ImageData(ExactDataModule):
             raise InputError(f"data.std is {list(std)}: give numbers above 0")
         self._given_class_names = None if class_names is None else list(class_names)
         self.normalization = Normalization(mean, std)
-        check_range(intensity_range)
+        if intensity_range is not None and not intensity_range[0] < intensity_range[1]:
+            raise InputError(f"data.intensity_range is {list(intensity_range)}: give the lower number first")
         self.reader = ImageReader(intensity_range)
         self._configured_range = intensity_range
         self._range_is_known = intensity_range is not None
@@ -115,7 +116,7 @@ class ImageData(ExactDataModule):
         return {"class_names": self.read_class_names() if given is None else given}
 
     def settings(self) -> dict[str, Any]:
-        """The normalisation."""
+        """Return the normalisation."""
         return {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
 
     @abstractmethod
@@ -171,10 +172,12 @@ class ImageData(ExactDataModule):
 
     @cached_property
     def _shared_images(self) -> list[str]:
+        return equal_images(self._different_parts)
+
+    @property
+    def _different_parts(self) -> dict[str, Any]:
         parts = {"training": self.splits.train, "validation": self.splits.val}
-        if self.splits.test is not self.splits.val:
-            parts["test"] = self.splits.test
-        return equal_images(parts)
+        return parts if self.splits.test is self.splits.val else {**parts, "test": self.splits.test}
 
     def images_to_predict(self, images: Path) -> ImagesToPredict:
         """Have `predict_dataloader` read a folder of images (or a file), and say what is known of them."""
@@ -192,26 +195,19 @@ class ImageData(ExactDataModule):
         return None
 
     def training_counts(self) -> tuple[Sequence[int], str] | None:
-        """Count training examples.
-
-        Returns:
-            How many examples of each class were found, and what was looked for and where; None where samples are
-            generated.
-        """
+        """Count the training examples of each class, and say of what and where; None where samples are generated."""
         counts = self.class_counts(self.splits.train)
         return None if counts is None else (counts, "training image")
 
     def description(self) -> list[str]:
         """Return the classes with how often they occur, which don't, and what is odd about the images."""
-        splits = [self.splits.train, self.splits.val]
-        if self.splits.test is not self.splits.val:
-            splits.append(self.splits.test)
-        counts = [of_split for split in splits if (of_split := self.class_counts(split)) is not None]
+        parts = self._different_parts
+        counts = [of_part for part in parts.values() if (of_part := self.class_counts(part)) is not None]
         names = self.class_names
         if counts:
             names = [f"{name} {'/'.join(map(str, many))}" for name, *many in zip(names, *counts, strict=True)]
-        parts = f" (training/validation{'/test' if len(splits) > 2 else ''})" if counts else ""
-        lines = [f"classes  {self.num_classes:,}{parts}: {shortened(names)}"]
+        counted_in = f" ({'/'.join(parts)})" if counts else ""
+        lines = [f"classes  {self.num_classes:,}{counted_in}: {shortened(names)}"]
         if (found := self.training_counts()) is not None:
             counted, example = found
             absent = [name for name, count in zip(self.class_names, counted, strict=True) if not count]

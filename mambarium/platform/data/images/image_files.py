@@ -147,11 +147,6 @@ def contained(folder: Path, name: str, where: str) -> Path:
     return in_either_form(folder.joinpath(*parts))
 
 
-def list_file(root: Path, kind: str, name: str) -> Path:
-    """Return where a list of names lies in Pascal VOC's folder."""
-    return root / "ImageSets" / kind / f"{name}.txt"
-
-
 def read_list(file: Path) -> list[str]:
     """Read a list of names, one a line; of a class's list, which gives -1, 0 or 1 after each name, the names alone.
 

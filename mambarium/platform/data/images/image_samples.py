@@ -77,7 +77,7 @@ class AugmentedSamples(Generic[Sample]):
         return sample if self._finish is None else self._finish(sample)
 
     def _augmented(self, key: SampleKey, num_transforms: int) -> Sample:
-        """A sample as the first so many transforms leave it."""
+        """Return a sample as the first so many transforms leave it."""
         sample = self._source.read(key)
         for position, transform in enumerate(self._transforms[:num_transforms]):
             if isinstance(transform, CombiningTransform):
@@ -128,13 +128,7 @@ class UnlabelledImage(NamedTuple):
 
 
 class UnlabelledImages(Dataset[UnlabelledImage]):
-    """Image files in a fixed order, transformed as those of evaluation are.
-
-    Args:
-        files: The files.
-        transforms: Applied in order to the uint8 image (3, height, width).
-        reader: Decodes the images.
-    """
+    """Image files in a fixed order, transformed as those of evaluation are."""
 
     def __init__(self, files: Sequence[Path], transforms: Sequence[Transform], reader: ImageReader) -> None:
         self._files = list(files)
@@ -166,14 +160,7 @@ class Normalization:
     std: tuple[float, float, float]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise images.
-
-        Args:
-            images: (..., 3, height, width), uint8 or floating point in 0 to 1.
-
-        Returns:
-            float32 of the same shape.
-        """
+        """Normalise images (..., 3, height, width), uint8 or floating point in 0 to 1, to float32."""
         scale = 1.0 if images.is_floating_point() else 255.0
         mean = torch.tensor(self.mean, dtype=torch.float32).mul_(scale).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32).mul_(scale).view(3, 1, 1)

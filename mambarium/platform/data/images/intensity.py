@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from mambarium.errors import InputError
 from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.decoding import IntensityRange, decode_image, intensities, is_deep, opened_image
 
@@ -18,27 +17,17 @@ OUTLIERS = 0.001
 """Part of an image's pixels that may lie above the range, and as many below: a camera has dead pixels."""
 
 
-def check_range(intensity_range: IntensityRange | None) -> None:
-    """Refuses a range that is empty.
-
-    Raises:
-        InputError: If it is.
-    """
-    if intensity_range is not None and not intensity_range[0] < intensity_range[1]:
-        raise InputError(f"data.intensity_range is {list(intensity_range)}: give the lower number first")
-
-
 class StoredImages(Protocol):
     """Images by index that come from files, or from the content of files."""
 
     def __len__(self) -> int: ...
 
     def stored(self, index: int) -> bytes | Path | None:
-        """Returns the file of an image, or its content; None if it is made here."""
+        """Return the file of an image, or its content; None if it is made here."""
         ...
 
     def name(self, index: int) -> str:
-        """Returns what an error message calls an image."""
+        """Return what an error message calls an image."""
         ...
 
 
@@ -104,5 +93,5 @@ class ImageReader:
         self.intensity_range = intensity_range
 
     def read(self, stored: bytes | Path, name: str) -> Tensor:
-        """Decodes an image; see `decode_image`."""
+        """Decode an image; see `decode_image`."""
         return decode_image(stored, name, self.intensity_range)

@@ -14,12 +14,7 @@ from mambarium.platform.data.images.intensity import ImageReader
 
 
 class ImageFiles:
-    """Files, by index.
-
-    Args:
-        files: Their paths.
-        folder: What the paths are relative to.
-    """
+    """Files by index, their paths relative to a folder if one is given."""
 
     def __init__(self, files: Sequence[str], folder: Path | None = None) -> None:
         self._files = list(files)
@@ -103,12 +98,7 @@ class ImageRows:
 
 
 class DecodedImages:
-    """Stored images, decoded as all of a data set are: what a source of samples adds its annotations to.
-
-    Args:
-        images: The images.
-        reader: Decodes them.
-    """
+    """Stored images, decoded as all of a data set are: what a source of samples adds its annotations to."""
 
     def __init__(self, images: ImageFiles | ImageRows, reader: ImageReader) -> None:
         self._images = images

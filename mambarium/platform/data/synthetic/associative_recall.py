@@ -70,17 +70,14 @@ class RecallRule:
 
     @property
     def chance(self) -> float:
-        """See `Rule.chance`."""
         return 1 / self.num_pairs
 
     def check(self, length: int) -> str | None:
-        """See `Rule.check`."""
         if length >= 4 * self.num_pairs and length % 2 == 0:
             return None
         return f"give an even number of at least {4 * self.num_pairs}, four tokens for each of {self.num_pairs} pairs"
 
     def draw(self, random: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Rule.draw`."""
         half, begin = self.vocab_size // 2, 2 * self.num_pairs  # where the pairs end
         keys = 1 + random.choice(half - 1, self.num_pairs, replace=False)
         values = half + random.choice(half, self.num_pairs, replace=False)

@@ -54,15 +54,12 @@ class InductionRule:
 
     @property
     def chance(self) -> float:
-        """See `Rule.chance`."""
         return 1 / (self.vocab_size - 1)
 
     def check(self, length: int) -> str | None:
-        """See `Rule.check`."""
         return None if length >= 3 else "the special token, what follows it, and it again are 3 tokens"
 
     def draw(self, random: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Rule.draw`."""
         special = self.vocab_size - 1
         tokens = random.integers(special, size=length)
         place = random.integers(length - 2)

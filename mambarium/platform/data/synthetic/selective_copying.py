@@ -60,16 +60,13 @@ class CopyingRule:
 
     @property
     def chance(self) -> float:
-        """See `Rule.chance`."""
         return 1 / (self.vocab_size - 2)
 
     def check(self, length: int) -> str | None:
-        """See `Rule.check`."""
         least = 2 * self.num_copied
         return None if length >= least else f"{self.num_copied} tokens and as many markers are {least} tokens"
 
     def draw(self, random: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Rule.draw`."""
         begin = length - self.num_copied  # of the markers
         copied = random.integers(1, self.vocab_size - 1, size=self.num_copied)
         tokens = np.zeros(length, dtype=np.int64)

@@ -2,8 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -105,19 +104,15 @@ class SyntheticSequences(ExactDataModule):
 
     def training_samples(self) -> "DrawnSequences":
         """Return the training sequences."""
-        return self._training_sequences
+        return DrawnSequences(self.rule, self.length, self.num_samples, "training", self.seed, self.predict_all)
 
     def validation_samples(self) -> "DrawnSequences":
         """Return the sequences to validate on."""
-        return DrawnSequences(self.rule, self.eval_length, self.num_eval_samples, Source("validation", 0), False)
+        return DrawnSequences(self.rule, self.eval_length, self.num_eval_samples, "validation", 0)
 
     def test_samples(self) -> "DrawnSequences":
         """Return the sequences to test on."""
-        return DrawnSequences(self.rule, self.test_length, self.num_eval_samples, Source("test", 0), False)
-
-    @cached_property
-    def _training_sequences(self) -> "DrawnSequences":
-        return DrawnSequences(self.rule, self.length, self.num_samples, Source("training", self.seed), self.predict_all)
+        return DrawnSequences(self.rule, self.test_length, self.num_eval_samples, "test", 0)
 
     @property
     def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:
@@ -142,36 +137,24 @@ class SyntheticSequences(ExactDataModule):
         return {"chance accuracy": self.rule.chance}
 
 
-class Source(NamedTuple):
-    """What a set of sequences is drawn from: its purpose, and a seed."""
-
-    purpose: str
-    seed: int
-
-
 class DrawnSequences:
-    """Sequences, each a function of the source and of its key.
+    """So many sequences of a length, each a function of their purpose, a seed and its key.
 
-    Args:
-        rule: How a sequence is drawn.
-        length: Tokens per sequence.
-        count: Sequences per pass.
-        source: Where the randomness comes from.
-        predict_all: Whether every next token is a target.
+    `predict_all` makes every next token a target.
     """
 
-    def __init__(self, rule: Rule, length: int, count: int, source: Source, predict_all: bool) -> None:
+    def __init__(self, rule: Rule, length: int, count: int, purpose: str, seed: int, predict_all: bool = False) -> None:
         self._rule = rule
         self._length = length
         self._count = count
-        self._source = source
+        self._purpose, self._seed = purpose, seed
         self._predict_all = predict_all
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, key: tuple[int, int]) -> TokenWindow:
-        number = mixed_seed(f"seq {self._source.purpose}", self._source.seed, *key)
+        number = mixed_seed(f"seq {self._purpose}", self._seed, *key)
         tokens, targets = self._rule.draw(np.random.default_rng(number), self._length)
         if self._predict_all:
             targets[:-1] = np.where(targets[:-1] == IGNORED_TARGET, tokens[1:], targets[:-1])

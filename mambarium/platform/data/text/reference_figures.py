@@ -69,7 +69,7 @@ def ngram_bits_per_byte(train: bytes, held_out: bytes, order: int) -> float:
 
 
 def _grams(codes: np.ndarray, length: int) -> np.ndarray:
-    """All runs of `length` bytes as numbers in base 256."""
+    """Return all runs of `length` bytes as numbers in base 256."""
     count = max(0, len(codes) - length + 1)
     grams = np.zeros(count, dtype=np.int64)
     for position in range(length):
@@ -78,7 +78,7 @@ def _grams(codes: np.ndarray, length: int) -> np.ndarray:
 
 
 def _lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Values of the wanted keys, 0 for a key that is not there; keys are sorted."""
+    """Return the values of the wanted keys, 0 for a key that is not there; keys are sorted."""
     if not len(keys):
         return np.zeros(len(wanted), dtype=np.int64)
     position = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)

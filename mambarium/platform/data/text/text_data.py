@@ -137,7 +137,7 @@ class Text(ExactDataModule):
 
     def training_samples(self) -> TrainingWindows:
         """Return the training windows."""
-        return self._training_windows
+        return TrainingWindows(self.splits.train, self.length, self.seed, "training text")
 
     def validation_samples(self) -> EvaluationWindows:
         """Return the windows of the validation text."""
@@ -146,10 +146,6 @@ class Text(ExactDataModule):
     def test_samples(self) -> EvaluationWindows:
         """Return the windows of the test text."""
         return EvaluationWindows(self.splits.test, self.eval_length, "test text")
-
-    @cached_property
-    def _training_windows(self) -> TrainingWindows:
-        return TrainingWindows(self.splits.train, self.length, self.seed, "training text")
 
     @property
     def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:

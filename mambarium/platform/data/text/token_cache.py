@@ -23,7 +23,7 @@ Pieces = Callable[[], Iterator[tuple[bytes, str]]]
 
 
 def cached_stream(pieces: Pieces, content_key: str, tokenization: Tokenization, cache_dir: str | None) -> TokenStream:
-    """Open the tokens of a text, which it makes and keeps if they are not kept yet.
+    """Open the tokens of a text, mapped into memory, which it makes and keeps if they are not kept yet.
 
     A text's folder is named by its content and its tokenizer, is written under another name first and then
     renamed, so that a reader never sees half a text and two writers do not disturb each other.
@@ -33,9 +33,6 @@ def cached_stream(pieces: Pieces, content_key: str, tokenization: Tokenization, 
         content_key: Changes whenever the text does.
         tokenization: How text becomes tokens.
         cache_dir: Where texts are kept; None: `mambarium/tokens` in the user's cache folder.
-
-    Returns:
-        The tokens, mapped into memory.
 
     Raises:
         InputError: If the cache cannot be written or is damaged, or the text cannot be tokenised.

@@ -1,41 +1,9 @@
 """A text as one long row of tokens, in memory or in files that are read where they lie."""
 
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-
-
-class TokenArray(Protocol):
-    """A long row of numbers that is read by slices."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, span: slice, /) -> np.ndarray: ...
-
-
-class TokenStream(NamedTuple):
-    """A tokenised text.
-
-    Attributes:
-        tokens: The token numbers.
-        widths: Bytes of the text that each token stands for, which add up to the text's length; None: one
-            each.
-    """
-
-    tokens: TokenArray
-    widths: TokenArray | None
-
-    def num_bytes(self, start: int, stop: int) -> int:
-        """Return the bytes that tokens `start` to `stop` (exclusive) stand for."""
-        if self.widths is None:
-            return stop - start
-        return int(self.widths[start:stop].sum(dtype=np.int64))
-
-
-def byte_stream(text: bytes) -> TokenStream:
-    """Make a stream of a text's bytes, tokens 0 to 255, in memory."""
-    return TokenStream(np.frombuffer(text, dtype=np.uint8), None)
 
 
 class MappedArray:
@@ -63,3 +31,27 @@ class MappedArray:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_map": None}
+
+
+class TokenStream(NamedTuple):
+    """A tokenised text.
+
+    Attributes:
+        tokens: The token numbers.
+        widths: Bytes of the text that each token stands for, which add up to the text's length; None: one
+            each.
+    """
+
+    tokens: np.ndarray | MappedArray
+    widths: np.ndarray | MappedArray | None
+
+    def num_bytes(self, start: int, stop: int) -> int:
+        """Return the bytes that tokens `start` to `stop` (exclusive) stand for."""
+        if self.widths is None:
+            return stop - start
+        return int(self.widths[start:stop].sum(dtype=np.int64))
+
+
+def byte_stream(text: bytes) -> TokenStream:
+    """Make a stream of a text's bytes, tokens 0 to 255, in memory."""
+    return TokenStream(np.frombuffer(text, dtype=np.uint8), None)

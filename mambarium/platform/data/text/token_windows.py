@@ -20,19 +20,13 @@ class TokenWindow(NamedTuple):
 
 
 class TrainingWindows:
-    """Windows that tile the stream side by side, shifted by an offset that is drawn anew for each pass.
+    """Windows that tile the stream side by side, shifted by an offset that is drawn for each pass from the seed.
 
     So each pass sees nearly every token once, and no two passes cut the text in the same places. The number
     of windows is that which fits whatever the offset.
 
-    Args:
-        stream: The text.
-        length: Tokens per window.
-        seed: Seed of the offsets.
-        name: What an error message calls the text.
-
     Raises:
-        InputError: If the stream is shorter than one window and its last target.
+        InputError: If the stream is shorter than one window and its last target; `name` says which text it is.
     """
 
     def __init__(self, stream: TokenStream, length: int, seed: int, name: str) -> None:
@@ -65,13 +59,8 @@ class EvaluationWindows:
 
     The last window is as long as the others; what it lacks is filled with token 0 and ignored targets.
 
-    Args:
-        stream: The text.
-        length: Tokens per window.
-        name: What an error message calls the text.
-
     Raises:
-        InputError: If the stream has nothing to predict.
+        InputError: If the stream has nothing to predict; `name` says which text it is.
     """
 
     def __init__(self, stream: TokenStream, length: int, name: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.order import EvaluationBatches, TrainingBatches
+from mambarium.platform.data.core.order import EvaluationBatches, GlobalBatches, TrainingBatches
 from mambarium.platform.position import Position
 from mambarium.platform.randomness import mixed_seed, sample_randomness
 
@@ -19,7 +19,7 @@ def at(finished_batches: int) -> Position:
 
 
 def training(num_samples=11, batch_size=4, total=7, seed=5, finished=0, rank=0, world_size=1) -> TrainingBatches:
-    return TrainingBatches(num_samples, batch_size, total, seed, at(finished), rank, world_size)
+    return TrainingBatches(GlobalBatches(num_samples, batch_size, seed, rank, world_size), total, at(finished))
 
 
 def test_each_pass_is_a_permutation_without_its_rest():
@@ -52,7 +52,7 @@ def test_starts_at_the_position_and_keeps_its_length(finished):
 
 def test_position_is_read_when_iteration_begins():
     position = at(0)
-    sampler = TrainingBatches(11, 4, 7, 5, position)
+    sampler = TrainingBatches(GlobalBatches(11, 4, 5), 7, position)
     iterator = iter(sampler)
     position.finished_batches = 3
     assert next(iterator) == list(training())[3]
@@ -69,7 +69,7 @@ def test_processes_together_see_the_global_batches(world_size):
 def test_passes_are_counted():
     position = at(5)
     assert position.passes is None
-    TrainingBatches(11, 4, 7, 5, position)
+    TrainingBatches(GlobalBatches(11, 4, 5), 7, position)
     assert position.passes == 2.5
 
 
@@ -92,9 +92,9 @@ def test_evaluation_sees_each_sample_once_in_equally_many_batches(num_samples, b
 def test_bad_sizes():
     with pytest.raises(InputError, match=r"batch_size 5 can't be shared by 2 processes.*multiple of 2"):
         training(batch_size=5, world_size=2)
-    with pytest.raises(InputError, match="batch_size 12 is more than the 11 training samples"):
+    with pytest.raises(InputError, match="batch_size is 12, but there are 11 training samples"):
         training(batch_size=12)
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="batch_size is 0: give 1 or more"):
         EvaluationBatches(3, 0)
 
 

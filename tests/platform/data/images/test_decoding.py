@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import AppendingTiffWriter
 from torch import Tensor
 
 from mambarium.platform.data.core.samples import SampleError
-from mambarium.platform.data.images.decoding import MAX_PIXELS, decode_image, opened_image, read_image, shown_size
+from mambarium.platform.data.images.decoding import MAX_PIXELS, decode_image, opened_image, shown_size
 
 
 def png(width: int, height: int, bits: int = 8, color: int = 2, data: bytes | None = None, *chunks: bytes) -> bytes:
@@ -34,7 +34,7 @@ def test_too_many_declared_pixels_are_refused_before_memory_is_taken(tmp_path: P
     assert size[0] * size[1] > MAX_PIXELS
     (tmp_path / "bomb.png").write_bytes(png(*size))
     with pytest.raises(SampleError, match=r"bomb\.png: has more than 134,217,728 pixels: cut it into tiles") as caught:
-        read_image(tmp_path / "bomb.png")
+        decode_image(tmp_path / "bomb.png", str(tmp_path / "bomb.png"))
     assert "\n" not in str(caught.value)
 
 

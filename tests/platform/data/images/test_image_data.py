@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from mambarium.errors import InputError
 from mambarium.platform.data import ImageFolder
-from mambarium.platform.data.images.decoding import read_image
+from mambarium.platform.data.images.decoding import decode_image
 
 
 def write_images(folder: Path, count: int, size: int = 12, seed: int = 0) -> None:
@@ -94,14 +94,14 @@ def test_formats_become_rgb(tmp_path: Path) -> None:
     Image.fromarray(ramp).convert("P").save(tmp_path / "palette.png")
     Image.fromarray(ramp).convert("RGBA").save(tmp_path / "alpha.png")
     for name in ("grey", "grey_alpha", "palette", "alpha"):
-        image = read_image(tmp_path / f"{name}.png")
+        image = decode_image(tmp_path / f"{name}.png", name)
         assert image.dtype == torch.uint8 and torch.equal(image, grey), name
     red = Image.new("RGB", (8, 8), (255, 0, 0))
     red.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
-    image = read_image(tmp_path / "cmyk.jpg")
+    image = decode_image(tmp_path / "cmyk.jpg", "cmyk")
     assert image[0].min() > 240 and image[1:].max() < 16
     red.convert("1").save(tmp_path / "one_bit.png")
-    assert set(read_image(tmp_path / "one_bit.png").unique().tolist()) <= {0, 255}
+    assert set(decode_image(tmp_path / "one_bit.png", "one_bit").unique().tolist()) <= {0, 255}
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

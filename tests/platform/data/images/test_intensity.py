@@ -14,7 +14,7 @@ from PIL import Image
 from mambarium.errors import InputError
 from mambarium.platform.data import ImageFolder, MaskFolder
 from mambarium.platform.data.core.samples import SampleError
-from mambarium.platform.data.images.decoding import read_image
+from mambarium.platform.data.images.decoding import decode_image
 from mambarium.platform.data.images.intensity import measured_range
 
 RAMP = np.linspace(0, 255, 256).round().astype(np.uint8).reshape(16, 16)
@@ -69,7 +69,7 @@ def test_colours_of_16_bits_keep_all_of_them(tmp_path: Path, channels: int) -> N
     numbers = np.stack([scaled("12 bits")] * channels, axis=2)
     file = write(tmp_path / "a.png", numbers)
     assert measured_range([(file, "a")]) == (0, 4095)
-    image = read_image(file, (0, 4095))
+    image = decode_image(file, str(file), (0, 4095))
     assert image.shape == (3, 16, 16) and (image[0].int() - torch.from_numpy(RAMP).int()).abs().max() <= 1
     assert image.unique().numel() == 256
 
@@ -119,7 +119,7 @@ def test_floating_point_needs_a_range(tmp_path: Path) -> None:
     assert torch.equal(image[0], torch.from_numpy(RAMP))
     file = write(tmp_path / "nan.tif", np.full((4, 4), np.nan, dtype=np.float32))
     with pytest.raises(SampleError, match=r"nan\.tif: cannot be decoded \(pixels that are no numbers\)"):
-        read_image(file, (0, 1))
+        decode_image(file, str(file), (0, 1))
 
 
 def test_sets_of_mixed_depth(tmp_path: Path) -> None:

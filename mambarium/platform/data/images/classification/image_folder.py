@@ -80,7 +80,7 @@ class ImageFolder(ClassificationImages):
 
 
 def _labelled_files(folder: Path, class_names: list[str]) -> tuple[list[str], list[int]]:
-    """The images of one split's class folders, relative to the split's, and their classes."""
+    """List the images of one split's class folders, relative to the split's, and their classes."""
     folders = _class_folders(folder)
     unknown = sorted(folders.keys() - set(class_names))
     if unknown:
@@ -130,7 +130,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _class_folders(folder: Path) -> dict[str, Path]:
-    """The folder of each class, in the order of their names."""
+    """Return the folder of each class, in the order of their names."""
     folders: dict[str, Path] = {}
     for subfolder in _subfolders(folder):
         name = readable(subfolder.name)
@@ -147,7 +147,7 @@ def _class_folders(folder: Path) -> dict[str, Path]:
 
 
 def _several_classes(folder: Path) -> dict[str, Path]:
-    """The folder of each class, where there are two or more."""
+    """Return the folder of each class, where there are two or more."""
     folders = _class_folders(folder)
     if len(folders) == 1:
         ((name, only),) = folders.items()

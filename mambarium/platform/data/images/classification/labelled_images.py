@@ -78,7 +78,7 @@ class ClassificationImages(ImageData):
         self.cache = cache
 
     def settings(self) -> dict[str, Any]:
-        """Normalisation and size of the images."""
+        """Return normalisation and size of the images."""
         return {**super().settings(), "image_size": self.image_size}
 
     def augmented(self, source: Any, transforms: Sequence[Transform], training: bool) -> AugmentedSamples[NamedImage]:

@@ -47,30 +47,18 @@ class LabelledSource(Protocol):
 
 
 class LabelledImages(DecodedImages):
-    """Stored images with their classes.
-
-    Args:
-        images: The images.
-        labels: The class number of each.
-        reader: Decodes the images.
-    """
+    """Stored images with the class number of each."""
 
     def __init__(self, images: ImageFiles | ImageRows, labels: Sequence[int], reader: ImageReader) -> None:
         super().__init__(images, reader)
         self.labels = labels
 
     def read(self, key: SampleKey) -> NamedImage:
-        """Return an image with its class."""
         return NamedImage(self.image(key[1]), self.labels[key[1]], self.name(key[1]))
 
 
 class Subset:
-    """Some images of a source.
-
-    Args:
-        source: The whole.
-        indices: Which of its images, in which order.
-    """
+    """Some images of a source, in the order of the indices."""
 
     def __init__(self, source: LabelledSource, indices: Sequence[int]) -> None:
         self._source = source
@@ -81,15 +69,12 @@ class Subset:
         return len(self._indices)
 
     def read(self, key: SampleKey) -> NamedImage:
-        """Return an image with its class."""
         return self._source.read((key[0], self._indices[key[1]]))
 
     def stored(self, index: int) -> bytes | Path | None:
-        """Return the file of an image, or its content; None if it is made here."""
         return self._source.stored(self._indices[index])
 
     def name(self, index: int) -> str:
-        """Return what an error message calls an image."""
         return self._source.name(self._indices[index])
 
 
@@ -97,9 +82,6 @@ class Cached:
     """A source decoded once into memory; the same images, faster.
 
     All images lie in one tensor, so that worker processes share it instead of copying it.
-
-    Args:
-        source: What to decode.
     """
 
     def __init__(self, source: LabelledSource) -> None:
@@ -113,7 +95,6 @@ class Cached:
         return len(self._ends)
 
     def read(self, key: SampleKey) -> NamedImage:
-        """Return a copy of an image with its class."""
         end, shape = self._ends[key[1]], self._shapes[key[1]]
         image = self._pixels[end - math.prod(shape) : end].view(shape).clone()
         return NamedImage(image, self._source.labels[key[1]], self._source.name(key[1]))

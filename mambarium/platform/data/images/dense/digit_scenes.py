@@ -59,12 +59,6 @@ class DigitScenes(ABC):
     Real digits of scikit-learn are enlarged, tinted and pasted on darkened crops of its two photographs. The digits
     are split before pasting, so that no digit is seen in two splits: of each class, in the file's order, the first of
     every ten goes to validation and the sixth to test, the others are trained on (as in `Digits`).
-
-    Args:
-        part: Which digits.
-        image_size: Height and width of a scene.
-        num_scenes: How many there are.
-        seed: The run's seed; evaluation scenes do not depend on it.
     """
 
     def __init__(self, part: Part, image_size: int, num_scenes: int, seed: int) -> None:
@@ -153,7 +147,7 @@ class DigitScenes(ABC):
 
 @cache
 def _all_digits() -> tuple[Tensor, Tensor]:
-    """All digits (digits, 8, 8) as opacities in 0 to 1, and which they are (digits,)."""
+    """Return all digits (digits, 8, 8) as opacities in 0 to 1, and which they are (digits,)."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

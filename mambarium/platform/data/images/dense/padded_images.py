@@ -11,13 +11,6 @@ from mambarium.platform.data.images.image_samples import Normalization, Unlabell
 from mambarium.tasks.batches import PaddedImages
 
 
-def padded_size(images: Sequence[Tensor], multiple: int) -> tuple[int, int]:
-    """Return the least height and width that are a multiple of a number and hold all images (..., height, width)."""
-    height = max(image.shape[-2] for image in images)
-    width = max(image.shape[-1] for image in images)
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
-
-
 def pad(tensor: Tensor, size: tuple[int, int], value: float) -> Tensor:
     """Pad a tensor (..., height, width) below and on the right to (..., size[0], size[1]) with a value."""
     padded = tensor.new_full((*tensor.shape[:-2], *size), value)
@@ -41,9 +34,10 @@ class CollatePadded:
         self, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]], image_ids: Sequence[int]
     ) -> PaddedImages:
         """Pad and stack images (3, height, width), given their original heights and widths and numbers."""
-        size = padded_size(images, self.size_multiple)
+        largest = [max(image.shape[side] for image in images) for side in (-2, -1)]
+        height, width = (-(-side // self.size_multiple) * self.size_multiple for side in largest)
         return PaddedImages(
-            image=torch.stack([pad(self.normalization(image), size, 0.0) for image in images]),
+            image=torch.stack([pad(self.normalization(image), (height, width), 0.0) for image in images]),
             valid_size=torch.tensor([image.shape[-2:] for image in images]),
             original_size=torch.tensor([list(original) for original in original_sizes]),
             image_id=torch.tensor(list(image_ids)),

@@ -19,7 +19,7 @@ from mambarium.platform.data.images.detection.coco_file import (
     read_objects,
 )
 from mambarium.platform.data.images.detection.detection_images import StoredDetection
-from mambarium.platform.data.images.detection.object_files import ImagesWithObjects, object_files
+from mambarium.platform.data.images.detection.object_files import ImagesWithObjects
 
 
 class CocoDetection(StoredDetection):
@@ -98,7 +98,7 @@ class CocoDetection(StoredDetection):
             check_names(content, file, names)
             images = read_images(content, file, folder, list(names))
             objects = read_objects(content, file, list(names))
-            sources[part] = object_files(images, objects, str(file), part == "train", self._broken, self.reader)
+            sources[part] = self.files_with_objects(images, objects, str(file), training=part == "train")
         del self._training_content  # many times the size of what is kept of it
         return Splits.of(sources)
 

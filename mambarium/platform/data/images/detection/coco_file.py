@@ -211,7 +211,7 @@ def _places(ids: NDArray[np.int64], known: list[int]) -> tuple[NDArray[np.int64]
 def _checked_classes(
     images: list[Image], file: Path, category_ids: list[int]
 ) -> Iterable[tuple[list[int], list[int]] | None]:
-    """LVIS's lists as classes; they are those of all images or of none, as evaluation follows one rule or the other."""
+    """Return LVIS's lists as classes; of all images or none, as evaluation follows one rule."""
     given = any(image.neg_category_ids is not None for image in images)
     partly = any(image.not_exhaustive_category_ids is not None for image in images)
     labels = {category_id: label for label, category_id in enumerate(category_ids)}

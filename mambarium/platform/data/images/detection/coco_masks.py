@@ -127,7 +127,7 @@ def _depth(lists: Any) -> int:
 
 
 def _flat(polygon: Any) -> Any:
-    """A polygon's numbers, of pairs too."""
+    """Return a polygon's numbers, of pairs too."""
     pairs = isinstance(polygon, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in polygon)
     return [number for pair in polygon for number in pair] if pairs else polygon
 

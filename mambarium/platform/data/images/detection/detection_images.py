@@ -9,9 +9,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
+from mambarium.errors import InputError
 from mambarium.platform.data.core.known_facts import Facts
-from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.core.samples import SampleSource
+from mambarium.platform.data.core.samples import SampleSource, with_files
 from mambarium.platform.data.images.dense.dense_images import DenseImages
 from mambarium.platform.data.images.dense.dense_transforms import ResizeShortSide
 from mambarium.platform.data.images.detection.detection_samples import (
@@ -20,31 +20,13 @@ from mambarium.platform.data.images.detection.detection_samples import (
     removing_whole_objects,
     visible_objects,
 )
+from mambarium.platform.data.images.detection.object_files import AnnotatedImage, ImagesWithObjects
+from mambarium.platform.data.images.detection.objects import Objects
 from mambarium.platform.data.images.image_samples import AugmentedSamples
+from mambarium.platform.data.images.stored_images import ImageFiles
 from mambarium.tasks.detection.detection_predictions import draw_objects
 from mambarium.tasks.detection.mask_encoding import encode_mask
 from mambarium.tasks.predictions import ImagesToPredict
-
-
-class WithOriginalMasks:
-    """A source whose samples keep their masks as they were read, for metrics, beside those that transforms change.
-
-    Args:
-        source: The annotated images.
-    """
-
-    def __init__(self, source: SampleSource[DetectionSample]) -> None:
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def read(self, key: SampleKey) -> DetectionSample:
-        """Return the sample of a pass and an index."""
-        sample = self._source.read(key)
-        if "masks" in sample:
-            sample["original_masks"] = [encode_mask(mask.as_subclass(Tensor)) for mask in sample["masks"]]
-        return sample
 
 
 class DetectionImages(DenseImages[DetectionSample]):
@@ -105,12 +87,20 @@ class DetectionImages(DenseImages[DetectionSample]):
         """Return the data set of a source and its transforms."""
         if training:
             return AugmentedSamples(source, removing_whole_objects(transforms), self.seed, finish=visible_objects)
-        return AugmentedSamples(WithOriginalMasks(source) if transforms else source, transforms, self.seed)
+        keeping = [with_original_masks, *transforms] if transforms else []
+        return AugmentedSamples(source, keeping, self.seed)
 
     @property
     def collate(self) -> CollateDetection:
         """What makes a `DetectionBatch`."""
         return CollateDetection(self.normalization, self.size_multiple)
+
+
+def with_original_masks(sample: DetectionSample) -> DetectionSample:
+    """Keep the masks as they were read, for metrics, beside those that transforms will change."""
+    if "masks" in sample:
+        sample["original_masks"] = [encode_mask(mask.as_subclass(Tensor)) for mask in sample["masks"]]
+    return sample
 
 
 class StoredDetection(DetectionImages):
@@ -137,3 +127,27 @@ class StoredDetection(DetectionImages):
         resize = ResizeShortSide([short_side], long_side)
         recipe = [resize, v2.RandomHorizontalFlip()] if train_transforms is None else train_transforms
         super().__init__(train_transforms=recipe, eval_transforms=[resize], **options)
+
+    def files_with_objects(
+        self, images: Sequence[AnnotatedImage], objects: Objects, where: str, training: bool
+    ) -> ImagesWithObjects:
+        """Make a source of image files; arguments as for `ImagesWithObjects`.
+
+        Raises:
+            InputError: If there are no images, files are missing and `broken` is "raise", or no image is left.
+        """
+        if not images:
+            raise InputError(f"{where}: lists no images")
+        present = with_files(range(len(images)), [image.file for image in images], self._broken, where)
+        found = [images[index] for index, _ in present]
+        return ImagesWithObjects(
+            ImageFiles([str(image.file) for image in found]),
+            [image.image_id for image in found],
+            [(image.height, image.width) for image in found],
+            objects.of_images([index for index, _ in present], len(images)),
+            where,
+            training,
+            self._broken,
+            self.reader,
+            [image.checked_classes for image in found],
+        )

@@ -59,16 +59,9 @@ def detection_sample(
     area: Tensor | None = None,
     masks: Tensor | None = None,
 ) -> DetectionSample:
-    """Put a sample together, its tensors marked for torchvision's transforms.
+    """Put a sample together, its tensors marked for torchvision's transforms; arguments as in `DetectionSample`.
 
-    Args:
-        image: uint8 (3, height, width).
-        boxes: (objects, 4) corners x1, y1, x2, y2 in pixels.
-        labels: (objects,) class numbers.
-        image_id: The image's number in its data set.
-        crowd: (objects,) boolean; none is a crowd if not given.
-        area: (objects,) areas in pixels; those of the masks, or else of the boxes, if not given.
-        masks: (objects, height, width) boolean, if there are any.
+    Where they are not given, no object is a crowd, and areas are those of the masks, or else of the boxes.
     """
     height, width = image.shape[-2:]
     boxes = boxes.reshape(-1, 4).float()
@@ -148,9 +141,6 @@ class RemovingWholeObjects(Transform):
 
     torchvision's `SanitizeBoundingBoxes` removes them from boxes, masks and what it finds as the labels: it is given
     the numbers of the rows as these.
-
-    Args:
-        transform: Changes an image and its objects.
     """
 
     def __init__(self, transform: Transform) -> None:

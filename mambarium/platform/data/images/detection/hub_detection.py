@@ -140,7 +140,7 @@ class HubObject(msgspec.Struct):
 
 
 def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> list[list[HubObject]]:
-    """The objects of each row, whether they are stored as lists of mappings or as a mapping of lists."""
+    """Return the objects of each row, whether they are stored as lists of mappings or as a mapping of lists."""
     box_key, label_key = keys
     kind = msgspec.defstruct("HubObject", [], bases=(HubObject,), rename={"bbox": box_key, "category": label_key})
     found = []
@@ -175,7 +175,7 @@ def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> li
 
 
 def _class_names(rows: Any, where: str, column: str, label_key: str, objects: list[list[HubObject]]) -> list[str]:
-    """The classes that a column declares, or else all that its objects have."""
+    """Return the classes that a column declares, or else all that its objects have."""
     import datasets
 
     feature = rows.features[column]
@@ -201,7 +201,7 @@ def _class_names(rows: Any, where: str, column: str, label_key: str, objects: li
 
 
 def _stated_sizes(rows: Any, where: str) -> list[tuple[int, int]]:
-    """Height and width of each row's image; 0 where columns of these names don't say them."""
+    """Return height and width of each row's image; 0 where columns of these names don't say them."""
     if not {"height", "width"} <= set(rows.column_names):
         return [(0, 0)] * len(rows)
     heights, widths = (

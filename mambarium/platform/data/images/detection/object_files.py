@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mambarium.errors import InputError
 from mambarium.platform.data.core.messages import note
 from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.core.samples import BrokenPolicy, SampleError, with_files
+from mambarium.platform.data.core.samples import BrokenPolicy, SampleError
 from mambarium.platform.data.images.decoding import opened_image, shown_size
 from mambarium.platform.data.images.detection.detection_samples import DetectionSample
 from mambarium.platform.data.images.detection.objects import Objects, ObjectTable, clean_objects
@@ -49,8 +49,7 @@ class ImagesWithObjects(DecodedImages):
         training: Whether images without objects are left out.
         broken: What becomes of images whose size is not known and that can't be read.
         reader: Decodes the images.
-        checked_classes: In data of the LVIS kind, for each image classes known not to be in it, and classes of which
-            not every object is marked.
+        checked_classes: For each image as in `AnnotatedImage`.
 
     Raises:
         InputError: If no image is left to learn from.
@@ -88,40 +87,10 @@ class ImagesWithObjects(DecodedImages):
         return sample
 
 
-def object_files(
-    images: Sequence[AnnotatedImage],
-    objects: Objects,
-    where: str,
-    training: bool,
-    broken: BrokenPolicy,
-    reader: ImageReader,
-) -> ImagesWithObjects:
-    """Make a source of image files with objects; arguments as for `ImagesWithObjects`.
-
-    Raises:
-        InputError: If there are no images, files are missing and `broken` is "raise", or no image is left.
-    """
-    if not images:
-        raise InputError(f"{where}: lists no images")
-    present = with_files(range(len(images)), [image.file for image in images], broken, where)
-    found = [images[index] for index, _ in present]
-    return ImagesWithObjects(
-        ImageFiles([str(image.file) for image in found]),
-        [image.image_id for image in found],
-        [(image.height, image.width) for image in found],
-        objects.of_images([index for index, _ in present], len(images)),
-        where,
-        training,
-        broken,
-        reader,
-        [image.checked_classes for image in found],
-    )
-
-
 def _known_sizes(
     images: ImageFiles | ImageRows, stated: Sequence[tuple[int, int]], broken: BrokenPolicy, where: str
 ) -> tuple[list[int], NDArray[np.int64]]:
-    """The images whose size is known or found in them, and (images, 2) height and width of these."""
+    """Return the images whose size is known or found in them, and (images, 2) height and width of these."""
     sizes = dict(enumerate(stated))
     for index in [index for index, size in sizes.items() if min(size) < 1]:
         try:
@@ -136,7 +105,7 @@ def _known_sizes(
 
 
 def _with_objects(objects: Objects, num_images: int, where: str) -> list[int]:
-    """Which images have an object to learn from, crowds not counted; says how many have none."""
+    """Find the images with an object to learn from, crowds not counted; say how many have none."""
     kept = np.unique(objects.images[~objects.crowd]).tolist()
     if not kept:
         raise InputError(f"{where}: no image has an object to learn from")

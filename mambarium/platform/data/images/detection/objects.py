@@ -152,13 +152,7 @@ def _require_pixels(boxes: NDArray[np.float64], where: str) -> None:
 
 
 class ObjectTable:
-    """The objects of many images in a few arrays, which worker processes share without copying them.
-
-    Args:
-        image_ids: The number of each image.
-        sizes: (images, 2) height and width of each image.
-        objects: Their objects.
-    """
+    """The objects of many images in a few arrays, which worker processes share without copying them."""
 
     def __init__(self, image_ids: Sequence[int], sizes: NDArray[np.int64], objects: Objects) -> None:
         self._image_ids = np.array(image_ids, dtype=np.int64)

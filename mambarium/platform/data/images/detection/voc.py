@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import msgspec
@@ -16,9 +16,9 @@ from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.dense.dense_images import DenseOptions
 from mambarium.platform.data.images.detection.annotation_records import Coordinate, Flag, Name, Side, as_record
 from mambarium.platform.data.images.detection.detection_images import StoredDetection
-from mambarium.platform.data.images.detection.object_files import AnnotatedImage, ImagesWithObjects, object_files
+from mambarium.platform.data.images.detection.object_files import AnnotatedImage, ImagesWithObjects
 from mambarium.platform.data.images.detection.objects import ObjectRecord, Objects
-from mambarium.platform.data.images.image_files import contained, image_suffixes, list_file, read_list
+from mambarium.platform.data.images.image_files import contained, image_suffixes, read_list
 
 
 class VocDetection(StoredDetection):
@@ -55,32 +55,32 @@ class VocDetection(StoredDetection):
     ) -> None:
         super().__init__(class_names=class_names, short_side=short_side, long_side=long_side, **options)
         self._root = Path(path).expanduser()
-        self._lists = {"train": train_list, "val": val_list}
-        if test_list is not None:
-            self._lists["test"] = test_list
+        lists = {"train": train_list, "val": val_list, "test": test_list}
+        folder = self._root / "ImageSets" / "Main"
+        self._lists = {part: folder / f"{name}.txt" for part, name in lists.items() if name is not None}
 
     @property
     def where(self) -> str:
         """The list of training images."""
-        return str(list_file(self._root, "Main", self._lists["train"]))
+        return str(self._lists["train"])
 
     @cached_property
-    def _training(self) -> list["VocAnnotation"]:
+    def _training(self) -> "list[VocAnnotation]":
         return self._read_list("train")
 
     def read_class_names(self) -> list[str]:
         """Return all names in the training annotations, in alphabetical order."""
-        return sorted({name for file in self._training for name in file.class_names})
+        return sorted({item.name for annotation in self._training for item in annotation.objects})
 
-    def _read_list(self, part: str) -> list["VocAnnotation"]:
-        file = list_file(self._root, "Main", self._lists[part])
+    def _read_list(self, part: str) -> "list[VocAnnotation]":
+        file = self._lists[part]
         names = read_list(file)
         xml_files = [contained(self._root / "Annotations", f"{name}.xml", str(file)) for name in names]
         annotations = []
         unreadable = 0
         for image_id, xml_file in with_files(range(len(names)), xml_files, self._broken, str(file)):
             try:
-                annotations.append(VocAnnotation(xml_file, self._root / "JPEGImages", image_id))
+                annotations.append(read_annotation(xml_file, self._root / "JPEGImages", image_id))
             except SampleError as error:
                 if self._broken == "raise":
                     raise
@@ -96,12 +96,12 @@ class VocDetection(StoredDetection):
         """Return the images of the lists."""
         class_names = self.found_facts["class_names"]
         sources = {}
-        for part in self._lists:
+        for part, file in self._lists.items():
             annotations = self._training if part == "train" else self._read_list(part)
-            images = [annotation.image() for annotation in annotations]
-            objects = Objects.of_records([annotation.objects(class_names) for annotation in annotations], masks=False)
-            where = str(list_file(self._root, "Main", self._lists[part]))
-            sources[part] = object_files(images, objects, where, part == "train", self._broken, self.reader)
+            images = [annotation.image for annotation in annotations]
+            records = [labelled_objects(annotation, class_names) for annotation in annotations]
+            objects = Objects.of_records(records, masks=False)
+            sources[part] = self.files_with_objects(images, objects, str(file), training=part == "train")
         return Splits.of(sources)
 
 
@@ -137,67 +137,59 @@ class VocImage(msgspec.Struct):
     filename: str = ""
 
 
-class VocAnnotation:
-    """One XML file, parsed.
+class VocAnnotation(NamedTuple):
+    """One XML file: the image that it is of, and the objects in it."""
 
-    Args:
-        file: The file.
-        image_folder: Folder of the images.
-        image_id: The image's number in its list.
+    file: Path
+    image: AnnotatedImage
+    objects: list[VocObject]
+
+
+def read_annotation(file: Path, image_folder: Path, image_id: int) -> VocAnnotation:
+    """Read an XML file, of the image of a number in its list.
 
     Raises:
         SampleError: If it can't be parsed or lacks what is needed.
         InputError: If it names a file outside the folder.
     """
+    try:
+        root = ElementTree.parse(file).getroot()
+    # The parser raises ValueError and LookupError for encodings that it does not know.
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise SampleError(f"{file}: not a readable XML file ({error}); mend or remove it") from error
+    said = {
+        **_texts(root),
+        "size": _texts(root.find("size")),
+        "object": [_object(item) for item in root.iter("object")],
+    }
+    content: VocImage = as_record(said, VocImage, str(file))
+    found = image_file(image_folder, content.filename, file)
+    image = AnnotatedImage(found, image_id, content.size.height, content.size.width)
+    return VocAnnotation(file, image, content.object)
 
-    def __init__(self, file: Path, image_folder: Path, image_id: int) -> None:
-        try:
-            root = ElementTree.parse(file).getroot()
-        # The parser raises ValueError and LookupError for encodings that it does not know.
-        except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
-            raise SampleError(f"{file}: not a readable XML file ({error}); mend or remove it") from error
-        said = {
-            **_texts(root),
-            "size": _texts(root.find("size")),
-            "object": [_object(item) for item in root.iter("object")],
-        }
-        self._image: VocImage = as_record(said, VocImage, str(file))
-        self._file = file
-        self._image_id = image_id
-        self._image_file = image_file(image_folder, self._image.filename, file)
 
-    @property
-    def class_names(self) -> list[str]:
-        """The class of each object."""
-        return [item.name for item in self._image.object]
+def labelled_objects(annotation: VocAnnotation, class_names: Sequence[str]) -> list[ObjectRecord]:
+    """Number the classes of an image's objects.
 
-    def image(self) -> AnnotatedImage:
-        """Return the image."""
-        size = self._image.size
-        return AnnotatedImage(self._image_file, self._image_id, size.height, size.width)
-
-    def objects(self, class_names: Sequence[str]) -> list[ObjectRecord]:
-        """Return the objects, labelled.
-
-        Raises:
-            InputError: If an object's class is none of the classes.
-        """
-        labels = {name: label for label, name in enumerate(class_names)}
-        records = []
-        for position, item in enumerate(self._image.object):
-            if item.name not in labels:
-                raise InputError(
-                    f"{self._file}: object[{position}] is {item.name!r}, none of the classes {', '.join(class_names)}"
-                )
-            box = item.bndbox
-            # Whoever counts from 0 has a 0 here, which stays within the tolerance of a pixel.
-            corners = (box.xmin - 1, box.ymin - 1, box.xmax, box.ymax)
-            # With last pixels included these would be a pixel wide: a click that was meant to be a box.
-            degenerate = box.xmax <= box.xmin or box.ymax <= box.ymin
-            records.append(
-                ObjectRecord((0, 0, 0, 0) if degenerate else corners, labels[item.name], crowd=bool(item.difficult))
+    Raises:
+        InputError: If an object's class is none of the classes.
+    """
+    labels = {name: label for label, name in enumerate(class_names)}
+    records = []
+    for position, item in enumerate(annotation.objects):
+        if item.name not in labels:
+            raise InputError(
+                f"{annotation.file}: object[{position}] is {item.name!r}, none of the classes {', '.join(class_names)}"
             )
-        return records
+        box = item.bndbox
+        # Whoever counts from 0 has a 0 here, which stays within the tolerance of a pixel.
+        corners = (box.xmin - 1, box.ymin - 1, box.xmax, box.ymax)
+        # With last pixels included these would be a pixel wide: a click that was meant to be a box.
+        degenerate = box.xmax <= box.xmin or box.ymax <= box.ymin
+        records.append(
+            ObjectRecord((0, 0, 0, 0) if degenerate else corners, labels[item.name], crowd=bool(item.difficult))
+        )
+    return records
 
 
 def image_file(folder: Path, name: str, annotation: Path) -> Path:
@@ -220,7 +212,7 @@ def image_file(folder: Path, name: str, annotation: Path) -> Path:
 
 
 def _texts(element: ElementTree.Element | None) -> dict[str, Any]:
-    """The texts of an element's children, those that are blank left out."""
+    """Return the texts of an element's children, those that are blank left out."""
     children = [] if element is None else list(element)
     return {child.tag: child.text.strip() for child in children if child.text and child.text.strip()}
 

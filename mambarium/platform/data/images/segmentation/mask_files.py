@@ -95,7 +95,7 @@ class MaskDecoder:
         return np.bincount(classes.ravel(), minlength=IGNORED_CLASS + 1)
 
     def _stored_classes(self, stored: bytes | Path, name: str) -> tuple[np.ndarray, int]:
-        """Class numbers, uint8 (height, width), as they are stored, and how the mask says to turn them."""
+        """Return class numbers, uint8 (height, width), as they are stored, and how the mask says to turn them."""
         numbers, way_up = _stored_numbers(stored, name)
         if numbers.dtype.itemsize <= 2:
             classes = self._table[numbers]
@@ -112,15 +112,7 @@ class MaskDecoder:
 
 
 class ImagesWithMasks(DecodedImages):
-    """A source of images with masks.
-
-    Args:
-        images: The images.
-        masks: The mask of each.
-        image_ids: The number of each in the data set.
-        decoder: What the numbers in masks mean.
-        reader: Decodes the images.
-    """
+    """A source of images with masks, in which the decoder says what numbers mean."""
 
     def __init__(
         self,
@@ -143,7 +135,7 @@ class ImagesWithMasks(DecodedImages):
 
 
 def _stored_numbers(stored: bytes | Path, name: str) -> tuple[np.ndarray, int]:
-    """Numbers (height, width) as they are stored, and how the mask's own EXIF data says to turn them."""
+    """Return numbers (height, width) as they are stored, and how the mask's own EXIF data says to turn them."""
     if isinstance(stored, Path) and not stored.exists():
         raise SampleError(f"{name}: no such mask; add it or remove its image")
     with opened_image(stored, name) as image:

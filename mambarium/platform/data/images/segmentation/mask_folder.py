@@ -74,7 +74,7 @@ class MaskFolder(StoredSegmentation):
         return Splits.of({split: self._source(split, *pair) for split, pair in folders.items()})
 
     def _folders(self, split: str) -> tuple[Path, Path] | None:
-        """The folders of a split's images and masks; None if there is no test split."""
+        """Return the folders of a split's images and masks; None if there is no test split."""
         pairs = self._layout.folders[split]
         for images, masks in pairs:
             if (self._root / images).is_dir() and (self._root / masks).is_dir():

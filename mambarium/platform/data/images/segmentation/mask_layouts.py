@@ -3,29 +3,11 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from torchvision.datasets import Cityscapes
+
 from mambarium.errors import InputError
 
-CITYSCAPES_CLASSES = {
-    "road": 7,
-    "sidewalk": 8,
-    "building": 11,
-    "wall": 12,
-    "fence": 13,
-    "pole": 17,
-    "traffic light": 19,
-    "traffic sign": 20,
-    "vegetation": 21,
-    "terrain": 22,
-    "sky": 23,
-    "person": 24,
-    "rider": 25,
-    "car": 26,
-    "truck": 27,
-    "bus": 28,
-    "train": 31,
-    "motorcycle": 32,
-    "bicycle": 33,
-}
+CITYSCAPES_CLASSES = {found.name: found.id for found in Cityscapes.classes if not found.ignore_in_eval}
 """The 19 classes that count, with their numbers in the labelIds files."""
 
 PASCAL_VOC_CLASSES = (
@@ -146,9 +128,6 @@ def own_layout(
             in the order of their lowest numbers.
         ignored_value: Number of pixels that don't count, unless `mask_values` has it.
         zero_is_ignored: Whether 0 does not count either and class 0 has the number 1; for `class_names` alone.
-
-    Returns:
-        The layout.
 
     Raises:
         InputError: If neither names the classes, or both do.
