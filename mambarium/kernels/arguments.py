@@ -10,7 +10,7 @@ REAL_OR_COMPLEX = (*REAL, torch.complex64, torch.complex128)
 
 
 def check_shape(name: str, tensor: torch.Tensor, expected: Sequence[int], meaning: str) -> None:
-    """Raises ValueError unless the tensor has the expected shape.
+    """Raise ValueError unless the tensor has the expected shape.
 
     Args:
         name: the argument's name.
@@ -23,13 +23,13 @@ def check_shape(name: str, tensor: torch.Tensor, expected: Sequence[int], meanin
 
 
 def check_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:
-    """Raises ValueError unless the tensor lies on the device."""
+    """Raise ValueError unless the tensor lies on the device."""
     if tensor.device != device:
         raise ValueError(f"{name}: expected device {device}; found {tensor.device}")
 
 
 def check_dtype(name: str, tensor: torch.Tensor, expected: Sequence[torch.dtype]) -> None:
-    """Raises ValueError unless the tensor has one of the dtypes."""
+    """Raise ValueError unless the tensor has one of the dtypes."""
     if tensor.dtype not in expected:
         names = ", ".join(str(dtype) for dtype in expected)
         raise ValueError(f"{name}: expected dtype {names}; found {tensor.dtype}")

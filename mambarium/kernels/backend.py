@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from mambarium.kernels.transforms import in_forward_mode
+from mambarium.private_names.torch import is_in_forward_mode
 
 Backend = Literal["triton", "cpu", "reference"]
 
@@ -64,7 +64,7 @@ def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
     device = tensor.device.type
     name = requested or os.environ.get(ENVIRONMENT_VARIABLE) or None
     if name is None:
-        if tensor.dtype == torch.float64 or in_forward_mode():
+        if tensor.dtype == torch.float64 or is_in_forward_mode():
             return "reference"
         for kind, (_, its_device) in _KINDS.items():
             if device == its_device or (device == "meta" and kind == "cpu"):
@@ -79,7 +79,7 @@ def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:
                 f"backend {name!r} serves no float64: expected float32, bfloat16 or float16 "
                 "inputs, or backend='reference'"
             )
-        if in_forward_mode():
+        if is_in_forward_mode():
             raise ValueError(
                 f"backend {name!r} serves no forward-mode derivatives (torch.func.jvp, jacfwd, hessian): expected "
                 "backend='reference'"

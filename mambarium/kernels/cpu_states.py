@@ -90,27 +90,27 @@ def adjoint_scratch_bytes(steps: int) -> tuple[int, ...]:
 
 @njit
 def clear_rows(address: int, count: int) -> None:
-    """Sets rows to zero."""
+    """Set rows to zero."""
     for n in range(count):
         store(address + n * ROW_BYTES, zero_row())
 
 
 @njit
 def copy_rows(source: int, target: int, count: int) -> None:
-    """Copies rows."""
+    """Copy rows."""
     for n in range(count):
         store(target + n * ROW_BYTES, load(source + n * ROW_BYTES))
 
 
 @njit
 def is_reset(tile: Tile, t: int) -> bool:
-    """Whether the state is dropped before a step."""
+    """Return whether the state is dropped before a step."""
     return tile.reset != 0 and load_byte(tile.reset + t * tile.reset_time) != 0
 
 
 @njit
 def has_bounded_decays(tile: Tile) -> bool:
-    """Whether the exponents of all decays are small enough for `bounded_exp2`."""
+    """Return whether the exponents of all decays are small enough for `bounded_exp2`."""
     step, coefficient = zero_row(), zero_row()
     for t in range(tile.steps):
         step = largest(step, load(tile.step_rows + t * ROW_BYTES))
@@ -141,7 +141,7 @@ _advance_bounded, _advance_any = _advancing(bounded_exp2), _advancing(exp2)
 
 @njit
 def advance_states(tile: Tile, states: int) -> None:
-    """Takes the states (d_state, 16) through a tile and adds their outputs to y_rows."""
+    """Take the states (d_state, 16) through a tile and add their outputs to y_rows."""
     if has_bounded_decays(tile):
         for n in range(tile.d_state):
             _advance_bounded(tile, n, states)
@@ -214,7 +214,7 @@ _recompute_one_bounded, _recompute_one_any = _recomputing_one(bounded_exp2), _re
 def recompute_states(
     tile: Tile, adjoint: Adjoint, checkpoint: int, first: int, last: int, bounded: bool, with_y: bool
 ) -> None:
-    """Takes states `first` to `last` through a tile again, from a checkpoint (d_state, 16).
+    """Take states `first` to `last` through a tile again, from a checkpoint (d_state, 16).
 
     Keeps their decays and the state before each step in the scratch memory, puts the sums over channels of
     gradient * h, the gradient of C, into the sums, and adds to y_rows if asked to. `bounded` is what
@@ -234,7 +234,7 @@ def recompute_states(
 
 @njit
 def adjoint_states(tile: Tile, adjoint: Adjoint, first: int, last: int) -> None:
-    """Adjoint recurrence of states `first` to `last` over a tile, last step first, after `recompute_states`.
+    """Run the adjoint recurrence of states `first` to `last` over a tile, last step first, after `recompute_states`.
 
     With G[t] the gradient of h[t] and w[t] = decay[t] * G[t], which is carried to h[t - 1]: adds the sums over states
     of G * B to input_rows and of w * h[t - 1] * A to decay_rows, adds w * h[t - 1] * step to the gradient of A, and

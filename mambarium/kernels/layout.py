@@ -10,17 +10,17 @@ TILE = 32
 
 
 def float_memory(*shape: int) -> Tensor:
-    """Uninitialised float32 memory on the CPU, whatever torch's default dtype and device are."""
+    """Return uninitialised float32 memory on the CPU, whatever torch's default dtype and device are."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def float_zeros(*shape: int) -> Tensor:
-    """float32 zeros on the CPU, whatever torch's default dtype and device are."""
+    """Return float32 zeros on the CPU, whatever torch's default dtype and device are."""
     return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
 def float_rows(x: Tensor) -> Tensor:
-    """x as float32 with adjacent elements along the last axis; not copied where it is so already."""
+    """Return x as float32 with adjacent elements along the last axis; not copied where it is so already."""
     x = x.float()
     return x if x.stride(-1) == 1 else x.contiguous()
 
@@ -48,7 +48,7 @@ def rows_of(x: Tensor, reverse: bool = False, group_channels: int = 0) -> tuple[
 
 
 def pack_channels(x: Tensor, groups: int = 1) -> Tensor:
-    """Cuts the channels of each group into blocks of 16, padded with zeros.
+    """Cut the channels of each group into blocks of 16, padded with zeros.
 
     Args:
         x: (..., dim, n).
@@ -68,7 +68,7 @@ def pack_channels(x: Tensor, groups: int = 1) -> Tensor:
 
 
 def unpack_channels(x: Tensor, dim: int, groups: int = 1) -> Tensor:
-    """Undoes `pack_channels`: (..., blocks, n, 16) to (..., dim, n), contiguous, memory of its own, no view."""
+    """Undo `pack_channels`: (..., blocks, n, 16) to (..., dim, n), contiguous, memory of its own, no view."""
     if x.shape[-3] * LANES == dim:
         unpacked = x.new_empty(*x.shape[:-3], dim, x.shape[-2])
         unpacked.view(*x.shape[:-2], LANES, x.shape[-2]).copy_(x.transpose(-1, -2))
@@ -78,7 +78,7 @@ def unpack_channels(x: Tensor, dim: int, groups: int = 1) -> Tensor:
 
 
 def sum_parts(parts: Tensor) -> Tensor:
-    """Sum over the first axis, in an order that does not depend on the number of threads; destroys the parts."""
+    """Return the sum over the first axis, whose order the number of threads doesn't change; uses up the parts."""
     count = parts.shape[0]
     while count > 1:
         half = count // 2

@@ -33,7 +33,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork
 
 
 def import_kernels(name: str) -> ModuleType:
-    """Imports a module of numba kernels so that its compiled code is cached in the user's cache folder.
+    """Import a module of numba kernels so that its compiled code is cached in the user's cache folder.
 
     The folder's name holds a hash of the kernels' sources, numba's version and the processor, so that no
     stale code is ever run: numba itself watches the file of the entry point only.
@@ -54,7 +54,7 @@ def import_kernels(name: str) -> ModuleType:
 
 
 def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: int) -> None:
-    """Runs a kernel on as many threads as torch uses, one kernel at a time.
+    """Run a kernel on as many threads as torch uses, one kernel at a time.
 
     Args:
         module: a module from `import_kernels`.
@@ -91,7 +91,7 @@ def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: 
 
 
 def _announce(module: ModuleType, kernel: str) -> None:
-    """Says that compilation starts, once, if the cache lacks the kernel."""
+    """Say that compilation starts, once, if the cache lacks the kernel."""
     global _announced
     file = module.__name__.rpartition(".")[2]
     if _announced or any(_folders[module.__name__].rglob(f"{file}.{kernel}-*.nbc")):

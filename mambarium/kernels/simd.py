@@ -11,7 +11,7 @@ import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import extending, njit, types
-from numba.core import cgutils
+from numba.core import cgutils  # numba.extending has nothing that declares a function of LLVM once per module
 from numba.extending import models, register_model
 
 from mambarium.kernels.layout import LANES
@@ -140,7 +140,7 @@ def zero_row(typing: Any) -> Any:
 
 @intrinsic
 def load(typing: Any, address: Any) -> Any:
-    """Loads a row; the address need not be aligned."""
+    """Load a row; the address need not be aligned."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(_at(builder, args[0], context.get_value_type(ROW)), align=FLOAT_BYTES)
@@ -150,7 +150,7 @@ def load(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, address: Any, value: Any) -> Any:
-    """Stores all lanes."""
+    """Store all lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[1], _at(builder, args[0], args[1].type), align=FLOAT_BYTES)
@@ -161,7 +161,7 @@ def store(typing: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def load_some(typing: Any, address: Any, count: Any) -> Any:
-    """Loads the first `count` of 16 lanes, the others are zero and their memory is not touched."""
+    """Load the first `count` of 16 lanes, the others are zero and their memory is not touched."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = context.get_value_type(ROW)
@@ -180,7 +180,7 @@ def load_some(typing: Any, address: Any, count: Any) -> Any:
 
 @intrinsic
 def store_some(typing: Any, address: Any, value: Any, count: Any) -> Any:
-    """Stores the first `count` of 16 lanes."""
+    """Store the first `count` of 16 lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = args[1].type
@@ -200,7 +200,7 @@ def store_some(typing: Any, address: Any, value: Any, count: Any) -> Any:
 
 @intrinsic
 def load_byte(typing: Any, address: Any) -> Any:
-    """Loads one byte as an integer."""
+    """Load one byte as an integer."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         byte = builder.load(_at(builder, args[0], ir.IntType(8)))
@@ -211,7 +211,7 @@ def load_byte(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def load_int(typing: Any, address: Any) -> Any:
-    """Loads one int32."""
+    """Load one int32."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.sext(builder.load(_at(builder, args[0], _INT)), ir.IntType(64))
@@ -221,7 +221,7 @@ def load_int(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def copy_float(typing: Any, source: Any, target: Any, accumulate: Any) -> Any:
-    """Copies one float32, or adds it to what is there."""
+    """Copy one float32, or adds it to what is there."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, target = (_at(builder, address, _FLOAT) for address in args[:2])
@@ -235,7 +235,7 @@ def copy_float(typing: Any, source: Any, target: Any, accumulate: Any) -> Any:
 
 @intrinsic
 def prefetch(typing: Any, address: Any) -> Any:
-    """Asks for the cache line at an address, which need not be valid."""
+    """Ask for the cache line at an address, which need not be valid."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _at(builder, args[0], ir.IntType(8))
@@ -250,7 +250,7 @@ def prefetch(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def load_repeated(typing: Any, address: Any) -> Any:
-    """Loads one float32 and repeats it in all lanes."""
+    """Load one float32 and repeats it in all lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = context.get_value_type(ROW)
@@ -263,7 +263,7 @@ def load_repeated(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def store_partial_dot(typing: Any, address: Any, x: Any, y: Any) -> Any:
-    """Stores PARTIAL_LANES numbers whose sum is the dot product of x and y."""
+    """Store PARTIAL_LANES numbers whose sum is the dot product of x and y."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address, x, y = args
@@ -280,7 +280,7 @@ def store_partial_dot(typing: Any, address: Any, x: Any, y: Any) -> Any:
 
 @intrinsic
 def store_sums(typing: Any, source: Any, target: Any) -> Any:
-    """Adds up the lanes of each of PARTIAL_LANES partial sums, and stores the totals."""
+    """Add up the lanes of each of PARTIAL_LANES partial sums, and stores the totals."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, target = args
@@ -358,7 +358,7 @@ def largest(typing: Any, x: Any, y: Any) -> Any:
 
 @intrinsic
 def all_below(typing: Any, x: Any, limit: Any) -> Any:
-    """Whether all lanes are less than an integer; NaN is not."""
+    """Return whether all lanes are less than an integer; NaN is not."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x, limit = args
@@ -393,7 +393,7 @@ def softplus(typing: Any, x: Any, small: Any) -> Any:
 
 @intrinsic
 def softplus_slope(typing: Any, x: Any, small: Any) -> Any:
-    """The derivative of softplus, 1 / (1 + exp(-x)), given small = exp(-|x|)."""
+    """Return the derivative of softplus, 1 / (1 + exp(-x)), given small = exp(-|x|)."""
     return x(x, x), lambda context, builder, signature, args: _sigmoid(builder, *args)
 
 
@@ -419,7 +419,7 @@ def silu_slope(typing: Any, x: Any, gate: Any) -> Any:
 
 @njit
 def softplus_rows(rows: int, count: int, slopes: int, scratch: int) -> None:
-    """Replaces rows by their softplus, and writes its slopes unless `slopes` is 0; scratch memory for as many rows.
+    """Replace rows by their softplus, and writes its slopes unless `slopes` is 0; scratch memory for as many rows.
 
     Two short loops, because processors don't look far enough ahead to overlap the rows of a long one.
     """
@@ -436,7 +436,7 @@ def softplus_rows(rows: int, count: int, slopes: int, scratch: int) -> None:
 
 @njit
 def copy_floats(source: int, target: int, count: int, accumulate: bool) -> None:
-    """Copies `count` float32, or adds them to what is there."""
+    """Copy `count` float32, or adds them to what is there."""
     whole = count - count % LANES
     for n in range(0, whole, LANES):
         value = load(source + FLOAT_BYTES * n)
@@ -449,7 +449,7 @@ def copy_floats(source: int, target: int, count: int, accumulate: bool) -> None:
 
 @njit
 def load_channels(address: int, count: int) -> Any:
-    """Loads the first `count` of 16 lanes, the others are zero."""
+    """Load the first `count` of 16 lanes, the others are zero."""
     if count == LANES:
         return load(address)
     return load_some(address, count)
@@ -457,7 +457,7 @@ def load_channels(address: int, count: int) -> Any:
 
 @njit
 def store_channels(address: int, value: Any, count: int) -> None:
-    """Stores the first `count` of 16 lanes."""
+    """Store the first `count` of 16 lanes."""
     if count == LANES:
         store(address, value)
     else:

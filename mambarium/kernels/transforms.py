@@ -13,21 +13,12 @@ from typing import Any
 import torch
 from torch.library import CustomOpDef
 
-from mambarium.private_names.torch import (
-    forward_derivatives_are_taken,
-    functional_transforms_are_active,
-    schema_of,
-)
-
-
-def in_forward_mode() -> bool:
-    """Return whether forward-mode derivatives may be taken: within torch.func.jvp, jacfwd and forward_ad.dual_level."""
-    return forward_derivatives_are_taken()
+from mambarium.private_names.torch import functional_transforms_are_active, is_in_forward_mode, operation_schema
 
 
 def under_transforms() -> bool:
     """Return whether a transform of torch.func or forward mode is at work."""
-    return functional_transforms_are_active() or in_forward_mode()
+    return functional_transforms_are_active() or is_in_forward_mode()
 
 
 def differentiable(
@@ -47,7 +38,7 @@ def differentiable(
         The function, with the operation's arguments; it raises RuntimeError in forward mode, which it can't serve.
     """
     operation.register_autograd(backward, setup_context=setup_context)
-    schema = schema_of(operation)
+    schema = operation_schema(operation)
     name = schema.name
 
     def forward(*arguments: Any) -> Any:
@@ -74,7 +65,7 @@ def differentiable(
     def call(*arguments: Any) -> Any:
         if not under_transforms():
             return operation(*arguments)
-        if in_forward_mode():
+        if is_in_forward_mode():
             raise RuntimeError(f"{name}: forward-mode derivatives are served by backend='reference' only")
         return apply(*arguments)
 
@@ -85,7 +76,9 @@ def differentiable_once(operation: CustomOpDef) -> Callable[..., Any]:
     """`differentiable` for an operation that computes gradients: theirs are refused."""
 
     def backward(ctx: Any, *grads: Any) -> None:
-        raise RuntimeError(f"{schema_of(operation).name}: second derivatives are served by backend='reference' only")
+        raise RuntimeError(
+            f"{operation_schema(operation).name}: second derivatives are served by backend='reference' only"
+        )
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass

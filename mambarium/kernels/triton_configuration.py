@@ -84,12 +84,12 @@ class Segments(NamedTuple):
 
 
 def count_processors(device: torch.device) -> int:
-    """The GPU's streaming multiprocessors; one for the interpreter, whose tensors are on a CPU."""
+    """Return the GPU's streaming multiprocessors; one for the interpreter, whose tensors are on a CPU."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def plan_segments(batch: int, length: int, dim: int, groups: int, processors: int) -> Segments:
-    """The segments that the table above gives."""
+    """Return the segments that the table above gives."""
     warps = batch * groups * -(-(dim // groups) // LANES)
     number = min(processors * WARPS_PER_PROCESSOR // warps, length // SEGMENT_MIN_POSITIONS)
     if number < SEGMENT_MIN_NUMBER:
@@ -101,7 +101,7 @@ def plan_segments(batch: int, length: int, dim: int, groups: int, processors: in
 def scan_configuration(
     batch: int, length: int, dim: int, groups: int, d_state: int, processors: int
 ) -> ScanConfiguration:
-    """The row of SCAN_TABLE, with one channel per lane where two would leave processors idle."""
+    """Return the row of SCAN_TABLE, with one channel per lane where two would leave processors idle."""
     tuned = TUNED.get((batch, length, dim, groups, d_state, processors))
     if tuned is not None:
         return tuned

@@ -21,7 +21,7 @@ class Launch(NamedTuple):
     backwards: tuple[str, ...] = ()
 
     def run(self, device: torch.device) -> None:
-        """Launches the kernel on a device, which need not be the current one."""
+        """Launch the kernel on a device, which need not be the current one."""
         if self.programs == 0:
             return
         context: AbstractContextManager[Any] = nullcontext()
@@ -41,10 +41,10 @@ class Launch(NamedTuple):
 
 
 def strides(tensor: Tensor | None) -> tuple[int, ...] | None:
-    """The strides of an optional tensor."""
+    """Return the strides of an optional tensor."""
     return None if tensor is None else tensor.stride()
 
 
 def contiguous(tensor: Tensor | None) -> Tensor | None:
-    """An optional tensor, contiguous."""
+    """Return an optional tensor, contiguous."""
     return None if tensor is None else tensor.contiguous()

@@ -23,18 +23,21 @@ NUMPY_REBUILDERS: tuple[Any, ...] = (_reconstruct, scalar)
 """What files that hold arrays and numbers of NumPy name to rebuild them."""
 
 
-def forward_derivatives_are_taken() -> bool:
-    """Whether forward-mode derivatives are taken; to enter and to leave a level is public, the level is not."""
-    return forward_ad._current_level >= 0
-
-
 def functional_transforms_are_active() -> bool:
     """Whether code runs inside `torch.func` transforms; there is no public question."""
     return torch._C._are_functorch_transforms_active()
 
 
-def schema_of(operation: CustomOpDef) -> torch.FunctionSchema:
-    """Return the names and kinds of a registered operation's arguments."""
+def is_in_forward_mode() -> bool:
+    """Whether forward-mode derivatives may be taken: within torch.func.jvp, jacfwd and forward_ad.dual_level.
+
+    To enter and to leave a level is public, the level is not.
+    """
+    return forward_ad._current_level >= 0
+
+
+def operation_schema(operation: CustomOpDef) -> Any:
+    """Return an operation's schema: its name and those of its arguments are told nowhere else."""
     return operation._opoverload._schema
 
 

@@ -166,7 +166,7 @@ def test_compiles_without_graph_breaks(compiler):
 
 
 def test_torch_sees_it():
-    from mambarium.kernels.step.registration import selective_state_update_step
+    from mambarium.kernels.step.selective_state_update import selective_state_update_step
 
     case = make_case(2, 5, 3, heads=2)
     backend = "cpu" if case["x"].device.type == "cpu" else "triton"

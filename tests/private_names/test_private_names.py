@@ -104,13 +104,13 @@ def test_schema() -> None:
     def double(value: torch.Tensor) -> torch.Tensor:
         return 2 * value
 
-    assert [argument.name for argument in torchs.schema_of(double).arguments] == ["value"]
+    assert [argument.name for argument in torchs.operation_schema(double).arguments] == ["value"]
 
 
 def test_forward_level() -> None:
-    assert not torchs.forward_derivatives_are_taken()
+    assert not torchs.is_in_forward_mode()
     with torch.autograd.forward_ad.dual_level():
-        assert torchs.forward_derivatives_are_taken()
+        assert torchs.is_in_forward_mode()
 
 
 def test_mark_for_dynamo() -> None:
@@ -137,6 +137,21 @@ def test_functorch_transforms() -> None:
     seen = []
     torch.func.vmap(lambda x: seen.append(torchs.functional_transforms_are_active()) or x)(torch.zeros(2))
     assert seen == [True] and not torchs.functional_transforms_are_active()
+
+
+def test_forward_mode() -> None:
+    seen = []
+    inputs = (torch.zeros(2),)
+    torch.func.jvp(lambda x: seen.append(torchs.is_in_forward_mode()) or x, inputs, inputs)
+    assert seen == [True] and not torchs.is_in_forward_mode()
+
+
+def test_operation_schema() -> None:
+    operation = torch.library.custom_op(
+        "mambarium_test::same", lambda x: x.clone(), mutates_args=(), schema="(Tensor x) -> Tensor"
+    )
+    schema = torchs.operation_schema(operation)
+    assert schema.name == "mambarium_test::same" and [argument.name for argument in schema.arguments] == ["x"]
 
 
 def test_rebuilders_of_numpy() -> None:

@@ -40,7 +40,7 @@ class Benchmark:
         self._date = datetime.date.today().isoformat()
 
     def run(self, case: Case) -> None:
-        """Measures a case, prints its rows and writes them to the table."""
+        """Measure a case, print its rows and write them to the table."""
         states = f", d_state {case.d_state}" if case.d_state else ""
         print(
             f"\n{case.operation}, {dtype_name(case.dtype)}, batch {case.batch}, dim {case.dim}{states}, "
@@ -152,7 +152,7 @@ def _percent(limit: float, processor: float | None) -> float | None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parses the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m mambarium.kernels.benchmark",
         description="Times the operations beside the other implementations that are installed (plain PyTorch loops, "
@@ -183,7 +183,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs the benchmark.
+    """Run the benchmark.
 
     Raises:
         InputError: the device, the file or the package that our kernels need can't be had, or an option's value fits
@@ -229,7 +229,7 @@ def _chosen_cases(arguments: argparse.Namespace, device: torch.device) -> list[C
 
 
 def _plot(table: Table) -> None:
-    """Draws all rows against length, beside the table's file."""
+    """Draw all rows against length, beside the table's file."""
     path = table.path.with_suffix(".png")
     try:
         plot_rows(table.rows, path)
@@ -242,7 +242,7 @@ def _plot(table: Table) -> None:
 
 
 def main() -> int:
-    """The command's entry point; returns its exit code."""
+    """Run the command and return its exit code."""
     try:
         run(parse(sys.argv[1:]))
     except InputError as error:

@@ -64,7 +64,7 @@ class Case:
         return math.isqrt(self.length)
 
     def work(self, direction: Direction) -> Work:
-        """The least work of a forward, or of a forward and its backward.
+        """Return the least work of a forward, or of a forward and its backward.
 
         Every input is read once and every output written once; states stay on the chip. Scan, per element: two
         exponentials and 8 operations for softplus; per state: one exponential and 4 operations (delta * A, delta * u
@@ -97,12 +97,12 @@ class Case:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """A dtype without torch's prefix."""
+    """Return a dtype without torch's prefix."""
     return str(dtype).removeprefix("torch.")
 
 
 def full_cases(device: torch.device) -> list[Case]:
-    """The cases of a whole run, by length within each series."""
+    """Return the cases of a whole run, by length within each series."""
     if device.type == "cuda":
         dtypes = [torch.bfloat16, torch.float32]
         sizes, lengths = (8, 2048), [196, 197, 784, 2000, 2048, 3136, 4096, 8192]
@@ -118,7 +118,7 @@ def full_cases(device: torch.device) -> list[Case]:
 
 
 def quick_cases(device: torch.device) -> list[Case]:
-    """A few small cases, which take seconds."""
+    """Return a few small cases, which take seconds."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return _cases((1, 32), [17, 64], (1, 32), [4, 8], [2], [dtype])
 

@@ -36,7 +36,7 @@ class Limits:
         return _copy_bandwidth(nearest, self.device)
 
     def milliseconds(self, case: Case, direction: Direction) -> float:
-        """The least time that a case can take.
+        """Return the least time that a case can take.
 
         A GPU has units of their own for memory, exponentials and arithmetic, which work at once: the slowest decides,
         for the forward and for the backward. On a CPU exponentials are arithmetic too, and their times add up.
@@ -65,7 +65,7 @@ class Limits:
 
 
 def measure_limits(device: torch.device) -> Limits:
-    """Measures a device's rates; takes a second or two, compilation aside."""
+    """Measure a device's rates, which takes a second or two, compilation aside."""
     return _gpu_limits(device) if device.type == "cuda" else _cpu_limits(device)
 
 

@@ -45,7 +45,7 @@ class Sample(NamedTuple):
 
 
 def make_call(peer: Peer, inputs: Tensors, direction: Direction) -> Call:
-    """A call of a peer on inputs in the layout that it prefers.
+    """Return a call of a peer on inputs in the layout that it prefers.
 
     Forward and backward gives the gradients of all inputs; the forward alone runs without gradients.
     """
@@ -68,7 +68,7 @@ def make_call(peer: Peer, inputs: Tensors, direction: Direction) -> Call:
 
 
 def measure_times(calls: Mapping[str, Call], device: torch.device, rounds: int, seconds: float) -> dict[str, Timing]:
-    """Times calls in turns, so that all meet the same state of the machine.
+    """Time calls in turns, so that all meet the same state of the machine.
 
     Args:
         calls: by name; each is run once more, untimed, at the start of each of its turns.
@@ -180,7 +180,7 @@ def measure_peak_memory(call: Call, device: torch.device) -> int | None:
 
 
 def _return_freed_memory() -> bool:
-    """Has glibc give freed memory back, so that using it again is seen."""
+    """Have glibc give freed memory back, so that using it again is seen."""
     name = ctypes.util.find_library("c")
     trim = getattr(ctypes.CDLL(name), "malloc_trim", None) if name else None
     if trim is None:

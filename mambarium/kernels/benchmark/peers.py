@@ -42,7 +42,7 @@ class Absent(NamedTuple):
 
 
 def find_peers(device: torch.device) -> tuple[list[Peer], list[Absent]]:
-    """Looks for implementations that run on a device; ours come first.
+    """Look for implementations that run on a device; ours come first.
 
     Args:
         device: a CPU or CUDA device.

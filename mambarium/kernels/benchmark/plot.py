@@ -13,7 +13,7 @@ TITLES = ("forward, ms", "forward + backward, ms", "forward + backward, peak mem
 
 
 def plot_rows(rows: list[Row], path: Path) -> None:
-    """Draws one line of panels per operation, dtype and number of states that was measured at several lengths.
+    """Draw one line of panels per operation, dtype and number of states that was measured at several lengths.
 
     Args:
         rows: of one machine.

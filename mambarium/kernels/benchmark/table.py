@@ -58,7 +58,7 @@ COLUMNS = [field.name for field in fields(Row)]
 
 
 def machine_name(device: torch.device) -> str:
-    """The processor's or GPU's name."""
+    """Return the processor's or GPU's name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -70,7 +70,7 @@ def machine_name(device: torch.device) -> str:
 
 
 def new_file(folder: Path, machine: str, threads: int | None) -> Path:
-    """A path for a CSV file that does not exist yet, named by machine, day and, from the second on, a counter.
+    """Return a path for a CSV file that does not exist yet, named by machine, day and, from the second on, a counter.
 
     Args:
         folder: where it shall lie.
@@ -92,7 +92,7 @@ class Table:
     """A CSV file that rows are added to as they are measured, so that an interrupted run keeps what it has."""
 
     def __init__(self, path: Path, overwrite: bool) -> None:
-        """Creates the file with its header.
+        """Create the file with its header.
 
         Raises:
             InputError: it exists and may not be overwritten, or can't be written.
@@ -109,7 +109,7 @@ class Table:
         self.rows: list[Row] = []
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Appends rows to the file."""
+        """Append rows to the file."""
         with self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             for row in rows:
@@ -128,7 +128,7 @@ HEADER = (
 
 
 def line(row: Row) -> str:
-    """A row to read under HEADER."""
+    """Return a row to read under HEADER."""
     return (
         f"  {row.direction:17} {row.implementation:15} {row.median_ms:10.3f} {row.min_ms:9.3f} "
         f"{_number(row.processor_median_ms, 9, 3)} {row.times_ours:7.1f} {_number(row.processor_times_ours, 7, 1)} "

@@ -22,7 +22,7 @@ def torch_selective_scan(
     delta_bias: Tensor,
     chunk: int | None,
 ) -> Tensor:
-    """The selective scan of `mambarium.kernels.selective_scan` with softplus, for channel-last memory.
+    """Run the selective scan of `mambarium.kernels.selective_scan` with softplus, for channel-last memory.
 
     Args:
         u: (batch, length, dim).
@@ -100,7 +100,7 @@ def _position_first(x: Tensor) -> Tensor:
 
 
 def _chunk_states(state: Tensor, step: Tensor, x: Tensor, decay_rates: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """The decays and the states after each position of a chunk, (chunk, batch, d_state, dim)."""
+    """Return the decays and the states after each position of a chunk, (chunk, batch, d_state, dim)."""
     decay = torch.mul(step[:, :, None], decay_rates).exp_()
     states = torch.mul(x[:, :, None], B[..., None])
     for t in range(states.shape[0]):

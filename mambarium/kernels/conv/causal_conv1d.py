@@ -157,7 +157,7 @@ def check_conv_arguments(
     activation: str | None,
     backend: Backend,
 ) -> None:
-    """Raises ValueError, naming argument, expected and found, unless `causal_conv1d`'s arguments fit each other."""
+    """Raise ValueError, naming argument, expected and found, unless `causal_conv1d`'s arguments fit each other."""
     if x.dim() != 3:
         raise ValueError(f"x: expected shape (batch, dim, length); found {tuple(x.shape)}")
     if x.numel() == 0:

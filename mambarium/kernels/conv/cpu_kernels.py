@@ -136,7 +136,7 @@ def forward(arguments: tuple[int, ...], out: int, scratch: int) -> None:
 def _store_input_gradient(
     inputs: Inputs, gradients: Gradients, batch: int, channel: int, count: int, position: int, value: Any
 ) -> None:
-    """Writes the gradient of the input at a position, which may lie before 0, among the initial states."""
+    """Write the gradient of the input at a position, which may lie before 0, among the initial states."""
     if position >= 0:
         row = batch * inputs.length + position * inputs.direction
         store_channels(gradients.x + 4 * (row * inputs.dim + channel), value, count)

@@ -21,7 +21,7 @@ def grid_scan_reference(
     delta_softplus: bool,
     routes: Sequence[Route],
 ) -> Tensor:
-    """The sum over routes of selective scans; shapes as in `grid_scan`, any real dtype.
+    """Return the sum over routes of selective scans; shapes as in `grid_scan`, any real dtype.
 
     Each route's inputs are gathered in its order, scanned by `selective_scan_reference`, and the outputs are put
     back.

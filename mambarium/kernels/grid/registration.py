@@ -29,7 +29,7 @@ def _as_scan(
     routes: Sequence[int],
     delta_softplus: bool,
 ) -> Scan:
-    """The scan whose groups are the routes.
+    """Return the scan whose groups are the routes.
 
     Args:
         u: (batch, height, width, 1 or routes, dim), like delta, B and C of any strides.

@@ -36,7 +36,7 @@ CROSS = (RASTER, COLUMNS, RASTER_BACKWARDS, COLUMNS_BACKWARDS)
 
 @functools.lru_cache(maxsize=256)
 def visited_positions(routes: tuple[Route, ...], height: int, width: int) -> NDArray[np.int32]:
-    """The index maps of routes.
+    """Return the index maps of routes.
 
     Args:
         routes: the routes.

@@ -87,7 +87,7 @@ def selective_scan_reference(
 
 
 def _steps_per_channel(B: Tensor, dim: int, length: int, dtype: torch.dtype) -> list[Tensor]:
-    """The input or output matrix of every time step, each broadcastable to (batch, dim, d_state)."""
+    """Return the input or output matrix of every time step, each broadcastable to (batch, dim, d_state)."""
     if B.dim() == 2:
         return [B.to(dtype)] * length
     if dtype.is_complex and not B.is_complex():

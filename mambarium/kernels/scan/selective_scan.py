@@ -200,7 +200,7 @@ def check_scan_arguments(
     reset: Tensor | None,
     backend: Backend,
 ) -> None:
-    """Raises ValueError, naming argument, expected and found, unless `selective_scan`'s arguments fit each other."""
+    """Raise ValueError, naming argument, expected and found, unless `selective_scan`'s arguments fit each other."""
     if u.dim() != 3:
         raise ValueError(f"u: expected shape (batch, dim, length); found {tuple(u.shape)}")
     batch, dim, length = u.shape

@@ -1,4 +1,4 @@
-"""Launches of the scan's Triton kernels: allocations, arguments, and the sums of the backward's second stage.
+"""Launch of the scan's Triton kernels: allocations, arguments, and the sums of the backward's second stage.
 
 The scan and the grid scan share them: a grid's routes are groups of channels, each of which visits the positions in
 an order of its own.

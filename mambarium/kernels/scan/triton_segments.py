@@ -12,7 +12,7 @@ from mambarium.kernels.triton_launch import Launch
 
 
 def forward_entries(scan: Launch, start: Tensor | None) -> list[Launch]:
-    """The launches that find what a forward scan's segments start from, its argument initial_state.
+    """Return the launches that find what a forward scan's segments start from, its argument initial_state.
 
     Args:
         scan: the launch of the scan.
@@ -44,7 +44,7 @@ def forward_entries(scan: Launch, start: Tensor | None) -> list[Launch]:
 
 
 def adjoint_entries(scan: Launch, start: Tensor | None) -> list[Launch]:
-    """The launches that find what a backward scan's segments start from, its argument adjoint.
+    """Return the launches that find what a backward scan's segments start from, its argument adjoint.
 
     Args:
         scan: the launch of the scan.

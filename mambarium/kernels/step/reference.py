@@ -18,7 +18,7 @@ def selective_state_update_reference(
     dt_softplus: bool,
     state_batch_indices: Tensor | None,
 ) -> Tensor:
-    """The step of `selective_scan_reference`, with heads.
+    """Return the step of `selective_scan_reference`, with heads.
 
     Args:
         state: (entries, heads, dim, d_state), entries = batch without state_batch_indices; updated in place.
