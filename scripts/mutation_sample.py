@@ -141,7 +141,7 @@ def run_tests(root: Path, tests: list[str], log: Path) -> None:
 
 
 def outcome(root: Path, tests: list[str], seconds: float) -> str:
-    """What the tests say: survived, killed or timeout."""
+    """Return what the tests say: survived, killed or timeout."""
     process = get_context("fork").Process(target=run_tests, args=(root, tests, root / "mutant.log"))
     process.start()
     try:

@@ -81,7 +81,7 @@ class SequenceOnImages(VisionBackbone):
         return VisionFeatures([y.transpose(1, 2).unflatten(2, grid)], None, output.auxiliary_losses)
 
     def classifier(self, num_classes: int) -> PooledClassifier:
-        """A linear head on the mean over all patches."""
+        """Return a linear head on the mean over all patches."""
         return PooledClassifier(self.feature_info[0].channels, num_classes)
 
     def repeated_blocks(self) -> list[nn.Module]:

@@ -85,7 +85,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def repeated_blocks(self) -> list[nn.Module]:
-        """The blocks that the network repeats, from input to output: what can be computed anew to save memory."""
+        """Return the blocks that the network repeats, from input to output, to be computed again for less memory."""
 
     @property
     def max_depth(self) -> int:
@@ -93,7 +93,7 @@ class Backbone(nn.Module, ABC):
         return max(self.depth_of(name) for name, _ in self.named_parameters())
 
     def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
-        """A stored parameter of another shape brought to this backbone's, where its family knows how.
+        """Return a stored parameter of another shape brought to this backbone's, where its family knows how.
 
         Positions learned for other image sizes are the case in point. None says that the two don't fit, as here.
 
@@ -155,7 +155,7 @@ class SequenceBackbone(Backbone):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """The memory before the first position.
+        """Return the memory before the first position.
 
         Args:
             batch_size: Number of sequences.
@@ -218,7 +218,7 @@ class VisionBackbone(Backbone):
 
     @abstractmethod
     def classifier(self, num_classes: int) -> nn.Module:
-        """A new classification tail and head as published: VisionFeatures to logits (batch, num_classes)."""
+        """Return a new classification tail and head as published: VisionFeatures to logits (batch, num_classes)."""
 
 
 def map_state(state: State, function: Callable[[Tensor], Tensor]) -> State:

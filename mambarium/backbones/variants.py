@@ -112,7 +112,7 @@ def from_variant(name: str, drop_path: float | None = None) -> Backbone:
     if drop_path is None:
         return VARIANTS[name]()
     if "drop_path" not in inspect.signature(VARIANTS[name]).parameters:
-        raise InputError(f"{name} has no drop path: leave drop_path away")
+        raise InputError(f"{name} has no drop path; leave drop_path away")
     return VARIANTS[name](drop_path=drop_path)
 
 

@@ -45,7 +45,7 @@ def causal_conv1d_ref(
     final_states_out: Tensor | None = None,
     activation: Activation = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The plain reference of `causal_conv1d_fn`."""
+    """Return the plain reference of `causal_conv1d_fn`."""
     states = (initial_states, return_final_states, final_states_out)
     return causal_conv1d_fn(x, weight, bias, None, *states, activation, "reference")
 
@@ -122,7 +122,7 @@ def causal_conv1d_update(
 def _steps(
     new: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, cache_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The sums over taps for the new inputs, (batch, dim, length) float32, and the state after them."""
+    """Return the sums over taps for the new inputs, (batch, dim, length) float32, and the state after them."""
     past, (_, dim, length), state_length = weight.shape[1] - 1, new.shape, state.shape[-1]
     if cache_seqlens is None:
         inputs = torch.cat([state, new.to(state.dtype)], dim=-1)

@@ -69,7 +69,7 @@ def causal_conv1d_bwd(
     dx: Tensor | None,
     *rest: Any,
 ) -> tuple[Tensor | None, ...] | None:
-    """The gradients of x, weight, bias and initial_states.
+    """Return the gradients of x, weight, bias and initial_states.
 
     Args:
         x: as in `causal_conv1d_fwd`, like all that is not named here.
@@ -104,7 +104,7 @@ def causal_conv1d_bwd(
 def causal_conv1d_update(
     x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> Tensor | None:
-    """Steps of the convolution.
+    """Make a step of the convolution.
 
     Args:
         x: (batch, dim, length).

@@ -9,7 +9,7 @@ __all__ = ["causal_conv1d_varlen_states", "causal_conv1d_varlen_states_ref"]
 
 
 def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Tensor, state_len: int) -> Tensor:
-    """The last inputs of each of several sequences that follow one another, to go on from.
+    """Return the last inputs of each of several sequences that follow one another, to go on from.
 
     Args:
         x: (tokens, dim), all sequences.

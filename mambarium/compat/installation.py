@@ -32,7 +32,7 @@ _MODULES = {"mamba_ssm": "mamba_ssm", "mamba_ssm.modules.mamba_simple": "mamba_s
 
 
 def install(replace: bool = False) -> list[str]:
-    """Serves mamba_ssm, causal_conv1d and the extensions of mamba_ssm, causal_conv1d and VMamba by our operations.
+    """Serve mamba_ssm, causal_conv1d and the extensions of mamba_ssm, causal_conv1d and VMamba by our operations.
 
     Packages that can't be found are served. Of packages that can be found the operations are served where theirs can't
     run, which is without a CUDA device; what else such a package has stays its own and runs on our operations. With a
@@ -75,7 +75,7 @@ class _Finder(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a served module or of a package above one; None for what is not ours to find.
+        """Return the spec of a served module or of a package above one; None for what is not ours to find.
 
         Raises:
             ModuleNotFoundError: an absent package, of which other modules or names are served.
@@ -95,7 +95,7 @@ class _Finder(MetaPathFinder, Loader):
         )
 
     def exec_module(self, module: ModuleType) -> None:
-        """Fills a module."""
+        """Fill a module."""
         module.__doc__ = "Served by mambarium.compat."
         if module.__name__ in self.names:
             vars(module).update(_contents(module.__name__))

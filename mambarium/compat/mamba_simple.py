@@ -153,7 +153,7 @@ class Mamba(nn.Module):
         )
 
     def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The time step before its bias, B and C of x, (..., d_inner)."""
+        """Return the time step before its bias, B and C of x, (..., d_inner)."""
         low, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         return F.linear(low, self.dt_proj.weight), B, C
 

@@ -24,7 +24,7 @@ def fwd(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, ...]:
-    """The scan's output without the gate, its last state, and with z the gated output.
+    """Return the scan's output without the gate, its last state, and with z the gated output.
 
     Args:
         u: (batch, dim, length).
@@ -67,7 +67,7 @@ def bwd(
     delta_softplus: bool,
     recompute_out_z: bool,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of u, delta, A, B, C, D and delta_bias, with z its gradient, and the gated output if asked for.
+    """Return the gradients of u, delta, A, B, C, D, delta_bias and z, and the gated output if asked for.
 
     Arguments as in `fwd`. dout: the gradient of the gated output, or of the output without z; x, out: what `fwd`
     returned, without effect; dz: memory for the gradient of z, or None.

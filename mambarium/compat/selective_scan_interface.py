@@ -50,7 +50,7 @@ def selective_scan_ref(
     delta_softplus: bool = False,
     return_last_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The plain reference of `selective_scan_fn`."""
+    """Return the plain reference of `selective_scan_fn`."""
     return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, backend="reference")
 
 
@@ -221,7 +221,7 @@ def bimamba_inner_ref(
 def _select(
     xz: Tensor, conv1d_weight: Tensor, conv1d_bias: Tensor | None, x_proj_weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The convolved input (batch, dim, length), what is selected from it (batch, length, ...), and the gate."""
+    """Return the convolved input (batch, dim, length), what is selected from it (batch, length, ...), and the gate."""
     x, z = xz.chunk(2, dim=1)
     convolved = causal_conv1d(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
     return convolved, F.linear(convolved.transpose(1, 2), x_proj_weight), z
@@ -244,7 +244,7 @@ def _scan(
     eps: float = 1e-6,
     reverse: bool = False,
 ) -> Tensor:
-    """The scan with what is selected from its input; `norms` are of B, C and delta."""
+    """Return the scan with what is selected from its input; `norms` are of B, C and delta."""
     rank = delta_proj_weight.shape[1]
     width = A.shape[1] * (2 if A.is_complex() else 1)
     delta = _normalize(F.linear(selected[..., :rank], delta_proj_weight), norms[2], eps).transpose(1, 2)
@@ -257,7 +257,7 @@ def _scan(
 
 
 def _matrix(values: Tensor, bias: Tensor | None, weight: Tensor | None, eps: float, is_complex: bool) -> Tensor:
-    """Selected B or C: (batch, length, n) to (batch, d_state, length), pairs of complex numbers side by side."""
+    """Return selected B or C: (batch, length, n) to (batch, d_state, length), pairs of complex numbers side by side."""
     if bias is not None:
         values = values + bias.to(values.dtype)
     values = _normalize(values, weight, eps)

@@ -19,5 +19,5 @@ def selective_state_update_ref(
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
 ) -> Tensor:
-    """The plain reference of `selective_state_update`."""
+    """Return the plain reference of `selective_state_update`."""
     return selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, backend="reference")

@@ -35,7 +35,7 @@ def fwd(
     nrows: int,
     out_float: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The scan's output, float32 with `out_float`, and its checkpoints.
+    """Return the scan's output, float32 with `out_float`, and its checkpoints.
 
     Args:
         u: (batch, dim, length).
@@ -72,7 +72,7 @@ def bwd(
     delta_softplus: bool,
     nrows: int,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of u, delta, A, B, C, D and delta_bias; arguments as in `fwd`, and what it returned as `x`.
+    """Return the gradients of u, delta, A, B, C, D and delta_bias; arguments as in `fwd`, and what it returned as `x`.
 
     Raises:
         ValueError: an argument's shape, dtype or device does not fit.
@@ -98,7 +98,7 @@ def bwd(
 def _channel_last(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    """The operation's first ten arguments."""
+    """Return the operation's first ten arguments."""
     check_scan_arguments(u, delta, A, B, C, D, None, delta_bias, None, None, _backend(u))
     check_shape("B", B, (u.shape[0], B.shape[1], A.shape[1], u.shape[2]), "(batch, groups, d_state, length)")
     check_shape("C", C, B.shape, "(batch, groups, d_state, length)")

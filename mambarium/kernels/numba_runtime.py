@@ -74,7 +74,7 @@ def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: 
         if _first_process is None:
             _first_process = os.getpid()
         if _first_process != os.getpid() and numba.threading_layer() == "omp":
-            raise RuntimeError("the CPU kernels can't run in a forked process: use spawn")
+            raise RuntimeError("the CPU kernels can't run in a forked process; use spawn")
         if not function.signatures:
             _announce(module, kernel)
         config: Any = numba.config
@@ -102,7 +102,7 @@ def _announce(module: ModuleType, kernel: str) -> None:
 
 @functools.cache
 def _warn_about_threads() -> None:
-    _log.warning("the CPU kernels run on numba's slow thread pool: install libgomp (OpenMP) or the package tbb")
+    _log.warning("the CPU kernels run on numba's slow thread pool; install libgomp (OpenMP) or the package tbb")
 
 
 @contextlib.contextmanager

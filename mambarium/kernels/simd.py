@@ -69,7 +69,7 @@ def _at(builder: Any, address: ir.Value, kind: ir.Type) -> ir.Value:
 
 
 def _first_lanes(builder: Any, count: ir.Value) -> ir.Value:
-    """A mask of the first `count` of 16 lanes."""
+    """Return a mask of the first `count` of 16 lanes."""
     kind = ir.VectorType(_INT, LANES)
     single = builder.insert_element(ir.Constant(kind, ir.Undefined), builder.trunc(count, _INT), ir.Constant(_INT, 0))
     limit = _shuffle(builder, single, None, [0] * LANES)
@@ -347,7 +347,7 @@ def bounded_exp2(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def largest(typing: Any, x: Any, y: Any) -> Any:
-    """The larger of x and |y|, and x where y is NaN."""
+    """Return the larger of x and |y|, and x where y is NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x, y = args[0], _call(builder, "fabs", args[1])
@@ -407,7 +407,7 @@ def sigmoid(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def silu_slope(typing: Any, x: Any, gate: Any) -> Any:
-    """Derivative of x * sigmoid(x), given gate = sigmoid(x): gate * (1 + x * (1 - gate))."""
+    """Return derivative of x * sigmoid(x), given gate = sigmoid(x): gate * (1 + x * (1 - gate))."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x, gate = args

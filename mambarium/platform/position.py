@@ -48,7 +48,7 @@ class Position(Callback):
             if isinstance(callback, cls):
                 return callback
         raise InputError(
-            "the Trainer has no Position, which exact resume counts by: add Position(seed) to its callbacks"
+            "the Trainer has no Position, which exact resume counts by; add Position(seed) to its callbacks"
         )
 
     @property
@@ -77,7 +77,7 @@ class Position(Callback):
         if self.dealt_from is not None and self.finished_batches != self.dealt_from + self._finished_here:
             raise InputError(
                 f"the loader dealt from batch {self.dealt_from} before the checkpoint was restored, as some "
-                "strategies do it: resume with trainer.strategy auto or ddp"
+                "strategies do it; resume with trainer.strategy auto or ddp"
             )
         seed_all_generators(mixed_seed("training batch", self.seed, self.finished_batches, trainer.global_rank))
 

@@ -54,7 +54,7 @@ def export_transformers(task: Task, folder: str | Path) -> None:
             "Mamba for language modelling; give --format official"
         )
     if folder.exists():
-        raise InputError(f"{folder} exists: give another path, or remove it")
+        raise InputError(f"{folder} exists; give another path, or remove it")
     weights = published_mamba.to_transformers(official_weights(task.backbone, head))
     tied = head["embedding.weight"].data_ptr() == head["head.weight"].data_ptr()
     config = published_mamba.transformers_config(task.backbone, len(head["embedding.weight"]), tied)

@@ -106,7 +106,7 @@ def layer_rates(backbone: Backbone, layer_decay: float) -> dict[str, float]:
         InputError: If the factor is out of range.
     """
     if not 0 < layer_decay <= 1:
-        raise InputError(f"layer_decay is {layer_decay}: give a factor above 0, at most 1, or null for one rate")
+        raise InputError(f"layer_decay is {layer_decay}; give a factor above 0, at most 1, or null for one rate")
     depth = backbone.max_depth
     return {name: layer_decay ** (depth + 1 - backbone.depth_of(name)) for name, _ in backbone.named_parameters()}
 
@@ -157,9 +157,9 @@ class Constant(Schedule):
 
 def _check_warmup(warmup: float, final: float) -> None:
     if not 0 <= warmup <= 1:
-        raise InputError(f"warmup is {warmup}: give the share of all steps, from 0 to 1")
+        raise InputError(f"warmup is {warmup}; give the share of all steps, from 0 to 1")
     if not final >= 0:
-        raise InputError(f"final is {final}: give the learning rate's factor at the last step, 0 or more")
+        raise InputError(f"final is {final}; give the learning rate's factor at the last step, 0 or more")
 
 
 class WarmupCosine(Schedule):
@@ -228,10 +228,10 @@ class WarmupSteps(Schedule):
     ) -> None:
         _check_warmup(warmup, 0.0)
         if list(drops) != sorted(drops) or not all(0 < drop <= 1 for drop in drops):
-            raise InputError(f"drops is {list(drops)}: give rising shares of all steps, above 0 and up to 1")
+            raise InputError(f"drops is {list(drops)}; give rising shares of all steps, above 0 and up to 1")
         for name, value in (("factor", factor), ("start", start)):
             if not 0 <= value <= 1:
-                raise InputError(f"{name} is {value}: give a number from 0 to 1")
+                raise InputError(f"{name} is {value}; give a number from 0 to 1")
         self.warmup, self.drops, self.factor, self.start = warmup, tuple(drops), factor, start
 
     def __call__(self, progress: float) -> float:

@@ -48,7 +48,7 @@ class ImagesToPredict:
         name, count = Counter(names.values()).most_common(1)[0]
         if count > 1:
             raise InputError(
-                f"{count} images would be written to {name}: give images different names before the suffix"
+                f"{count} images would be written to {name}; give images different names before the suffix"
             )
         return names
 
@@ -94,14 +94,14 @@ def new_output(output: Path) -> Iterator[Path]:
     Raises:
         InputError: If the output exists, or its place can't be written to.
     """
-    taken = InputError(f"{output} exists: give another place with --output, or remove it")
+    taken = InputError(f"{output} exists; give another place with --output, or remove it")
     if output.exists():
         raise taken
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         holder = TemporaryDirectory(prefix=f"{output.name}.", dir=output.parent, ignore_cleanup_errors=True)
     except OSError as error:
-        raise InputError(f"{output} can't be made ({error.strerror}): give another place with --output") from error
+        raise InputError(f"{output} can't be made ({error.strerror}); give another place with --output") from error
     with holder as path:
         made = Path(path) / output.name
         yield made

@@ -94,4 +94,4 @@ def check_ties(state: dict[str, Tensor], head: Assignment, source: str) -> None:
     for name in head.values:
         first = first_names.setdefault(state[name].data_ptr(), name)
         if not torch.equal(head.values[first], head.values[name]):
-            raise InputError(f"{source} has a vocabulary head that isn't its embedding: set tie_embedding to false")
+            raise InputError(f"{source} has a vocabulary head that isn't its embedding; set tie_embedding to false")

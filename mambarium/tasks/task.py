@@ -137,7 +137,7 @@ class Task(LightningModule, ABC):
             InputError: If the checkpoint names code other than classes of known packages, or is damaged.
         """
         if weights_only is False:
-            raise InputError("weights_only=False would run code from the checkpoint: leave it out")
+            raise InputError("weights_only=False would run code from the checkpoint; leave it out")
         content = read_pickle(Path(checkpoint_path))
         stored = content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) if isinstance(content, dict) else None
         if isinstance(stored, dict):

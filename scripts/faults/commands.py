@@ -47,7 +47,7 @@ IMPORTED = (
 
 
 def fit_options(run: str, threads: int = 1) -> list[str]:
-    """The command line of one of the runs, and this process prepared to fork it.
+    """Return the command line of one of the runs, and this process prepared to fork it.
 
     Args:
         run: A name in `RUNS`.
@@ -135,7 +135,7 @@ class Process:
         os.waitpid(self.pid, 0)
 
     def output(self) -> str:
-        """What it has printed."""
+        """Return what it has printed."""
         with self._log.open("rb") as file:
             file.seek(self._log_start)
             return file.read().decode(errors="replace")
@@ -172,7 +172,7 @@ def undisturbed(options: list[str], folder: Path) -> Path:
 
 
 def after_batch(number: int, action: Callable[[], None]) -> Callable[[], None]:
-    """What prepares a process to do something after a training batch.
+    """Return what prepares a process to do something after a training batch.
 
     Args:
         number: The batch, from 1.
@@ -201,7 +201,7 @@ def kill_own_group() -> None:
 
 @contextlib.contextmanager
 def working_folder(given: Path | None) -> Iterator[Path]:
-    """The folder that is given, or a temporary one."""
+    """Return the folder that is given, or a temporary one."""
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         yield given

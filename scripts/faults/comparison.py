@@ -54,7 +54,7 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def unequal(one: dict, other: dict, key: Any, place: str = "") -> list[str]:
-    """The places below a key of two nested states in which they are not bitwise equal."""
+    """Return the places below a key of two nested states in which they are not bitwise equal."""
     here = f"{place}{key}"
     if key in TIMES:
         return []
@@ -81,7 +81,7 @@ def same_value(first: Any, second: Any) -> bool:
 
 
 def rows(folder: Path) -> list[list[str]]:
-    """The header and rows of metrics.csv without the seconds."""
+    """Return the header and rows of metrics.csv without the seconds."""
     with (folder / "metrics.csv").open(newline="") as file:
         table = list(csv.reader(file))
     seconds = table[0].index("seconds")
@@ -89,7 +89,7 @@ def rows(folder: Path) -> list[list[str]]:
 
 
 def events(folder: Path) -> dict[str, list[bytes]]:
-    """What TensorBoard would read, in its order, by sub-folder: all kinds of events without their times.
+    """Return what TensorBoard would read, in its order, by sub-folder: all kinds of events without their times.
 
     Hyper-parameters hold the time too and are counted only.
     """

@@ -37,12 +37,12 @@ def flip_bit_near_end(content: bytearray, chance: random.Random) -> bytearray:
 
 
 def cut(content: bytearray, chance: random.Random) -> bytearray:
-    """The end is missing."""
+    """Return the end is missing."""
     return content[: chance.randrange(len(content))]
 
 
 def zeros(content: bytearray, chance: random.Random) -> bytearray:
-    """A sector or more of zeros, as after a crash of the machine."""
+    """Return a sector or more of zeros, as after a crash of the machine."""
     start = chance.randrange(len(content))
     length = len(content[start : start + chance.choice([1, 8]) * SECTOR])
     content[start : start + length] = b"\xa5" * length if not any(content[start : start + length]) else bytes(length)
@@ -50,7 +50,7 @@ def zeros(content: bytearray, chance: random.Random) -> bytearray:
 
 
 def exchange(content: bytearray, chance: random.Random) -> bytearray:
-    """The beginning and another part, exchanged."""
+    """Return the beginning and another part, exchanged."""
     start = chance.randrange(SECTOR, len(content) - SECTOR)
     content[:SECTOR], content[start : start + SECTOR] = content[start : start + SECTOR], content[:SECTOR]
     return content

@@ -120,13 +120,13 @@ def cases(seed: int) -> Iterator[Case]:
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of all values in a tree of dicts and lists."""
+    """Return the paths of all values in a tree of dicts and lists."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     return [found for key, value in items for found in ((*path, key), *places(value, (*path, key)))]
 
 
 def value_at(tree: Any, path: tuple[Any, ...]) -> Any:
-    """The value under a path."""
+    """Return the value under a path."""
     for key in path:
         tree = tree[key]
     return tree
@@ -169,7 +169,7 @@ def damage_tree(draw: random.Random, config: Any) -> str:
 
 
 def damage_text(draw: random.Random, content: bytes) -> tuple[bytes, str]:
-    """A configuration's bytes changed, and how."""
+    """Return a configuration's bytes changed, and how."""
     kind = draw.choice(("bytes", "cut", "fragment", "fragment", "insert", "lines", "utf-16", "noise"))
     changed = bytearray(content)
     place = draw.randrange(len(changed) + 1)
@@ -218,7 +218,7 @@ def limit() -> None:
 
 
 def fault(outcome: Outcome) -> str | None:
-    """What is wrong with the way in which a case ended, in words that are the same for the same fault."""
+    """Return what is wrong with the way in which a case ended, in words that are the same for the same fault."""
     lines = [line for line in outcome.output.splitlines() if line.startswith("error: ")]
     if outcome.code is None:
         return f"takes more than {SECONDS_PER_CASE} s"
@@ -234,7 +234,7 @@ def fault(outcome: Outcome) -> str | None:
 
 
 def signature(line: str) -> str:
-    """A line without its figures, short."""
+    """Return a line without its figures, short."""
     return re.sub(r"\d+(\.\d+)?", "N", line)[:200]
 
 

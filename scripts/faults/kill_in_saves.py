@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def kill_in_save(save: int, point: int) -> Callable[[], None]:
-    """What prepares a process to be killed in a checkpoint.
+    """Return what prepares a process to be killed in a checkpoint.
 
     Args:
         save: Which checkpoint, from 1.

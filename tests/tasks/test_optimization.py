@@ -93,7 +93,7 @@ def test_warmup_rises_to_one_and_falls_to_the_final_factor(schedule_class: type)
 @pytest.mark.parametrize("schedule_class", [WarmupCosine, WarmupLinear])
 @pytest.mark.parametrize(("name", "value"), [("warmup", -0.1), ("warmup", 1.5), ("warmup", 500), ("final", -0.1)])
 def test_shares_and_factors_out_of_range_are_refused(schedule_class: type, name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"^{name} is {value}: give "):
+    with pytest.raises(InputError, match=f"^{name} is {value}; give "):
         schedule_class(**{name: value})
 
 

@@ -85,7 +85,7 @@ def test_a_mamba_of_transformers_gives_its_logits_and_all_its_fields_are_known(t
         (
             "Mamba",
             {"residual_in_fp32": False},
-            "residual_in_fp32 is False, Mamba here has residual_in_fp32 True: set residual_in_fp32,",
+            "residual_in_fp32 is False, Mamba here has residual_in_fp32 True; set residual_in_fp32,",
         ),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_setting_of_ours_honours_the_file_s(tmp_path: Path) -> None:
         ({"architectures": ["MambaForSomethingElse"]}, "architectures is 'MambaForSomethingElse', another model"),
         ({"auto_map": {"AutoModelForCausalLM": "code.Mamba"}}, "auto_map.AutoModelForCausalLM is 'code.Mamba'"),
         ({"model_type": "llama"}, "model_type is 'llama'"),
-        ({"hidden_size": 48}, "hidden_size is 48, Mamba here has width 32: set width,"),
+        ({"hidden_size": 48}, "hidden_size is 48, Mamba here has width 32; set width,"),
     ],
 )
 def test_a_configuration_that_names_other_code_or_sizes_is_refused(
@@ -161,7 +161,7 @@ ORIGINAL_CONFIG: dict[str, Any] = {
         ({"rms_norm": False}, "rms_norm is False, Mamba here has True and no other"),
         ({"residual_in_fp32": False}, "set residual_in_fp32,"),
         ({"ssm_cfg": {"layer": "Mamba2"}}, "ssm_cfg.layer is 'Mamba2', Mamba here has 'Mamba1'"),
-        ({"ssm_cfg": {"d_state": 8}}, "ssm_cfg.d_state is 8, Mamba here has d_state 16: set d_state,"),
+        ({"ssm_cfg": {"d_state": 8}}, "ssm_cfg.d_state is 8, Mamba here has d_state 16; set d_state,"),
         ({"ssm_cfg": {"b_c_dt_norm": True}}, "ssm_cfg.b_c_dt_norm is True, a setting of the model that is not known"),
         ({"attn_layer_idx": [1]}, "attn_layer_idx is [1]"),
         ({"d_intermediate": 64}, "d_intermediate is 64"),
@@ -210,7 +210,7 @@ TIMM: dict[str, tuple[Backbone, dict[str, Any], dict[str, Any], str]] = {
         ViT(16, patch_size=4, width=16, depth=2, num_heads=2),
         {"img_size": 16, **VIT},
         {"num_heads": 4},
-        "model_args.num_heads is 4, ViT here has num_heads 2: set num_heads,",
+        "model_args.num_heads is 4, ViT here has num_heads 2; set num_heads,",
     ),
     "vit_small_patch16_224": (
         ViT(16, patch_size=4, width=16, depth=2, num_heads=2),
@@ -305,7 +305,7 @@ def test_mambavision_s_configuration_is_compared(tmp_path: Path) -> None:
     edit(tmp_path / "config.json", **MAMBAVISION_CONFIG)
     report = load_pretrained(mambavision(), tmp_path)
     assert not report.unread and not report.notes
-    assert "num_heads is [1, 2], MambaVision here has num_heads (4,): set num_heads," in refusal(
+    assert "num_heads is [1, 2], MambaVision here has num_heads (4,); set num_heads," in refusal(
         mambavision(num_heads=(4,)), tmp_path
     )
     # Windows serve other images than those of training.
@@ -451,7 +451,7 @@ def test_what_a_published_model_s_tensors_do_not_show_is_named(tmp_path: Path) -
     # Where the file also says that it is this model, there is no doubt.
     published_file("deit_tiny", path, args=argparse.Namespace(model="deit_tiny_patch16_224"))
     assert load_backbone(deit(3), path).notes == []
-    with pytest.raises(InputError, match=r"but ViT here has other num_heads \(6, there 3\): set num_heads,"):
+    with pytest.raises(InputError, match=r"but ViT here has other num_heads \(6, there 3\); set num_heads,"):
         load_backbone(deit(6), path)
 
 

@@ -180,7 +180,7 @@ class RecurrentCell(nn.Module):
     def forward(
         self, states: Tensor, key: Tensor, value: Tensor, token_key: Tensor, token_value: Tensor, known: Tensor
     ) -> Tensor:
-        """The next states.
+        """Return the next states.
 
         Args:
             states: (batch, num_states, width).

@@ -38,7 +38,7 @@ class LSTM(ResidualStack):
         super().__init__(width, (LSTMBlock(width, depth, hidden_size, dropout) for _ in range(depth)))
 
     def describe(self, x: Tensor, state: StackState | None, boundaries: Boundaries | None) -> DocumentPacking | None:
-        """The documents, packed once for all blocks; None if there are none to keep apart."""
+        """Return the documents, packed once for all blocks; None if there are none to keep apart."""
         return None if boundaries is None else document_packing(boundaries)
 
 
@@ -93,7 +93,7 @@ class LSTMBlock(Block):
     def _documents_apart(
         self, x: Tensor, memory: tuple[Tensor, Tensor] | None, packing: DocumentPacking
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs (batch, length, hidden_size), and hidden and cell after each sequence's last document."""
+        """Return outputs (batch, length, hidden_size), and hidden and cell after each sequence's last document."""
         if memory is None:
             zeros = x.new_zeros(x.shape[0], self.lstm.hidden_size)
             memory = (zeros, zeros)

@@ -61,7 +61,7 @@ class MambaSizes(NamedTuple):
 def mamba_sizes(
     width: int, depth: int, d_state: int, d_conv: int, expand: int, dt_rank: int | Literal["auto"]
 ) -> MambaSizes:
-    """The sizes of each mixer of a stack, as users give them.
+    """Return the sizes of each mixer of a stack, as users give them.
 
     Raises:
         InputError: Unless a stack of selective state-space blocks can have these sizes.

@@ -16,7 +16,7 @@ class Linear(nn.Linear):
     """`nn.Linear` with a truncated normal weight of standard deviation 0.02 and zero bias at the start."""
 
     def reset_parameters(self) -> None:
-        """Truncated normal weight, zero bias."""
+        """Draw a truncated normal weight, and a zero bias."""
         nn.init.trunc_normal_(self.weight, std=0.02)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -76,7 +76,7 @@ class ConvDownsample(nn.Module):
         self.norm = norm(after)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A map to one of half the height and width, rounded up."""
+        """Return a map to one of half the height and width, rounded up."""
         return self.norm(self.conv(x))
 
 
@@ -110,5 +110,5 @@ class ConvNormAct(nn.Sequential):
 
 
 def batch_norm(width: int) -> nn.BatchNorm2d:
-    """A batch norm with the YOLO family's constants."""
+    """Return a batch norm with the YOLO family's constants."""
     return nn.BatchNorm2d(width, eps=1e-3, momentum=0.03)

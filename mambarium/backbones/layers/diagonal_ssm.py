@@ -86,7 +86,7 @@ class DiagonalSSM(nn.Module):
         self.D.normal_()
 
     def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A, B, C and the time step, in at least float32.
+        """Return a, B, C and the time step, in at least float32.
 
         A and B are (num_channels, d_state / 2) complex, C too, or (num_channels, num_filters, d_state / 2); the time
         step is (num_channels,).
@@ -105,7 +105,7 @@ class DiagonalSSM(nn.Module):
         return torch.log(1 + z / 2) - torch.log(1 - z / 2), dt[:, None] * B / (1 - z / 2), C
 
     def kernel(self, length: int) -> Tensor:
-        """The kernel K (num_channels, length), or (num_channels, num_filters, length), without the skip."""
+        """Return the kernel K (num_channels, length), or (num_channels, num_filters, length), without the skip."""
         log_A_bar, B_bar, C = self.discretized()
         kernel = convolution_kernel(_powers(log_A_bar, length), B_bar, self._with_filters(C, 1))
         return kernel.squeeze(1) if self.num_filters is None else kernel
@@ -168,22 +168,22 @@ class DiagonalSSM(nn.Module):
         return y, None if state is None else torch.view_as_real(states[:, -1]).to(state.dtype)
 
     def _with_filters(self, x: Tensor, dim: int) -> Tensor:
-        """A tensor with an axis for the filters, of size 1 if there is none yet."""
+        """Return a tensor with an axis for the filters, of size 1 if there is none yet."""
         return x.unsqueeze(dim) if self.num_filters is None else x
 
     def _with_skip(self, y: Tensor, u: Tensor) -> Tensor:
-        """Outputs (batch, length, num_channels, filters) with D u added, without the axis of a sole filter."""
+        """Return outputs (batch, length, num_channels, filters) with D u added, without the axis of a sole filter."""
         y = y + self._with_filters(self.D.to(u.dtype), 1) * u.unsqueeze(-1)
         return y.squeeze(-1) if self.num_filters is None else y
 
     def _complex(self, state: Tensor | None, batch_size: int, like: Tensor) -> Tensor:
-        """A state (batch, num_channels, half) complex, zeros if there is none."""
+        """Return a state (batch, num_channels, half) complex, zeros if there is none."""
         if state is None:
             return like.new_zeros(batch_size, *like.shape)
         return torch.view_as_complex(state.to(like.real.dtype).contiguous())
 
     def extra_repr(self) -> str:
-        """The sizes and the choices, for `print`."""
+        """Return the sizes and the choices, for `print`."""
         return (
             f"{self.num_channels}, d_state={self.d_state}, {self.state_matrix}, {self.discretization}, "
             f"num_filters={self.num_filters}"
@@ -191,7 +191,7 @@ class DiagonalSSM(nn.Module):
 
 
 def initial_matrices(state_matrix: StateMatrix, d_state: int) -> tuple[Tensor, Tensor]:
-    """The initial A (complex) and B (real), (d_state / 2,) in float64 on the CPU; section 4 of the paper.
+    """Return the initial A (complex) and B (real), (d_state / 2,) in float64 on the CPU; section 4 of the paper.
 
     "legs" takes the eigenvalues of the normal part of HiPPO-LegS, A + P P^T with P_n = sqrt(n + 1/2), and B in their
     basis; the phase of an eigenvector is arbitrary, so B keeps its size only, as C's phase is random.
@@ -290,7 +290,7 @@ class BetweenBlocks(NamedTuple):
 
 
 def states_between_blocks(blocks: Blocks, state: Tensor, log_A_bar: Tensor, B_bar: Tensor) -> BetweenBlocks:
-    """The recurrence from block to block, from the state (batch, num_channels, half) before the chunk."""
+    """Return the recurrence from block to block, from the state (batch, num_channels, half) before the chunk."""
     batch_size, num_blocks, block_length, _ = blocks.inputs.shape
     powers = _powers(log_A_bar, block_length + 1)  # (num_channels, half, block_length + 1)
     to_state = _real_rows((powers[..., :-1].flip(-1) * B_bar.unsqueeze(-1)).mT)  # (num_channels, block_length, 2 half)
@@ -308,7 +308,7 @@ def states_between_blocks(blocks: Blocks, state: Tensor, log_A_bar: Tensor, B_ba
 
 
 def states_at(blocks: Blocks, places: Tensor, between: BetweenBlocks, log_A_bar: Tensor) -> Tensor:
-    """The states (batch, count, num_channels, half) complex after the positions at `places` (batch, count).
+    """Return the states (batch, count, num_channels, half) complex after the positions at `places` (batch, count).
 
     The inputs of a place's block up to it are shifted to the block's end, so that their weights are `to_state`'s.
     """

@@ -30,12 +30,12 @@ class DropPath(nn.Module):
         return x * mask.bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
-        """The rate, for `print`."""
+        """Return the rate, for `print`."""
         return f"rate={self.rate:g}"
 
 
 def drop_path_rates(last: float, depth: int) -> Iterator[float]:
-    """The linear rule: rates from 0 at the first of `depth` branches to `last` at the last one.
+    """Return the linear rule: rates from 0 at the first of `depth` branches to `last` at the last one.
 
     Raises:
         InputError: If `last` is not in [0, 1).

@@ -50,7 +50,7 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """The block's memory before the first position, its size the same however long the sequence grows."""
+        """Return the block's memory before the first position, its size the same however long the sequence grows."""
 
     @abstractmethod
     def forward(self, residual: Tensor, state: Any, chunk: Any) -> BlockOutput:
@@ -83,15 +83,15 @@ class ResidualStack(SequenceBackbone):
         self.norm_f = nn.RMSNorm(width, eps=1e-5)
 
     def describe(self, x: Tensor, state: StackState | None, boundaries: Boundaries | None) -> Any:
-        """What all blocks are told of a chunk x (batch, length, width): its document boundaries, unless overridden."""
+        """Return what all blocks are told of a chunk x (batch, length, width), here its document boundaries."""
         return boundaries
 
     def initial_memory(self, batch_size: int, device: torch.device) -> dict[str, State]:
-        """What the state holds before the first position beside the blocks' own: nothing, unless overridden."""
+        """Return what the state holds before the first position beside the blocks' own: nothing, unless overridden."""
         return {}
 
     def memory_of(self, chunk: Any) -> dict[str, State]:
-        """What the state holds after a chunk beside the blocks' own: nothing, unless overridden."""
+        """Return what the state holds after a chunk beside the blocks' own: nothing, unless overridden."""
         return {}
 
     def forward(self, x: Tensor, state: State | None = None, *, document_ids: Tensor | None = None) -> SequenceOutput:
@@ -143,5 +143,5 @@ class ResidualStack(SequenceBackbone):
         }
 
     def repeated_blocks(self) -> list[nn.Module]:
-        """The layers."""
+        """Return the layers."""
         return list(self.layers)

@@ -15,7 +15,7 @@ _NAME = re.compile(r"(rows|columns|window_([1-9]\d*))(_backwards)?")
 
 
 def route_named(name: str) -> Route:
-    """The route of a name.
+    """Return the route of a name.
 
     Args:
         name: "rows" (row by row), "columns" (column by column) or "window_7" (window by window of 7x7 positions, each
@@ -27,7 +27,7 @@ def route_named(name: str) -> Route:
     match = _NAME.fullmatch(name)
     if match is None:
         raise InputError(
-            f"there is no route {name!r}: give rows, columns or window_N with a size N, with or without _backwards"
+            f"there is no route {name!r}; give rows, columns or window_N with a size N, with or without _backwards"
         )
     kind, window_size, backwards = match.groups()
     return Route(int(window_size or 0), by_columns=kind == "columns", backwards=backwards is not None)

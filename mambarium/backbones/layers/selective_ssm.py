@@ -46,7 +46,7 @@ class SelectiveSSM(KernelUser, nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """A = -(1..d_state) (S4D-real), D = 1, and softplus(delta bias) log-uniform in [0.001, 0.1]."""
+        """Start from A = -(1..d_state) (S4D-real), D = 1, and softplus(delta bias) log-uniform in [0.001, 0.1]."""
         reset_delta(self.dt_proj.weight, self.dt_proj.bias)
         reset_s4d_real(self.A_log, self.D)
 
@@ -187,7 +187,7 @@ def scan_tokens(x: Tensor, delta: Tensor, A_log: Tensor, B: Tensor, C: Tensor, D
 
 @torch.no_grad()
 def reset_s4d_real(A_log: Tensor, D: Tensor) -> None:
-    """A = -(1..d_state) in each row (S4D-real), D = 1."""
+    """Start from A = -(1..d_state) in each row (S4D-real), D = 1."""
     A_log.copy_(torch.arange(1, A_log.shape[-1] + 1, dtype=torch.float32, device=A_log.device).log())
     D.fill_(1.0)
 

@@ -82,7 +82,7 @@ def check_state(backbone: SequenceBackbone, depth: int, state: State, batch_size
 
 
 def _held_sequences(state: State) -> int | None:
-    """Number of sequences of a state's first tensor, None if it has none."""
+    """Return the number of sequences of a state's first tensor, None if it has none."""
     if isinstance(state, Tensor):
         return state.shape[0] if state.ndim else None
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []

@@ -13,7 +13,7 @@ from mambarium.errors import InputError
 
 
 def torchvision_models(family: str, wanted_by: str) -> ModuleType:
-    """A module of `torchvision.models`, imported when the first backbone needs it.
+    """Return a module of `torchvision.models`, imported when the first backbone needs it.
 
     Raises:
         InputError: If torchvision is not installed.
@@ -55,6 +55,6 @@ class TorchvisionPyramid(TorchvisionBackbone):
     depths: tuple[int, ...]
 
     def repeated_blocks(self) -> list[nn.Module]:
-        """The blocks of all stages."""
+        """Return the blocks of all stages."""
         stages = list(self.network.get_submodule("features").children())[1::2]
         return [block for stage in stages for block in stage.children()]

@@ -52,7 +52,7 @@ class Context(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """The context's memory before the first position."""
+        """Return the context's memory before the first position."""
 
     @abstractmethod
     def forward(
@@ -84,7 +84,7 @@ class WindowStack(ResidualStack):
         self.window_size = window_size
 
     def describe(self, x: Tensor, state: StackState | None, boundaries: Boundaries | None) -> WindowChunk:
-        """The windows of a chunk."""
+        """Return the windows of a chunk."""
         known = cast(dict[str, Tensor], self.initial_memory(x.shape[0], x.device) if state is None else state)
         windows, memory = slide(WindowMemory(known["offset"], known["segment"]), x.shape[1], boundaries)
         return WindowChunk(windows, boundaries, memory)
@@ -200,7 +200,7 @@ def scaled_direction(x: Tensor, scale: Tensor | None = None) -> Tensor:
 
 
 def with_memory(state: dict[str, Tensor], key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, dict[str, State]]:
-    """A chunk's keys and values behind the remembered ones (batch, positions, ...), and what to remember of them."""
+    """Return a chunk's keys and values behind the remembered ones (batch, positions, ...), and what to remember."""
     keys = torch.cat([state["key"].to(key.dtype), key], dim=1)
     values = torch.cat([state["value"].to(value.dtype), value], dim=1)
     positions, dtype = state["key"].shape[1], state["key"].dtype

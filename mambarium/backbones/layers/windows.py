@@ -53,7 +53,7 @@ class Windows(NamedTuple):
 
 
 def slide(memory: WindowMemory, length: int, boundaries: Boundaries | None) -> tuple[Windows, WindowMemory]:
-    """The windows of a chunk of `length` positions, and the memory after it."""
+    """Return the windows of a chunk of `length` positions, and the memory after it."""
     window_size = memory.offset.shape[1]
     device = memory.offset.device
     positions = torch.arange(length, device=device)

@@ -108,7 +108,7 @@ class Comparison:
 
 
 def read_config_file(path: Path, title: str) -> StoredConfiguration:
-    """A file `config.json`.
+    """Return a file `config.json`.
 
     Raises:
         InputError: If it is no JSON object.
@@ -123,7 +123,7 @@ def read_config_file(path: Path, title: str) -> StoredConfiguration:
 
 
 def entry_configurations(content: Mapping[str, Any], source: str) -> list[StoredConfiguration]:
-    """What training scripts put into their files: argparse's namespace "args", the "config" of yacs, mmengine's."""
+    """Return what training scripts put into files: argparse's "args", the "config" of yacs, mmengine's."""
     found = []
     meta = content.get("meta")
     if isinstance(meta, Mapping):
@@ -151,7 +151,7 @@ def flattened(fields: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 def format_of(
     stored: StoredConfiguration, known: tuple[ConfigurationFormat, ...], title: str
 ) -> ConfigurationFormat | None:
-    """The format of a configuration that came with weights, None if it isn't a model's.
+    """Return the format of a configuration that came with weights, None if it isn't a model's.
 
     Raises:
         InputError: If it is another model's than the weights' names say, or says that they are quantised.
@@ -159,7 +159,7 @@ def format_of(
     for name, value in stored.fields.items():
         if name.startswith("quantization_config."):
             raise InputError(
-                f"{stored.title} says of its weights {name} = {value!r}: give weights without quantisation"
+                f"{stored.title} says of its weights {name} = {value!r}; give weights without quantisation"
             )
     for form in known:
         if form.place == stored.place and next(iter(form.identity)) in stored.fields:
@@ -175,7 +175,7 @@ def format_of(
 
 
 def model_named(stored: StoredConfiguration | None) -> str:
-    """The model that a configuration names, for messages; empty if it names none."""
+    """Return the model that a configuration names, for messages; empty if it names none."""
     names = [] if stored is None else [name for name in _NAMES_OF_MODELS if name in stored.fields]
     return f"; its {stored.place} says {names[0]} {stored.fields[names[0]]!r}" if stored and names else ""
 
@@ -208,7 +208,7 @@ def compare(stored: StoredConfiguration, form: ConfigurationFormat | None, backb
             elif wanted.argument is None:
                 raise InputError(f"{what} and no other, so that these weights would compute something else")
             else:
-                raise InputError(f"{what}: set {wanted.argument}, or these weights would compute something else")
+                raise InputError(f"{what}; set {wanted.argument}, or these weights would compute something else")
         elif name in form.identity:
             matching += 1
         elif _fits(name, form.images):
@@ -250,7 +250,7 @@ def compare_untraced(
     family = type(backbone).__name__
     what = f"{source}: tensors as those of {name}, but {family} here has other {key}{shown}"
     if found.matching and not ours[key].free:
-        raise InputError(f"{what}: set {key}, or these weights would compute something else")
+        raise InputError(f"{what}; set {key}, or these weights would compute something else")
     found.notes.append(what)
 
 

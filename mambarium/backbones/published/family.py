@@ -139,7 +139,7 @@ def having(*keys: str) -> Callable[[Collection[str]], bool]:
 
 
 def renamed(key: str, rules: Mapping[str, str]) -> str:
-    """A key after the first rule that applies to it, from regular expressions to their replacements."""
+    """Return a key after the first rule that applies to it, from regular expressions to their replacements."""
     for pattern, replacement in rules.items():
         changed, count = re.subn(pattern, replacement, key)
         if count:
@@ -148,5 +148,5 @@ def renamed(key: str, rules: Mapping[str, str]) -> str:
 
 
 def renaming(rules: Mapping[str, str]) -> Callable[[Mapping[str, Tensor]], Weights]:
-    """A state dict's renaming by rules, as `renamed` does it key by key."""
+    """Return a state dict's renaming by rules, as `renamed` does it key by key."""
     return lambda weights: {renamed(key, rules): value for key, value in weights.items()}

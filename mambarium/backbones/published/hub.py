@@ -36,7 +36,7 @@ def is_url(source: str) -> bool:
 
 
 def fetch_url(url: str) -> Path:
-    """The file of a URL, downloaded to torch's cache unless it is there.
+    """Return the file of a URL, downloaded to torch's cache unless it is there.
 
     Raises:
         InputError: If it can't be had.
@@ -49,14 +49,14 @@ def fetch_url(url: str) -> Path:
         torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
     except OSError as error:  # the network's errors are of this kind
         raise InputError(
-            f"{url} can't be downloaded ({_cause(error)}): give a local file, null for fresh weights, or try again "
+            f"{url} can't be downloaded ({_cause(error)}); give a local file, null for fresh weights, or try again "
             "with a network"
         ) from error
     return path
 
 
 def fetch(source: str) -> Path:
-    """The weights, or the index of their parts, of a name on the hub, downloaded to its cache unless they are there.
+    """Return the weights, or the index of their parts, of a name on the hub, downloaded if they are not in its cache.
 
     Args:
         source: `owner/name` or `owner/name:file`.
@@ -82,7 +82,7 @@ def fetch(source: str) -> Path:
             return Path(huggingface_hub.hf_hub_download(repository, weights[0]))
     except LocalEntryNotFoundError as error:
         raise InputError(
-            f"{source}: no such file or folder here, and the Hugging Face hub can't be reached: give a local file, "
+            f"{source}: no such file or folder here, and the Hugging Face hub can't be reached; give a local file, "
             "null for fresh weights, or try again with a network"
         ) from error
     # The hub's client and the network's layers below it raise errors of many kinds, with a sentence in the first line.
@@ -104,7 +104,7 @@ def fetch_beside(source: str, name: str) -> Path:
 
 
 def fetch_config(source: str) -> tuple[Path | None, str]:
-    """The configuration beside weights that were fetched.
+    """Return the configuration beside weights that were fetched.
 
     Args:
         source: The weights' `owner/name` or `owner/name:file`.

@@ -36,7 +36,7 @@ class Recognised(NamedTuple):
 
 
 def recognise(weights: Mapping[str, Tensor]) -> Recognised | None:
-    """The format of a state dict, None if it is of none; prefixes of wrappers are taken off."""
+    """Return the format of a state dict, None if it is of none; prefixes of wrappers are taken off."""
     for family in FAMILIES:
         for known in family.formats:
             if known.recognises(weights):
@@ -51,7 +51,7 @@ def recognise(weights: Mapping[str, Tensor]) -> Recognised | None:
 
 
 def without_wrappers(weights: Mapping[str, Tensor]) -> Weights:
-    """A state dict without counters, and without what compilation and sharding put into its names."""
+    """Return a state dict without counters, and without what compilation and sharding put into its names."""
     found = {}
     for key, value in weights.items():
         if key.rpartition(".")[2] in COUNTERS:
@@ -63,12 +63,12 @@ def without_wrappers(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def family_of(backbone: Backbone) -> Family | None:
-    """The family of a backbone, None for a class of the user's."""
+    """Return the family of a backbone, None for a class of the user's."""
     return next((family for family in FAMILIES if type(backbone) is family.backbone), None)
 
 
 def fitting_variants(recognised: Recognised) -> list[str]:
-    """Published variants whose parameters have exactly the names and shapes of a published state dict."""
+    """Return published variants whose parameters have exactly the names and shapes of a published state dict."""
     family = recognised.family
     stored = {key: value.shape for key, value in recognised.weights.items()}
     fitting = []
@@ -83,7 +83,7 @@ def fitting_variants(recognised: Recognised) -> list[str]:
 
 
 def weights_of_variant(backbone: Backbone) -> PublishedWeights:
-    """The published weights of the variant that a backbone is, or that differs from it only in image or window size.
+    """Return the published weights of the variant that a backbone is, image and window sizes apart.
 
     Raises:
         InputError: If it is none, none are published of it, or those of several fit equally well.
@@ -134,12 +134,12 @@ def _differences(ours: Backbone, published: Backbone, untraced: Callable[[Any], 
 
 
 def foreign_parts(expected: Collection[str], stored: Collection[str]) -> list[str]:
-    """Stored keys of numbered parts that a model has too, such as layers, but which the model lacks."""
+    """Return stored keys of numbered parts that a model has too, such as layers, but which the model lacks."""
     containers = {container(key) for key in expected}
     return [key for key in stored if key not in expected and container(key) in containers]
 
 
 def container(key: str) -> str:
-    """What holds the numbered part that a key belongs to, "layers" of "layers.3.norm.weight"; else the key itself."""
+    """Return what holds the numbered part that a key is of, "layers" of "layers.3.norm.weight"; else the key."""
     parts = key.split(".")
     return ".".join(parts[: next((index for index, part in enumerate(parts) if part.isdigit()), len(parts))])

@@ -135,7 +135,7 @@ def _plainly(value: Tensor | None) -> Resized | None:
 
 
 def _compare(pretrained: Pretrained, backbone: Backbone) -> Comparison:
-    """What came with published weights, compared with a backbone that their tensors fit.
+    """Return what came with published weights, compared with a backbone that their tensors fit.
 
     Raises:
         InputError: If it says of the model what the backbone isn't.
@@ -204,7 +204,7 @@ def assign(
 
 
 def report(pretrained: Pretrained, backbone: Assignment, head: Assignment | None) -> LoadReport:
-    """What was loaded."""
+    """Return what was loaded."""
     recognised = pretrained.recognised
     weights, outside = (pretrained.weights, []) if recognised is None else (recognised.weights, recognised.outside)
     used = backbone.keys | (head.keys if head else set())
@@ -237,7 +237,7 @@ def _variant_that_fits(recognised: Recognised) -> str:
 
 
 def _own_backbone(pretrained: Pretrained) -> str:
-    """The backbone that a checkpoint of ours was trained with, where its configuration says so."""
+    """Return the backbone that a checkpoint of ours was trained with, where its configuration says so."""
     backbone = pretrained.checkpoint.content.get("hyper_parameters", {}).get("backbone")
     if not isinstance(backbone, Mapping) or "class_path" not in backbone:
         return "take the backbone that it was trained with"

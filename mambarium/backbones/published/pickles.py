@@ -20,7 +20,7 @@ from mambarium.private_names.torch import NUMPY_REBUILDERS
 
 
 def read_pickle(path: Path) -> Any:
-    """The content of a file of `torch.save`, tensors on the CPU.
+    """Return the content of a file of `torch.save`, tensors on the CPU.
 
     Read with `weights_only=True`: tensors, numbers, strings and their containers. Beside them, only what official files
     hold is let through, and nothing of it can run code: argparse's namespaces, numpy's scalars and arrays, paths, and
@@ -39,15 +39,15 @@ def read_pickle(path: Path) -> Any:
     # The unpickler raises errors of many kinds on bytes that are no pickle.
     except Exception as error:
         if "TorchScript" in str(error):
-            raise InputError(f"{path} is a TorchScript archive: save the model's state dict instead") from error
+            raise InputError(f"{path} is a TorchScript archive; save the model's state dict instead") from error
         if foreign := re.search(r"GLOBAL (\S+)", str(error)):
             if foreign.group(1).startswith("torch.distributed"):
                 raise InputError(
-                    f"{path} holds one process's part of weights that were sharded ({foreign.group(1)}): save the full "
+                    f"{path} holds one process's part of weights that were sharded ({foreign.group(1)}); save the full "
                     "state dict instead"
                 ) from error
             raise InputError(
-                f"{path} holds Python objects that could run code ({foreign.group(1)}), which are never loaded: save "
+                f"{path} holds Python objects that could run code ({foreign.group(1)}), which are never loaded; save "
                 "its state dict alone where it was written"
             ) from error
         raise InputError(f"{path} is damaged or no checkpoint ({_cause(error)})") from error
@@ -78,11 +78,11 @@ def _harmless() -> list[Any]:
 
 
 def _name_of_attribute(owner: object, name: str) -> str:
-    """What comes back for a function within a class, of which files hold the name: nothing is looked up."""
+    """Return what comes back for a function within a class, of which files hold the name: nothing is looked up."""
     return name
 
 
 def _cause(error: Exception) -> str:
-    """The first line that says something, short."""
+    """Return the first line that says something, short."""
     lines = [line for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
     return lines[0].strip()[:120] if lines and not isinstance(error, pickle.UnpicklingError | KeyError) else "no pickle"

@@ -61,7 +61,7 @@ class Pretrained(NamedTuple):
         return "a checkpoint of this package" if self.recognised is None else self.recognised.format.title
 
     def backbone_key(self, name: str) -> str:
-        """The key of a parameter or buffer of our backbone."""
+        """Return the key of a parameter or buffer of our backbone."""
         return f"backbone.{name}" if self.recognised is None else self.recognised.family.backbone_key(name)
 
 
@@ -85,7 +85,7 @@ def read_pretrained(source: str | Path, ema: bool | None = None) -> Pretrained:
             f"known are {', '.join(TITLES)}, and checkpoints of this package"
         )
     if ema is not None and not (average if ema else plain):
-        raise InputError(f"{source} has no {'averaged' if ema else 'plain'} weights: leave ema away")
+        raise InputError(f"{source} has no {'averaged' if ema else 'plain'} weights; leave ema away")
     preferred = recognised is None or recognised.family.evaluates_average
     use_average = bool(average) and (not plain or (preferred if ema is None else ema))
     entry, weights = next(iter((average if use_average else plain).items()))
@@ -108,7 +108,7 @@ def read_pretrained(source: str | Path, ema: bool | None = None) -> Pretrained:
 
 
 def _entries(content: Mapping[str, Any]) -> tuple[dict[str, Weights], dict[str, Weights]]:
-    """The weights of a file by its entry, "" for a bare state dict: the plain ones, and the averaged ones."""
+    """Return the weights of a file by its entry, "" for a bare state dict: the plain ones, and the averaged ones."""
     # Lightning's weight averaging puts the average in the place of the plain weights, which it moves.
     averages = ("state_dict",) if "averaging_state" in content else AVERAGE_ENTRIES
     found = {name: _tensors(content.get(name)) for name in (*PLAIN_ENTRIES, *AVERAGE_ENTRIES)}
@@ -120,7 +120,7 @@ def _entries(content: Mapping[str, Any]) -> tuple[dict[str, Weights], dict[str, 
 
 
 def _tensors(value: Any) -> Weights:
-    """The tensors of a dict, empty for anything else."""
+    """Return the tensors of a dict, empty for anything else."""
     items = value.items() if isinstance(value, Mapping) else ()
     return without_wrappers({key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)})
 

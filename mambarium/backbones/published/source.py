@@ -58,7 +58,7 @@ def read_checkpoint(source: str | Path) -> StoredCheckpoint:
 
 
 def _config(source: str) -> tuple[StoredConfiguration | None, str]:
-    """The configuration beside the weights, or why there is none."""
+    """Return the configuration beside the weights, or why there is none."""
     path = Path(source).expanduser()
     if path.exists():
         path = (path if path.is_dir() else path.parent) / CONFIG_FILE
@@ -75,7 +75,7 @@ def _config(source: str) -> tuple[StoredConfiguration | None, str]:
 
 
 def _files(source: str) -> list[Path]:
-    """The files that hold the weights, in order."""
+    """Return the files that hold the weights, in order."""
     path = hub.fetch_url(source) if hub.is_url(source) else Path(source).expanduser()
     if path.is_dir():
         names = [name for name in hub.WEIGHT_FILES if (path / name).is_file()]

@@ -80,7 +80,7 @@ def training_options(
     arguments: Callable[[Any], Mapping[str, Expected]] = lambda backbone: {},
     options: Callable[[Any], Mapping[str, Expected]] = lambda backbone: {},
 ) -> ConfigurationFormat:
-    """The namespace "args" of a training script.
+    """Return the namespace "args" of a training script.
 
     Args:
         models: Regular expression of the names in the script's code, its option "model", that compute as our family.

@@ -36,12 +36,12 @@ def refuse_unreadable(source: str, content: Mapping[str, Any], weights: Mapping[
         method = _QUANTISED.get(key.rpartition(".")[2])
         if method or value.is_quantized:
             raise InputError(
-                f"{source} holds weights quantised by {method or 'torch'} ({key}), which are not read here: give them "
+                f"{source} holds weights quantised by {method or 'torch'} ({key}), which are not read here; give them "
                 "without quantisation"
             )
         if key.rpartition(".")[2].startswith(("_flat_param", "flat_param")):
             raise InputError(
-                f"{source} holds one process's flat part of FSDP's weights ({key}): save the full state dict instead"
+                f"{source} holds one process's flat part of FSDP's weights ({key}); save the full state dict instead"
             )
     if ("ds_version" in content or "ds_config" in content) and (
         not weights or all(value.numel() == 0 for value in weights.values())
@@ -69,7 +69,7 @@ def refuse_defects(source: str, key: str, value: Tensor, wanted: Tensor) -> None
 
 
 def what_is_there(keys: Collection[str]) -> str:
-    """The names of a state dict, for messages: how it begins, and the parts of a detector or segmenter."""
+    """Return the names of a state dict, for messages: how it begins, and the parts of a detector or segmenter."""
     parts = dict.fromkeys(key.split(".")[0] for key in keys)
     begins = f"it begins with {', '.join(list(keys)[:3])}"
     if "backbone" in parts and len(parts) > 1:

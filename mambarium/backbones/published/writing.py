@@ -16,7 +16,7 @@ from mambarium.errors import InputError
 
 
 def official_weights(backbone: Backbone, head: Mapping[str, Tensor]) -> Weights:
-    """A state dict with the keys of the family's official code.
+    """Return a state dict with the keys of the family's official code.
 
     Raises:
         InputError: If the family has no published format.
@@ -38,7 +38,7 @@ def write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     if path.exists():
-        raise InputError(f"{path} exists: give another path, or remove it")
+        raise InputError(f"{path} exists; give another path, or remove it")
     first_names: dict[int, str] = {}
     for key, value in weights.items():
         first_names.setdefault(value.data_ptr(), key)

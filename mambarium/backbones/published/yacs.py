@@ -18,7 +18,7 @@ def yacs_config(
     arguments: Callable[[Any], Mapping[str, Expected]],
     harmless: tuple[str, ...] = (),
 ) -> ConfigurationFormat:
-    """A configuration of one type of model.
+    """Return a configuration of one type of model.
 
     Args:
         model_type: Regular expression of `MODEL.TYPE`.

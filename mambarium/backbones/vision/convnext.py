@@ -137,7 +137,7 @@ _HEAD = {"classifier.0.": "norm.", "classifier.2.": "head."}
 
 
 def from_official(weights: Mapping[str, Tensor]) -> Weights:
-    """An official state dict, the factors on the branches shaped as ours for maps with channels first."""
+    """Return an official state dict, the factors on the branches shaped as ours for maps with channels first."""
     return {key: value.view(-1, 1, 1) if key.endswith(".gamma") else value for key, value in weights.items()}
 
 
@@ -147,7 +147,7 @@ def exported(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def official_key(key: str) -> str:
-    """The official key of one of torchvision's, or of a parameter of ours."""
+    """Return the official key of one of torchvision's, or of a parameter of ours."""
     key = key.removeprefix("network.")
     found = re.match(r"features\.(\d+)\.(.*)", key)
     if not found:
@@ -164,7 +164,7 @@ def official_key(key: str) -> str:
 
 
 def timm_arguments(backbone: ConvNeXt) -> dict[str, Expected]:
-    """What the arguments of timm's `ConvNeXt` are for a backbone."""
+    """Return what the arguments of timm's `ConvNeXt` are for a backbone."""
     return {
         "depths": Expected((backbone.depths,), "depths"),
         "dims": Expected((backbone.widths,), "widths"),

@@ -86,7 +86,7 @@ class MambaYOLO(VSSStages):
         return PooledClassifier(self.feature_info[-1].channels, num_classes)
 
     def repeated_blocks(self) -> list[nn.Module]:
-        """The scans and gated blocks of all stages, which have no batch norm; their inputs are what a stage keeps."""
+        """Return the scans and gated blocks of all stages, which have no batch norm; a stage keeps their inputs."""
         blocks = [block for stage in self.blocks for block in stage.children()]
         return [part for block in blocks if isinstance(block, ODSSBlock) for part in (*block.scans, block.gated)]
 
@@ -147,7 +147,7 @@ class ChannelsFirstSS2D(SS2D):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A = -1, D = 1, normal weights and biases of the time steps, projections as any convolution's."""
+        """Start from A = -1, D = 1, normal weights and biases of the time steps, projections as any convolution's."""
         for projection in (self.in_proj, self.out_proj):
             nn.Linear.reset_parameters(projection)
         bound = self.x_proj_weight.shape[2] ** -0.5

@@ -158,7 +158,7 @@ def recognises_timm(keys: Collection[str]) -> bool:
 
 
 def from_official(weights: Mapping[str, Tensor]) -> Weights:
-    """An official state dict without masks, the pairs' positions in one row."""
+    """Return an official state dict without masks, the pairs' positions in one row."""
     return {
         key: value.flatten() if key.endswith(_INDEX) else value
         for key, value in weights.items()
@@ -182,7 +182,7 @@ def _from_timm(key: str) -> str:
 
 
 def official_key(key: str) -> str:
-    """The official key of one of torchvision's, or of a parameter of ours."""
+    """Return the official key of one of torchvision's, or of a parameter of ours."""
     key = key.removeprefix("network.")
     found = re.match(r"features\.(\d+)\.(.*)", key)
     if not found:
@@ -200,7 +200,7 @@ def official_key(key: str) -> str:
 
 
 def timm_arguments(backbone: Swin) -> dict[str, Expected]:
-    """What the arguments of timm's `SwinTransformer` are for a backbone."""
+    """Return what the arguments of timm's `SwinTransformer` are for a backbone."""
     return {
         "patch_size": Expected((backbone.size_divisibility,), "patch_size"),
         "embed_dim": Expected((backbone.width,), "width"),
@@ -213,7 +213,7 @@ def timm_arguments(backbone: Swin) -> dict[str, Expected]:
 
 
 def yacs_arguments(backbone: Swin) -> dict[str, Expected]:
-    """What the settings in the official configurations are for a backbone."""
+    """Return what the settings in the official configurations are for a backbone."""
     sizes = {name.upper(): value for name, value in timm_arguments(backbone).items()}
     fixed = {"IN_CHANS": 3, "QK_SCALE": None, "APE": False, "PATCH_NORM": True}
     return sizes | {name: Expected((value,)) for name, value in fixed.items()}

@@ -124,11 +124,11 @@ class ViT(TorchvisionBackbone):
         return VisionFeatures([x[:, 1:].transpose(1, 2).unflatten(2, grid)], x[:, 0], {})
 
     def classifier(self, num_classes: int) -> PooledClassifier:
-        """Final norm and linear head on the class token."""
+        """Return final norm and linear head on the class token."""
         return PooledClassifier(self.width, num_classes, nn.LayerNorm(self.width, eps=1e-6))
 
     def repeated_blocks(self) -> list[nn.Module]:
-        """The layers of the encoder."""
+        """Return the layers of the encoder."""
         return list(self.network.get_submodule("encoder.layers").children())
 
     def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
@@ -176,7 +176,7 @@ _FROM_TORCHVISION = {
 
 
 def timm_arguments(backbone: ViT) -> dict[str, Expected]:
-    """What the arguments of timm's `VisionTransformer` are for a backbone."""
+    """Return what the arguments of timm's `VisionTransformer` are for a backbone."""
     absent = Expected((None, False))
     return {
         "patch_size": Expected((backbone.patch_size,), "patch_size"),

@@ -25,7 +25,7 @@ class Work(NamedTuple):
         return Work(*(x + y for x, y in zip(self, other, strict=True)))
 
     def __sub__(self, other: "Work") -> "Work":
-        """What remains."""
+        """Return what remains."""
         return Work(*(x - y for x, y in zip(self, other, strict=True)))
 
 

@@ -56,7 +56,7 @@ class Limits:
         return 1e3 * total
 
     def __str__(self) -> str:
-        """The rates in one line."""
+        """Return the rates in one line."""
         size = GPU_COPY_BYTES if self.device.type == "cuda" else 2**26
         return (
             f"{self.exponentials / 1e9:.3g} G exponentials/s, {self.operations / 1e9:.3g} G float32 operations/s, "

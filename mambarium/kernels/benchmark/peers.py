@@ -87,7 +87,7 @@ def find_peers(device: torch.device) -> tuple[list[Peer], list[Absent]]:
 
 
 def make_inputs(case: Case, device: torch.device) -> Tensors:
-    """Inputs of a case, channel-last: (batch, length, dim), B and C (batch, length, d_state).
+    """Return inputs of a case, channel-last: (batch, length, dim), B and C (batch, length, d_state).
 
     The grid scan's have two axes in place of length, and but for the input an axis of routes after them; the state
     update's have no length.
@@ -148,13 +148,13 @@ def _our_scan(x: Tensors) -> Tensor:
 
 
 def _grid_views(inputs: Tensors) -> Tensors:
-    """Views with channels before the grid's axes, and routes before the channels."""
+    """Return views with channels before the grid's axes, and routes before the channels."""
     orders = {4: (0, 3, 1, 2), 5: (0, 3, 4, 1, 2)}
     return {name: x.permute(orders[x.dim()]) if x.dim() in orders else x for name, x in inputs.items()}
 
 
 def _routes_in_their_order(inputs: Tensors) -> Tensors:
-    """What the scan of copied routes takes: the projections in each route's order, positions adjacent.
+    """Return what the scan of copied routes takes: the projections in each route's order, positions adjacent.
 
     VMamba computes them from the copied routes, so that they need no copies of their own.
     """

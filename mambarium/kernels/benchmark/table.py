@@ -98,7 +98,7 @@ class Table:
             InputError: it exists and may not be overwritten, or can't be written.
         """
         if path.exists() and not overwrite:
-            raise InputError(f"--out: {path} exists already: give another name, or --overwrite")
+            raise InputError(f"--out: {path} exists already; give another name, or --overwrite")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w" if overwrite else "x", newline="") as file:

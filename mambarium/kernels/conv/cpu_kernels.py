@@ -86,7 +86,7 @@ def _has_tap(inputs: Inputs, documents: int, t: int, back: int) -> bool:
 
 @njit
 def _earlier_input(inputs: Inputs, batch: int, channel: int, count: int, back: int) -> Any:
-    """The input `back` positions before position 0."""
+    """Return the input `back` positions before position 0."""
     if inputs.states == 0 or back >= inputs.width:
         return zero_row()
     row = inputs.width - 1 - back

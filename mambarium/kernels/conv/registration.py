@@ -26,7 +26,7 @@ def _forward(*arguments: Any) -> Tensor:
 
 
 def _backward(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """The gradients, with an empty tensor in place of each None."""
+    """Return the gradients, with an empty tensor in place of each None."""
     *inputs, backend = arguments
     conv = Conv(*inputs)
     grads = _backend(backend).conv_backward(conv, grad_out)

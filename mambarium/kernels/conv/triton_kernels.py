@@ -44,7 +44,7 @@ def load_inputs(
     dim,
     WIDTH: tl.constexpr,
 ):
-    """The inputs at positions from 1 - WIDTH on, (positions, channels), zero where there are none."""
+    """Return the inputs at positions from 1 - WIDTH on, (positions, channels), zero where there are none."""
     known = (channels < dim)[None, :]
     inside = (positions >= 0) & (positions < length)
     offsets = positions[:, None] * x_strides[1] + channels[None, :] * x_strides[2]
@@ -59,7 +59,7 @@ def load_inputs(
 
 @triton.jit
 def load_documents(seq_idx, batch, positions, strides, length):
-    """The document of each position; those outside the sequence belong to that of the nearest one."""
+    """Return the document of each position; those outside the sequence belong to that of the nearest one."""
     nearest = tl.minimum(tl.maximum(positions, 0), length - 1)
     return tl.load(seq_idx + batch * strides[0] + nearest * strides[1])
 

@@ -26,7 +26,7 @@ def grid_scan(
     routes: Sequence[Route],
     backend: Backend | None = None,
 ) -> Tensor:
-    """Selective scans over a grid along several routes, and the sum of their outputs at each position.
+    """Return selective scans over a grid along several routes, and the sum of their outputs at each position.
 
     Every route visits all positions in an order of its own (`Route`) with parameters of its own, and computes what
     `selective_scan` does in that order; the outputs are put back to where they belong and added up, as in
@@ -92,7 +92,7 @@ def grid_scan(
 
 
 def _channel_last(x: Tensor) -> Tensor:
-    """Views (batch, routes, channels, height, width) as (batch, height, width, routes, channels)."""
+    """Return views (batch, routes, channels, height, width) as (batch, height, width, routes, channels)."""
     return x.permute(0, 3, 4, 1, 2)
 
 

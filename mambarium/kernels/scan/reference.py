@@ -19,7 +19,7 @@ def selective_scan_reference(
     reset: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Selective scan (S6), algorithm 2 of Mamba (Gu and Dao, 2023, arXiv 2312.00752), as a loop over time.
+    """Return selective scan (S6), algorithm 2 of Mamba (Gu and Dao, 2023, arXiv 2312.00752), as a loop over time.
 
     With step s = softplus(delta + delta_bias), for each channel and state
 

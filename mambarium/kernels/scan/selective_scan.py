@@ -97,7 +97,7 @@ def selective_scan(
     reverse: bool = False,
     backend: Backend | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Selective scan (S6) of Mamba (Gu and Dao, 2023, arXiv 2312.00752, algorithm 2).
+    """Return selective scan (S6) of Mamba (Gu and Dao, 2023, arXiv 2312.00752, algorithm 2).
 
     With step s = softplus(delta + delta_bias), for each channel and state
 

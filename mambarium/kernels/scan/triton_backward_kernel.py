@@ -24,7 +24,7 @@ from mambarium.kernels.scan.triton_kernels import (
 
 @triton.jit
 def exchange(x, distance):
-    """The value of the lane whose number differs by the bit `distance`; all lanes of one warp take part."""
+    """Return the value of the lane whose number differs by the bit `distance`; all lanes of one warp take part."""
     return tl.inline_asm_elementwise(
         "shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;",
         "=f,f,r",

@@ -52,7 +52,7 @@ def softplus(x):
 
 @triton.jit
 def step_size(delta, bias, valid, DELTA_SOFTPLUS: tl.constexpr):
-    """The discretisation step of one row, zero where the row lies past the end."""
+    """Return the discretisation step of one row, zero where the row lies past the end."""
     x = delta + bias
     if DELTA_SOFTPLUS:
         x = softplus(x)
@@ -61,7 +61,7 @@ def step_size(delta, bias, valid, DELTA_SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def rows_within(order, group, first, length, TILE: tl.constexpr):
-    """The offsets of a tile's rows from `start_row`, those past the end replaced by the last row's.
+    """Return the offsets of a tile's rows from `start_row`, those past the end replaced by the last row's.
 
     Any finite values do there, since delta is zero, and loads need no mask.
     """
@@ -77,13 +77,13 @@ def rows_within(order, group, first, length, TILE: tl.constexpr):
 
 @triton.jit
 def start_row(order, first):
-    """The position from which a tile's offsets count: the tile's first one, with an order the first of all."""
+    """Return the position from which a tile's offsets count: the tile's first one, with an order the first of all."""
     return first.to(tl.int64) if order is None else tl.full((), 0, tl.int64)
 
 
 @triton.jit
 def group_rows(pointer, group, strides, order):
-    """The tensor as the group has it: with an order it has an axis of groups beside that of channels."""
+    """Return the tensor as the group has it: with an order it has an axis of groups beside that of channels."""
     if order is not None:
         pointer += group * strides[3]
     return pointer
@@ -91,7 +91,7 @@ def group_rows(pointer, group, strides, order):
 
 @triton.jit
 def load_rows(pointers, stride, offsets):
-    """A tile's rows as float32: item channel * TILE + row."""
+    """Return a tile's rows as float32: item channel * TILE + row."""
     rows = ()
     for c in tl.static_range(len(pointers)):
         for i in tl.static_range(len(offsets)):
@@ -111,7 +111,7 @@ def row_pointer(pointer, batch, strides, first, channel):
 
 @triton.jit
 def load_tile(pointer, batch, strides, first, channel, offsets):
-    """The rows at `offsets` from position `first` as float32."""
+    """Return the rows at `offsets` from position `first` as float32."""
     start = row_pointer(pointer, batch, strides, first, channel)
     rows = ()
     for i in tl.static_range(len(offsets)):
@@ -146,7 +146,7 @@ def load_states(row, stride, D_STATE: tl.constexpr, WORD: tl.constexpr):
 
 @triton.jit
 def unpack(pair, dtype: tl.constexpr):
-    """The two 16-bit floats of a 32-bit word as float32."""
+    """Return the two 16-bit floats of a 32-bit word as float32."""
     if dtype == tl.bfloat16:
         # A bfloat16 is the upper half of a float32.
         return (pair << 16).to(tl.float32, bitcast=True), (pair & -65536).to(tl.float32, bitcast=True)
@@ -239,7 +239,7 @@ def scan_forward_kernel(
     TILE: tl.constexpr,
     CHUNK_TILES: tl.constexpr,
 ):
-    """Scans LANES * CHANNELS channels of one segment of a batch element.
+    """Scan LANES * CHANNELS channels of one segment of a batch element.
 
     Strides: (batch, time, channel) of u, delta, z, out; (batch, time, group, state) of B, C; (batch, segment,
     channel, state) of initial_state, which every segment has its own of; (batch, channel) of last_state, whose

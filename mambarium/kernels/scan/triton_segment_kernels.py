@@ -56,7 +56,7 @@ def segment_summary_kernel(
     LANES: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """The end of LANES channels of one segment that starts at zero, and the segment's decay.
+    """Return the end of LANES channels of one segment that starts at zero, and the segment's decay.
 
     Forward: h_t = a_t h_{t-1} + delta_t u_t B_t, values being u and weights B. Adjoint: g_t = a_t (g_{t+1} +
     dy_t C_t), from the segment's last position to its first, values being the gradient of the gated output and
@@ -143,7 +143,7 @@ def segment_carry_kernel(
     LANES: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
-    """Replaces every segment's end by the state that enters the segment, for LANES states of a batch element.
+    """Replace every segment's end by the state that enters the segment, for LANES states of a batch element.
 
     AHEAD segments are loaded at once: one by one, the memory's latency would be paid for every segment.
 

@@ -134,7 +134,7 @@ def _check_arguments(
 
 
 def _step(*arguments: Any) -> Tensor:
-    """The step, with the arguments of `selective_state_update_reference`, which serves where there is no kernel."""
+    """Make a step; arguments as `selective_state_update_reference`, which serves where there is no kernel."""
     *inputs, backend = arguments
     function: Any = selective_state_update_reference
     if has_kernel("step", backend):

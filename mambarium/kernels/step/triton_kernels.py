@@ -45,7 +45,7 @@ def state_update_kernel(
     BLOCK_DIM: tl.constexpr,
     BLOCK_STATE: tl.constexpr,
 ):
-    """Updates BLOCK_DIM channels.
+    """Update BLOCK_DIM channels.
 
     Strides: (batch, head, channel, state) of state; (batch, head, channel) of x, dt, z, out; (head, channel, state)
     of A; (batch, group, state) of B, C; (head, channel) of D, dt_bias.

@@ -30,7 +30,7 @@ class PredictionPictures(Callback):
 
     def __init__(self, images: int = 4) -> None:
         if images < 0:
-            raise InputError(f"images of PredictionPictures is {images}: give 0 for none, or more")
+            raise InputError(f"images of PredictionPictures is {images}; give 0 for none, or more")
         self.images = images
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ class TextSamples(Callback):
     def __init__(self, prompt_tokens: int = 64, new_tokens: int = 128) -> None:
         if prompt_tokens < 1 or new_tokens < 0:
             raise InputError(
-                f"TextSamples has prompt_tokens {prompt_tokens} and new_tokens {new_tokens}: give 1 or more, 0 or more"
+                f"TextSamples has prompt_tokens {prompt_tokens} and new_tokens {new_tokens}; give 1 or more, 0 or more"
             )
         self.prompt_tokens, self.new_tokens = prompt_tokens, new_tokens
 

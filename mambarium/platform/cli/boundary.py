@@ -132,7 +132,7 @@ def cause_in_the_environment(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "t allocate memory" in text:
         asked = re.search(r"tried to allocate (\d+) bytes", text)
         wanted = f"{int(asked[1]) / 2**30:,.1f} GiB more asked for" if asked else text
-        return f"out of memory ({wanted or name}): lower data.batch_size, or the size of the inputs or of the model"
+        return f"out of memory ({wanted or name}); lower data.batch_size, or the size of the inputs or of the model"
     if "DataLoader worker" in text and "killed by signal" in text:
         return f"{text}: the machine may be out of memory, lower data.num_workers or data.batch_size"
     if is_lost_connection(error):
@@ -193,7 +193,7 @@ def places_of(error: BaseException) -> list[Place]:
 
 
 def causes_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Return an error and those that it was raised from or while handling."""
+    """Yield an error and those that it was raised from or while handling."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

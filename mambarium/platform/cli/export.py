@@ -39,7 +39,7 @@ def export(
         InputError: If the checkpoint can't be read, has no such format, or the output exists.
     """
     if output.exists():
-        raise InputError(f"{output} exists: give another --output, or remove it")
+        raise InputError(f"{output} exists; give another --output, or remove it")
     folder = RunFolder(run_path(name, runs_dir, [find_config(config)] if config else [], ckpt_path))
     path = choose_checkpoint(ckpt_path, folder)
     trained = TrainedModel(path, load_checkpoint(path))

@@ -38,7 +38,7 @@ def list_backbones(pattern: str = "*") -> int:
     """
     names = list_variants(pattern)
     if not names:
-        raise InputError(f"no variant is called {pattern!r}: list '*' shows all {len(VARIANTS)}")
+        raise InputError(f"no variant is called {pattern!r}; list '*' shows all {len(VARIANTS)}")
     print(COLUMNS.format("variant", "parameters", "input", "GMAC", "published", "published result"))
     for name in names:
         print(describe(name), flush=True)

@@ -50,7 +50,7 @@ def found_cause(message: str, known: list[str]) -> str:
     if bad_class := re.search(r"(?:Expected a dot import path string: |Unexpected import path format: )(\S+)", message):
         return f"no class or file named '{bad_class.group(1)}'{suggestion(bad_class.group(1), class_names())}"
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
-        return f"{denied.group(1)} can't be named here: name a class of the kind that belongs here"
+        return f"{denied.group(1)} can't be named here; name a class of the kind that belongs here"
     if bad_import := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", message):
         return f"{bad_import.group(1)} is not a {bad_import.group(2)}"
     text = re.sub(r'^\s*Parser key "[^"]+":?\s*', "", message)

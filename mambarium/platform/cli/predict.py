@@ -66,7 +66,7 @@ def predict(model: Task, datamodule: ExactDataModule, trainer: Trainer, options:
     """
     if isinstance(model, LanguageModeling) and isinstance(datamodule, Text):
         if options.prompt is None:
-            raise InputError("predict continues a text: give --prompt TEXT")
+            raise InputError("predict continues a text; give --prompt TEXT")
         print_continuations(model, datamodule, options)
         return
     predictors = {
@@ -77,7 +77,7 @@ def predict(model: Task, datamodule: ExactDataModule, trainer: Trainer, options:
     if not predictors:
         raise InputError(f"predict has no use for {type(model).__name__} with {type(datamodule).__name__}")
     if options.images is None:
-        raise InputError("predict looks at images: give --images FOLDER")
+        raise InputError("predict looks at images; give --images FOLDER")
     if "" in predictors:
         predictor, writer, data = predictors[""]
         table = writer.file_name if writer else None

@@ -63,5 +63,5 @@ def same_evaluation(path: Path, content: dict[str, Any]) -> bool:
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no result of an evaluation ({error}): move it away first") from error
+        raise InputError(f"{path}: no result of an evaluation ({error}); move it away first") from error
     return isinstance(old, dict) and all(old.get(key) == content[key] for key in IDENTITY)

@@ -57,7 +57,7 @@ def show(data: Any, options: Any, output: Path) -> None:
     if data.draw_sample(first) is None:
         raise InputError(f"show-data has no picture of {type(data).__name__}")
     if output.exists():
-        raise InputError(f"{output} exists: give another file with --output, or remove it")
+        raise InputError(f"{output} exists; give another file with --output, or remove it")
     pictures = [data.draw_sample(samples[pass_index, index]) for index in indices]
     write_png(arrange(pictures, options.columns), output)
     print(f"{len(pictures)} of {len(samples):,} {options.part} samples, {data.num_classes} classes: {output}")

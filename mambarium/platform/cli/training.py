@@ -229,7 +229,7 @@ class TrainingCLI(VerbsCLI):
         if given is None:
             return decision
         if decision.step is not Step.START:
-            raise InputError(f"{self.folder.path} goes on from its own checkpoint: leave --ckpt_path out")
+            raise InputError(f"{self.folder.path} goes on from its own checkpoint; leave --ckpt_path out")
         path = choose_checkpoint(str(given), self.folder)
         found = Found(path, load_checkpoint(path))
         check_same_run(found.checkpoint, self.run_config, path)
@@ -398,4 +398,4 @@ def check_seed(seed: int) -> None:
         InputError: If it is out of range.
     """
     if not 0 <= seed < 2**32:
-        raise InputError(f"seed_everything is {seed}: give a whole number from 0 to {2**32 - 1}")
+        raise InputError(f"seed_everything is {seed}; give a whole number from 0 to {2**32 - 1}")

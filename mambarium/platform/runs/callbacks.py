@@ -40,13 +40,13 @@ NO_CHECKPOINT_CALLBACKS = (
 )
 AVERAGES = Rule(
     "validates and stores the average of the weights, updated after optimiser steps",
-    "averages after epochs, of which a run has one: use EMAWeightAveraging's update_starting_at_step, or step_idx in "
+    "averages after epochs, of which a run has one; use EMAWeightAveraging's update_starting_at_step, or step_idx in "
     "should_update",
     lambda callback: callback.should_update(epoch_idx=sys.maxsize),
 )
 PROGRESS_BAR = Rule("is shown in place of the command line's own bar, all passes being one epoch")
 UNFREEZES = refused(
-    "unfreezes by epochs, of which a run has one: use model.frozen_stages, or model.layer_decay for slower rates"
+    "unfreezes by epochs, of which a run has one; use model.frozen_stages, or model.layer_decay for slower rates"
 )
 
 RULES: dict[type[Callback], Rule] = {
@@ -54,7 +54,7 @@ RULES: dict[type[Callback], Rule] = {
     lightnings.BackboneFinetuning: UNFREEZES,
     lightnings.BaseFinetuning: UNFREEZES,
     lightnings.BasePredictionWriter: Rule("your own: writes what predict finds in images"),
-    lightnings.BatchSizeFinder: refused("tries batch sizes in trainings of its own: set data.batch_size"),
+    lightnings.BatchSizeFinder: refused("tries batch sizes in trainings of its own; set data.batch_size"),
     lightnings.Checkpoint: refused(NO_CHECKPOINT_CALLBACKS),
     lightnings.DeviceStatsMonitor: Rule(
         "logs what the device and, with psutil installed, the CPU are doing",
@@ -63,18 +63,18 @@ RULES: dict[type[Callback], Rule] = {
     ),
     lightnings.EarlyStopping: Rule(
         "checks after each validation; patience counts validations",
-        "would check once, at the end of the run: leave check_on_train_epoch_end out to check after each validation",
+        "would check once, at the end of the run; leave check_on_train_epoch_end out to check after each validation",
         checks_after_epochs,
     ),
     lightnings.EMAWeightAveraging: AVERAGES,
     lightnings.GradientAccumulationScheduler: refused(
-        "changes the accumulation by epochs, of which a run has one: set trainer.accumulate_grad_batches for all steps"
+        "changes the accumulation by epochs, of which a run has one; set trainer.accumulate_grad_batches for all steps"
     ),
     lightnings.LambdaCallback: Rule("your own functions, as with a callback of your own"),
-    lightnings.LearningRateFinder: refused("tries learning rates in a training of its own: set model.optimizer.lr"),
+    lightnings.LearningRateFinder: refused("tries learning rates in a training of its own; set model.optimizer.lr"),
     lightnings.LearningRateMonitor: Rule(
         "logs the learning rates every trainer.log_every_n_steps",
-        "would log once, at the start of the run: set logging_interval to step",
+        "would log once, at the start of the run; set logging_interval to step",
         lambda callback: callback.logging_interval == "epoch",
     ),
     lightnings.ModelCheckpoint: refused(NO_CHECKPOINT_CALLBACKS),
@@ -94,13 +94,13 @@ RULES: dict[type[Callback], Rule] = {
         "with monitor train/loss and a divergence_threshold"
     ),
     lightnings.StochasticWeightAveraging: refused(
-        "averages after epochs, of which a run has one: use EMAWeightAveraging with update_starting_at_step, and "
+        "averages after epochs, of which a run has one; use EMAWeightAveraging with update_starting_at_step, and "
         "model.schedule for the learning rate"
     ),
     lightnings.ThroughputMonitor: Rule("logs samples and batches per second; its window begins anew after a resume"),
     lightnings.Timer: Rule(
         "ends the run after the given time of training, interruptions left out, with a validation",
-        "would look at the clock once, at the end of the run: leave interval out to do it after each step",
+        "would look at the clock once, at the end of the run; leave interval out to do it after each step",
         looks_after_epochs,
     ),
     lightnings.TQDMProgressBar: PROGRESS_BAR,
@@ -187,7 +187,7 @@ class CallbackCheck(Callback):
         validates = trainer.enable_validation and any(trainer.num_val_batches)
         if not validates and (needed := self._monitored(trainer)):
             name, monitor = needed[0]
-            raise InputError(f"{name} monitors '{monitor}' at each validation, but this run has none: leave it out")
+            raise InputError(f"{name} monitors '{monitor}' at each validation, but this run has none; leave it out")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or self._monitored_are_logged:

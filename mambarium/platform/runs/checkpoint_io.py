@@ -73,7 +73,7 @@ class AtomicCheckpointIO(CheckpointIO):
         except UnpicklingError as error:
             raise InputError(
                 f"{target} could not be loaded again, because it would hold foreign objects "
-                f"({_cause(error)}): keep plain numbers, strings and tensors in hyper-parameters and states"
+                f"({_cause(error)}); keep plain numbers, strings and tensors in hyper-parameters and states"
             ) from error
         except (OSError, RuntimeError) as error:
             raise InputError(
@@ -98,7 +98,7 @@ class AtomicCheckpointIO(CheckpointIO):
             InputError: If the file is missing, damaged, or holds foreign objects.
         """
         if weights_only is False:
-            raise InputError("weights_only=False would run code from the checkpoint: leave weights_only out")
+            raise InputError("weights_only=False would run code from the checkpoint; leave weights_only out")
         file = Path(path)
         handed_over, self._handed_over = self._handed_over, None
         if handed_over is not None and handed_over[0] == file:

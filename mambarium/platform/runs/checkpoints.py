@@ -61,7 +61,7 @@ class RunCheckpoint(Callback):
     ) -> None:
         for name, interval in (("every_minutes", every_minutes), ("every_steps", every_steps)):
             if interval is not None and not interval > 0:
-                raise InputError(f"{name} of checkpoints is {interval}: give a number above 0")
+                raise InputError(f"{name} of checkpoints is {interval}; give a number above 0")
         self.last, self.previous, self.best = (folder / name for name in CHECKPOINT_NAMES)
         self._metric = primary_metric
         self._every_minutes = every_minutes

@@ -51,7 +51,7 @@ class FiniteLoss(Callback):
     @staticmethod
     def _message(trainer: Trainer, what: str) -> str:
         return (
-            f"{what} became NaN or infinite at step {trainer.global_step} or shortly before: lower the learning rate, "
+            f"{what} became NaN or infinite at step {trainer.global_step} or shortly before; lower the learning rate, "
             "warm up longer, or set trainer.gradient_clip_val; the last checkpoint is from before"
         )
 

@@ -69,7 +69,7 @@ def find_checkpoint(folder: Path) -> Found | None:
         return None
     listed = "; ".join(f"{path.name} {damage}" for path, damage in unfit)
     raise InputError(
-        f"{folder} holds no checkpoint to go on from ({listed}): put an intact one there, or start anew with another "
+        f"{folder} holds no checkpoint to go on from ({listed}); put an intact one there, or start anew with another "
         "--name"
     )
 
@@ -165,5 +165,5 @@ def check_restorable(found: Found, trainer: Trainer, own: bool) -> None:
                 logger.check(counted["events"])
     except InputError as error:
         raise InputError(
-            f"{error}: put the rest back, or go on without it under another name (--name NEW --ckpt_path {found.path})"
+            f"{error}; put the rest back, or go on without it under another name (--name NEW --ckpt_path {found.path})"
         ) from None

@@ -101,7 +101,7 @@ class RunFolder:
 
     def _unreadable(self, found: str) -> InputError:
         return InputError(
-            f"{self.record_path} is not the record that a run writes (found {found}): put it back, or remove it, and "
+            f"{self.record_path} is not the record that a run writes (found {found}); put it back, or remove it, and "
             "the same command goes on from the run's checkpoints"
         )
 
@@ -119,7 +119,7 @@ class RunFolder:
                 f"{self.path}: another process is training this run; wait for it, stop it, or use another --name"
             ) from None
         except OSError as error:
-            raise InputError(f"{self.path} can't be written ({error.strerror}): give another --runs_dir") from error
+            raise InputError(f"{self.path} can't be written ({error.strerror}); give another --runs_dir") from error
 
     def unlock(self) -> None:
         """Let other processes in again."""
@@ -151,7 +151,7 @@ class RunFolder:
                 stored = parsed_config(decision.found.checkpoint.get("run_config", ""))
             except ValueError as error:
                 raise InputError(
-                    f"{decision.found.path} is no checkpoint that fit wrote here ({error}): use another --name"
+                    f"{decision.found.path} is no checkpoint that fit wrote here ({error}); use another --name"
                 ) from error
             self._check_config(stored, config)
             return decision
@@ -159,14 +159,14 @@ class RunFolder:
             entries = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
             others = [name for name in entries if name not in OWN_NAMES and not name.startswith(OWN_PREFIXES)]
             if others:
-                raise InputError(f"{self.path} is not empty and no run (holds {others[0]}): use another --name")
+                raise InputError(f"{self.path} is not empty and no run (holds {others[0]}); use another --name")
             if resume == "must":
                 raise InputError(f"{self.path}: no run to resume; check --name, or start it with --resume auto")
             return decision
         self._refuse_never(resume)
         if trained := record.get("checkpoint_step"):
             raise InputError(
-                f"{self.path} was trained to step {trained}, but {self.checkpoints} holds no checkpoint any more: put "
+                f"{self.path} was trained to step {trained}, but {self.checkpoints} holds no checkpoint any more; put "
                 "one back, or start anew with another --name"
             )
         if resume == "must":
@@ -185,7 +185,7 @@ class RunFolder:
 
     def _refuse_never(self, resume: ResumePolicy) -> None:
         if resume == "never":
-            raise InputError(f"{self.path} holds a run already: use another --name, or --resume auto to go on with it")
+            raise InputError(f"{self.path} holds a run already; use another --name, or --resume auto to go on with it")
 
     def _check_config(self, stored: dict[str, Any], config: dict[str, Any]) -> None:
         if differences := config_differences(stored, config):
@@ -193,7 +193,7 @@ class RunFolder:
             if len(differences) > SHOWN_DIFFERENCES:
                 listed += f"; and {len(differences) - SHOWN_DIFFERENCES} more"
             raise InputError(
-                f"{self.path} holds a run with another configuration ({listed}): use another --name, or the old values"
+                f"{self.path} holds a run with another configuration ({listed}); use another --name, or the old values"
             )
 
     def _stored_config(self) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class RunFolder:
         except (OSError, ValueError) as error:
             cause = " ".join(str(error).split())
             raise InputError(
-                f"{self.config_path} can't be read ({cause}): put it back, or use another --name"
+                f"{self.config_path} can't be read ({cause}); put it back, or use another --name"
             ) from error
 
     def stamp(self) -> list[tuple[str, int, int, int]]:

@@ -26,7 +26,7 @@ class ValidationSchedule(Callback):
     def __init__(self, every: int | float = 1.0) -> None:
         if isinstance(every, bool) or not isinstance(every, int | float) or not every > 0:
             raise InputError(
-                f"trainer.val_check_interval is {every!r}: give a whole number of steps, or a decimal "
+                f"trainer.val_check_interval is {every!r}; give a whole number of steps, or a decimal "
                 "number of passes (1.0 validates once per pass)"
             )
         self.every = every
@@ -73,7 +73,7 @@ class ValidationSchedule(Callback):
         if unfinished_window and position.finished_batches != trainer.num_training_batches:
             raise InputError(
                 f"the checkpoint lies {unfinished_window} batches into an accumulation of {window}, whose "
-                "gradients it lacks: resume from checkpoints/last.ckpt"
+                "gradients it lacks; resume from checkpoints/last.ckpt"
             )
         self._check_schedulers(trainer)
         self._tell_lightning(trainer, position.finished_batches, self.owed)
@@ -104,11 +104,11 @@ class ValidationSchedule(Callback):
             name = type(config.scheduler).__name__
             if config.reduce_on_plateau and (config.interval != "step" or config.frequency % self._every_batches):
                 raise InputError(
-                    f"{name} must be stepped with validations: give it interval 'step' and frequency "
+                    f"{name} must be stepped with validations; give it interval 'step' and frequency "
                     f"{self._every_batches}"
                 )
             if config.interval != "step":
-                raise InputError(f"{name} would be stepped once, at the end: give it interval 'step'")
+                raise InputError(f"{name} would be stepped once, at the end; give it interval 'step'")
 
     @staticmethod
     def _tell_lightning(trainer: Trainer, finished_batches: int, due: bool) -> None:

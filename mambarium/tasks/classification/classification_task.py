@@ -85,7 +85,7 @@ class ClassificationObjective(VisionObjective):
     ) -> None:
         super().__init__(metrics, primary_metric)
         if not 0 <= label_smoothing < 1:
-            raise InputError(f"label_smoothing is {label_smoothing}: give a number from 0 to below 1")
+            raise InputError(f"label_smoothing is {label_smoothing}; give a number from 0 to below 1")
         self.num_classes = len(class_names)
         self.classifier = backbone.classifier(self.num_classes)
         self.label_smoothing = label_smoothing

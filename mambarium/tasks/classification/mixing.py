@@ -24,7 +24,7 @@ class ImageMixing:
     def __init__(self, num_classes: int, mixup: float, cutmix: float) -> None:
         for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
             if not alpha >= 0:
-                raise InputError(f"{name} is {alpha}: give 0 for none, or a number above 0")
+                raise InputError(f"{name} is {alpha}; give 0 for none, or a number above 0")
         self.transforms: list[v2.Transform] = []
         with torch.device("cpu"):  # they draw numbers, which a model built on the meta device couldn't
             if mixup > 0:

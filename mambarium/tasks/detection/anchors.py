@@ -29,7 +29,7 @@ class GridAnchors(AnchorGenerator):
         self, strides: Sequence[int], sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float]
     ) -> None:
         if len(sizes) != len(strides):
-            raise InputError(f"{len(sizes)} anchor sizes for {len(strides)} strides {list(strides)}: give one for each")
+            raise InputError(f"{len(sizes)} anchor sizes for {len(strides)} strides {list(strides)}; give one for each")
         super().__init__(tuple(tuple(each) for each in sizes), (tuple(aspect_ratios),) * len(strides))
         self.strides = tuple(strides)
 

@@ -105,7 +105,7 @@ class DetectionMetrics(TaskMetrics):
         """
         if "negative_classes" in batch and self.frequencies is None:
             raise InputError(
-                "the data is of the LVIS kind (its images have neg_category_ids): give each category of the training "
+                "the data is of the LVIS kind (its images have neg_category_ids); give each category of the training "
                 "annotations a frequency (r, c or f), or class_frequencies of DetectionObjective"
             )
         for index, detections in enumerate(predictions):
@@ -135,7 +135,7 @@ class DetectionMetrics(TaskMetrics):
         if "original_masks" in batch:
             return batch["original_masks"][index]
         if batch["masks"] is None:
-            raise InputError("the data has no instance masks: choose a detector without them, such as FasterRCNN")
+            raise InputError("the data has no instance masks; choose a detector without them, such as FasterRCNN")
         masks = batch["masks"][index][:, : valid[0], : valid[1]]
         return [encode_mask(resize_mask(mask, original)) for mask in masks]
 

@@ -81,7 +81,7 @@ class CascadeMaskRCNN(Detector):
     ) -> None:
         super().__init__()
         if len(positive_ious) != 3 or len(stage_weights) != 3:
-            raise InputError("CascadeMaskRCNN has three stages: give three positive_ious and three stage_weights")
+            raise InputError("CascadeMaskRCNN has three stages; give three positive_ious and three stage_weights")
         self.pyramid = FeaturePyramid(feature_info, strides, channels, extra_levels="pool")
         self.divisor = self.pyramid.divisor
         self.detections_per_image = boxes.detections_per_image

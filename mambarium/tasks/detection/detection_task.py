@@ -56,7 +56,7 @@ class DetectionObjective(VisionObjective):
     ) -> None:
         super().__init__(metrics, primary_metric)
         if counted_detections is not None and counted_detections < 1:
-            raise InputError(f"counted_detections is {counted_detections}: give 1 or more")
+            raise InputError(f"counted_detections is {counted_detections}; give 1 or more")
         self.counted_detections = counted_detections
         self.detector = (detector or FCOS)(backbone.feature_info, len(class_names))
         self.divisor = math.lcm(backbone.size_divisibility, self.detector.divisor)
@@ -77,7 +77,7 @@ class DetectionObjective(VisionObjective):
             return
         if len(class_frequencies) != len(self.class_names):
             raise InputError(
-                f"class_frequencies has {len(class_frequencies)} entries for {len(self.class_names)} classes: give one "
+                f"class_frequencies has {len(class_frequencies)} entries for {len(self.class_names)} classes; give one "
                 "for each class"
             )
         self.class_frequencies = list(class_frequencies)
@@ -131,15 +131,15 @@ class DetectionObjective(VisionObjective):
         most_counted = most if lvis else most_of_one
         if kept is not None and kept < most:
             lines.append(
-                f"note     an image holds {most:,} objects: raise detections_per_image of the detector to that or more"
+                f"note     an image holds {most:,} objects; raise detections_per_image of the detector to that or more"
             )
         elif lvis and kept is not None and kept < counted:
             lines.append(
-                f"note     LVIS counts {counted:,} detections: raise detections_per_image of the detector to that"
+                f"note     LVIS counts {counted:,} detections; raise detections_per_image of the detector to that"
             )
         if counted < most_counted:
             lines.append(
-                f"note     an image holds {most_counted:,} objects{of_one}: raise counted_detections to that or more"
+                f"note     an image holds {most_counted:,} objects{of_one}; raise counted_detections to that or more"
             )
         return lines
 

@@ -55,7 +55,7 @@ class FCOS(Detector):
     ) -> None:
         super().__init__()
         if channels < 32 or channels % 32:
-            raise InputError(f"FCOS's channels is {channels}: give a multiple of 32, the number of its norms' groups")
+            raise InputError(f"FCOS's channels is {channels}; give a multiple of 32, the number of its norms' groups")
         self.pyramid = FeaturePyramid(feature_info, strides, channels)
         self.head = FCOSHead(channels, 1, num_classes, num_convs)
         self.divisor = self.pyramid.divisor

@@ -75,7 +75,7 @@ class PathAggregation(nn.Module):
         if any(stride != strides[0] * 2**level for level, stride in enumerate(strides)):
             raise InputError(f"each stride of a pyramid must be the double of the one before, got {list(strides)}")
         if len(channels) != len(strides) or any(count < 2 or count % 2 for count in channels):
-            raise InputError(f"channels is {list(channels)}: give an even number for each of strides {list(strides)}")
+            raise InputError(f"channels is {list(channels)}; give an even number for each of strides {list(strides)}")
         self.divisor = math.lcm(*strides)
         self.maps = FeatureMaps(feature_info, strides)
 

@@ -296,5 +296,5 @@ def masks_of(objects: list[Objects]) -> list[Tensor]:
     """
     masks = [each.masks for each in objects if each.masks is not None]
     if len(masks) < len(objects):
-        raise InputError("the data has no instance masks: choose a detector without them, such as FasterRCNN")
+        raise InputError("the data has no instance masks; choose a detector without them, such as FasterRCNN")
     return masks

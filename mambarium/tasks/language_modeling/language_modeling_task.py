@@ -200,9 +200,9 @@ class LanguageModeling(Task):
         """
         batch_size, length = prompt.shape
         if length == 0:
-            raise InputError("the prompt is empty: give at least one character")
+            raise InputError("the prompt is empty; give at least one character")
         if max_new_tokens < 0:
-            raise InputError(f"max_new_tokens is {max_new_tokens}: give 0 or more")
+            raise InputError(f"max_new_tokens is {max_new_tokens}; give 0 or more")
         was_training = self.training
         self.eval()
         try:

@@ -30,11 +30,11 @@ def pick_next_token(
         InputError: If an option is out of range.
     """
     if not temperature >= 0:
-        raise InputError(f"temperature is {temperature}: give 0 for the likeliest token, or a number above 0")
+        raise InputError(f"temperature is {temperature}; give 0 for the likeliest token, or a number above 0")
     if top_k is not None and top_k < 1:
-        raise InputError(f"top_k is {top_k}: give 1 or more")
+        raise InputError(f"top_k is {top_k}; give 1 or more")
     if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p}: give a number above 0, at most 1")
+        raise InputError(f"top_p is {top_p}; give a number above 0, at most 1")
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits / temperature

@@ -92,10 +92,10 @@ class ObjectiveSet(Objective):
             if name not in objectives:
                 raise InputError(f"weights has a task '{name}' that objectives lacks: it has {', '.join(objectives)}")
             if not weight > 0:
-                raise InputError(f"weights.{name} is {weight}: give a number above 0")
+                raise InputError(f"weights.{name} is {weight}; give a number above 0")
         for name, objective in objectives.items():
             if objective.primary_metric.direction != "max":
-                raise InputError(f"task '{name}' is ranked by a metric that is better when lower: train it on its own")
+                raise InputError(f"task '{name}' is ranked by a metric that is better when lower; train it on its own")
         self.by_name = nn.ModuleDict(objectives)
         self.weights = {name: float(weights.get(name, 1.0)) for name in objectives}
         self.log_variances: nn.ParameterDict | None = None
@@ -208,7 +208,7 @@ class MultiTask(Task):
                 "name the tasks alike"
             )
         if gradient_norms_every < 0:
-            raise InputError(f"gradient_norms_every is {gradient_norms_every}: give 0 for never, or more")
+            raise InputError(f"gradient_norms_every is {gradient_norms_every}; give 0 for never, or more")
         names = {task: [str(number) for number in range(count)] for task, count in num_classes.items()}
         for task, given in (class_names or {}).items():
             if task not in names or len(given) != num_classes[task]:

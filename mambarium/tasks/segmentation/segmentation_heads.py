@@ -65,11 +65,11 @@ def check_head(channels: int, dropout: float, norm: str) -> None:
         InputError: In that case.
     """
     if channels < 1:
-        raise InputError(f"channels of the segmentation head is {channels}: give 1 or more")
+        raise InputError(f"channels of the segmentation head is {channels}; give 1 or more")
     if not 0 <= dropout < 1:
-        raise InputError(f"dropout of the segmentation head is {dropout}: give a number from 0 to below 1")
+        raise InputError(f"dropout of the segmentation head is {dropout}; give a number from 0 to below 1")
     if norm not in ("group", "batch"):
-        raise InputError(f"norm of the segmentation head is '{norm}': give group or batch")
+        raise InputError(f"norm of the segmentation head is '{norm}'; give group or batch")
 
 
 class LightFPNHead(SegmentationHead):

@@ -61,11 +61,11 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         if not (cross_entropy_weight >= 0 and dice_weight >= 0 and cross_entropy_weight + dice_weight > 0):
             raise InputError(
-                f"cross_entropy_weight is {cross_entropy_weight} and dice_weight {dice_weight}: give numbers of 0 or "
+                f"cross_entropy_weight is {cross_entropy_weight} and dice_weight {dice_weight}; give numbers of 0 or "
                 "more, one of them above 0"
             )
         if class_weights is not None and not (min(class_weights) >= 0 and sum(class_weights) > 0):
-            raise InputError(f"class_weights are {list(class_weights)}: give numbers of 0 or more, not all 0")
+            raise InputError(f"class_weights are {list(class_weights)}; give numbers of 0 or more, not all 0")
         self.cross_entropy_weight = cross_entropy_weight
         self.dice_weight = dice_weight
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)

@@ -66,11 +66,11 @@ class SegmentationObjective(VisionObjective):
         if not 1 <= num_classes <= IGNORED_CLASS:
             raise InputError(f"num_classes is {num_classes}: segmentation takes 1 to {IGNORED_CLASS} classes")
         if not auxiliary_weight >= 0:
-            raise InputError(f"auxiliary_weight is {auxiliary_weight}: give 0 for no auxiliary head, or more")
+            raise InputError(f"auxiliary_weight is {auxiliary_weight}; give 0 for no auxiliary head, or more")
         self.loss_function = loss or SegmentationLoss()
         weights = self.loss_function.class_weights
         if weights is not None and len(weights) != num_classes:
-            raise InputError(f"{len(weights)} class_weights for {num_classes} classes: give one weight per class")
+            raise InputError(f"{len(weights)} class_weights for {num_classes} classes; give one weight per class")
         self.maps = FeatureMaps(backbone.feature_info, strides)
         self.head = (head or LightFPNHead)(self.maps.info, num_classes)
         self.auxiliary_weight = auxiliary_weight

@@ -42,11 +42,11 @@ class Inference:
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:
-            raise InputError(f"window is {self.window}: give the height and width of a window in pixels, or null")
+            raise InputError(f"window is {self.window}; give the height and width of a window in pixels, or null")
         if self.stride is not None and (self.window is None or not 1 <= self.stride <= self.window):
-            raise InputError(f"stride is {self.stride}: give a number of pixels from 1 to the window's {self.window}")
+            raise InputError(f"stride is {self.stride}; give a number of pixels from 1 to the window's {self.window}")
         if not self.scales or not min(self.scales) > 0:
-            raise InputError(f"scales are {list(self.scales)}: give numbers above 0, such as [1.0]")
+            raise InputError(f"scales are {list(self.scales)}; give numbers above 0, such as [1.0]")
 
     def class_maps(self, scorer: Scorer, batch: PaddedImages) -> list[Tensor]:
         """Return the likeliest class of each pixel.

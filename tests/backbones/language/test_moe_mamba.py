@@ -177,7 +177,7 @@ def test_decay_falls_on_experts_and_routers() -> None:
         ({"expert_width": 0}, "expert_width must be at least 1, got 0"),
         ({"capacity_factor": 0.0}, "capacity_factor must be above 0"),
         ({"capacity_factor": float("nan")}, "capacity_factor must be above 0"),
-        ({"overflow": "chance"}, 'overflow must be "position" or "probability", got \'chance\''),
+        ({"overflow": "chance"}, "overflow must be one of position, probability, got 'chance'"),
         ({"balance_weight": -1.0}, "balance_weight must be at least 0"),
     ],
 )

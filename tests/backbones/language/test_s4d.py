@@ -206,8 +206,8 @@ def test_states_and_arguments_that_do_not_fit() -> None:
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"d_state": 0}, "d_state must be at least 2, got 0"),
         ({"d_state": 5}, "d_state must be even"),
-        ({"state_matrix": "hippo"}, 'state_matrix must be "legs", "lin", "inv" or "real", got \'hippo\''),
-        ({"discretization": "euler"}, 'discretization must be "zoh" or "bilinear"'),
+        ({"state_matrix": "hippo"}, "state_matrix must be one of legs, lin, inv, real, got 'hippo'"),
+        ({"discretization": "euler"}, "discretization must be one of zoh, bilinear"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
     ):
         with pytest.raises(InputError, match=message):

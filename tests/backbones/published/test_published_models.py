@@ -159,7 +159,7 @@ def test_drop_path_may_be_another_than_the_published_one(name: str) -> None:
 
 
 def test_a_variant_without_drop_path_takes_none() -> None:
-    with pytest.raises(InputError, match=r"^mamba_130m has no drop path: leave drop_path away"):
+    with pytest.raises(InputError, match=r"^mamba_130m has no drop path; leave drop_path away"):
         from_variant("mamba_130m", drop_path=0.1)
 
 

@@ -133,7 +133,7 @@ def test_hub_names_come_from_the_cache_or_say_that_there_is_no_network(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     for name in ("someone/mambaout-1.5b", "someone/mambaout-1.5b:weights.pth"):
-        assert "hub can't be reached: give a local file, null for fresh weights, or" in refusal(name)
+        assert "hub can't be reached; give a local file, null for fresh weights, or" in refusal(name)
     repository = tmp_path / "models--someone--mambaout-1.5b"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)

@@ -66,7 +66,7 @@ def scheduler_of_nothing() -> int:
         (raising(InputError("x.yaml: no such file")), "error: x.yaml: no such file"),
         (raising(OSError(28, "No space left on device", "a.ckpt")), "error: fit: a.ckpt: No space left on device"),
         (raising(ConnectionError("no route")), "error: fit: no route"),
-        (raising(MemoryError()), "error: fit: out of memory (MemoryError): lower data.batch_size"),
+        (raising(MemoryError()), "error: fit: out of memory (MemoryError); lower data.batch_size"),
         (raising(torch.OutOfMemoryError("CUDA out of memory")), "error: fit: out of memory (CUDA out of memory)"),
         (lambda: torch.empty(2**50).numel(), "error: fit: out of memory (4,194,304.0 GiB more asked for)"),
         (raising(ModuleNotFoundError("No module named 'wandb'", name="wandb")), "error: fit: No module named 'wandb'"),

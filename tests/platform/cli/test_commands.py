@@ -177,4 +177,4 @@ def test_one_sample_is_the_least_of_a_batch(tiny: Run, capsys: pytest.CaptureFix
     steps = ("--data.passes", "null", "--trainer.max_steps", "1", "--trainer.limit_val_batches", "1")
     assert tiny("fit", "--config", "digits.yaml", *steps, "--data.batch_size", "1") == 0
     assert tiny("fit", "--config", "digits.yaml", *steps, "--data.batch_size", "0", "--name", "none") == 2
-    assert "data.batch_size is 0: give 1 or more" in capsys.readouterr().err
+    assert "data.batch_size is 0; give 1 or more" in capsys.readouterr().err

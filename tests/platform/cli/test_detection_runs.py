@@ -131,7 +131,7 @@ def test_results_of_annotated_images_are_read_and_evaluated_by_coco_s_own_code(
     said = capsys.readouterr().out
     assert "note     1 of 3 classes without a training object: boat\n" in said
     assert "limits   at most 6 detections per image; average precision counts 100 of each class\n" in said
-    assert "note     an image holds 8 objects: raise detections_per_image of the detector to that or more\n" in said
+    assert "note     an image holds 8 objects; raise detections_per_image of the detector to that or more\n" in said
     assert "(mean over 2 classes; those that do not occur have no figure)\n" in said
     metrics = json.loads((tmp_path / "runs" / "cranes" / "run.json").read_text())["metrics"]
     assert metrics["val/AP_class/boat"] is None and metrics["val/AP_classes"] == 2

@@ -31,8 +31,8 @@ REFUSED = {
     "16-mixed": "needs a GPU: on a CPU set bf16-mixed",
     "16": "needs a GPU: on a CPU set bf16-mixed",
     "16-true": "float16 weights lose small updates",
-    "transformer-engine": "transformer-engine is not supported: set bf16-mixed",
-    "transformer-engine-float16": "transformer-engine-float16 is not supported: set bf16-mixed",
+    "transformer-engine": "transformer-engine is not supported; set bf16-mixed",
+    "transformer-engine-float16": "transformer-engine-float16 is not supported; set bf16-mixed",
 }
 
 TEXT = """
@@ -92,7 +92,7 @@ def test_precisions_that_work(tiny: Run, config: str, precision: str) -> None:
         (("accelerator", "tpu"), "trainer.accelerator tpu: the kernels run on cpu or cuda"),
         (("accelerator", "mps"), "trainer.accelerator mps: the kernels run on cpu or cuda"),
         (("accelerator", "hpu"), "trainer.accelerator hpu: the kernels run on cpu or cuda"),
-        (("strategy", "ddp_spawn"), "trainer.strategy ddp_spawn can't be resumed exactly: set one of auto, ddp"),
+        (("strategy", "ddp_spawn"), "trainer.strategy ddp_spawn can't be resumed exactly; set one of auto, ddp"),
         (("strategy", "fsdp"), "trainer.strategy fsdp can't be resumed exactly"),
         (("strategy", "deepspeed_stage_2"), "trainer.strategy deepspeed_stage_2 can't be resumed exactly"),
         (("strategy", "single_xla"), "trainer.strategy single_xla can't be resumed exactly"),

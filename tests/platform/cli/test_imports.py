@@ -27,7 +27,7 @@ def test_classes_are_taken_whatever_their_types_name(config: dict[str, Any]) -> 
 
 
 def test_a_null_is_refused_where_the_type_has_none() -> None:
-    message = r"^trainer\.callbacks\[0\]\.depth: expected int, found null: give a value or leave the line out$"
+    message = r"^trainer\.callbacks\[0\]\.depth: expected int, found null; give a value or leave the line out$"
     config = named("mambarium.backbones.Vim", width=8, depth=None)
     with pytest.raises(InputError, match=message):
         check_classes(config)

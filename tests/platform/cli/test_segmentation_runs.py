@@ -75,7 +75,7 @@ def test_train_test_and_predict(tiny: Callable[..., int], tmp_path: Path, capsys
     assert len(list((tmp_path / "again").rglob("*.png"))) == 4
 
     assert tiny("predict", "--config", "run.yaml", "--images", images) == 2
-    assert "predictions exists: give another place with --output" in capsys.readouterr().err
+    assert "predictions exists; give another place with --output" in capsys.readouterr().err
     Image.fromarray(colors[0]).save(images / "one.jpg")
     assert tiny("predict", "--config", "run.yaml", "--images", images, "--output", tmp_path / "more") == 2
     assert "2 images would be written to one.png" in capsys.readouterr().err

@@ -82,9 +82,9 @@ def test_labels_that_are_numbers_or_names(tmp_path: Path) -> None:
 
 
 def test_image_sets_that_do_not_fit(parquet: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no column 'image'; it has img, fine: set data\.image_column"):
+    with pytest.raises(InputError, match=r"no column 'image'; it has img, fine; set data\.image_column"):
         _ = hub_images(parquet, image_column="image").class_names
-    with pytest.raises(InputError, match=r"no column 'label'; it has img, fine: set data\.label_column"):
+    with pytest.raises(InputError, match=r"no column 'label'; it has img, fine; set data\.label_column"):
         _ = hub_images(parquet, label_column="label").class_names
     with pytest.raises(InputError, match="not images"):
         _ = hub_images(parquet, image_column="fine").splits
@@ -128,7 +128,7 @@ def test_text_of_parquet_columns(tmp_path: Path) -> None:
     data = opened(column="body", separator="|", val_split="train[:2]", test_split="train[:1]")
     assert bytes(data.splits.val.tokens[:]) == b"one|two|"
     assert bytes(data.splits.test.tokens[:]) == b"one|" == data.raw_text("test", 100)
-    with pytest.raises(InputError, match=r"no column 'text'; it has body, stars: set data\.column"):
+    with pytest.raises(InputError, match=r"no column 'text'; it has body, stars; set data\.column"):
         _ = opened().splits
     with pytest.raises(InputError, match="not text"):
         _ = opened(column="stars").splits

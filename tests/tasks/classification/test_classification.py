@@ -146,6 +146,6 @@ def test_label_smoothing_reaches_the_loss() -> None:
     ("name", "value"), [("label_smoothing", -0.1), ("label_smoothing", 1.0), ("mixup", -0.5), ("cutmix", -1.0)]
 )
 def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"^{name} is {value}: give ") as caught:
+    with pytest.raises(InputError, match=f"^{name} is {value}; give ") as caught:
         ImageClassification(MambaOut(depths=(1,), widths=(16,)), num_classes=4, **{name: value})
     assert "\n" not in str(caught.value)

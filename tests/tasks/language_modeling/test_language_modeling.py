@@ -117,7 +117,7 @@ def test_top_p_draws_the_smallest_sufficient_set() -> None:
 def test_sampling_options_out_of_range(option: str, value: float, temperature: float) -> None:
     options = {"temperature": temperature, option: value}
     model = small_model().train()
-    with pytest.raises(InputError, match=f"^{option} is {value}: give ") as caught:
+    with pytest.raises(InputError, match=f"^{option} is {value}; give ") as caught:
         model.generate(torch.zeros(1, 1, dtype=torch.long), 1, **options)
     assert "\n" not in str(caught.value)
     assert model.training, "refused options leave the mode as it was"
@@ -138,7 +138,7 @@ def test_embedding_and_head_start_with_small_weights(tie_embedding: bool) -> Non
 
 
 def test_a_negative_number_of_tokens_is_refused() -> None:
-    with pytest.raises(InputError, match="max_new_tokens is -1: give 0 or more"):
+    with pytest.raises(InputError, match="max_new_tokens is -1; give 0 or more"):
         small_model().generate(torch.zeros(1, 1, dtype=torch.long), -1)
 
 

@@ -137,7 +137,7 @@ class Filters(nn.Module):
     def forward(
         self, x: Tensor, state: Tensor, chunk: WindowChunk, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Outputs (batch, length, width) or (batch, length, width, num_filters), and the new state.
+        """Return outputs (batch, length, width) or (batch, length, width, num_filters), and the new state.
 
         Args:
             x: (batch, length, width).

@@ -57,7 +57,7 @@ class ExplicitFilters(nn.Module):
         self.D.normal_()
 
     def kernel(self) -> Tensor:
-        """The filters (num_channels, filters, filter_length), without the skip, in at least float32."""
+        """Return the filters (num_channels, filters, filter_length), without the skip, in at least float32."""
         exact = torch.promote_types(self.log_decay.dtype, torch.float32)
         t = torch.arange(self.filter_length, device=self.log_decay.device, dtype=exact)
         phase = 2 * math.pi / self.filter_length * t[:, None] * torch.arange(1, NUM_WAVES + 1, device=t.device)
@@ -114,7 +114,7 @@ class ExplicitFilters(nn.Module):
         return y, self._remember(u, state)
 
     def _with_skip(self, y: Tensor, u: Tensor) -> Tensor:
-        """Outputs (batch, length, num_channels, filters) with D u added, without the axis of a sole filter."""
+        """Return outputs (batch, length, num_channels, filters) with D u added, without the axis of a sole filter."""
         y = y + self.D.to(u.dtype) * u.unsqueeze(-1)
         return y.squeeze(-1) if self.num_filters is None else y
 

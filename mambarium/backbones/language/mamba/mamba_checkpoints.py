@@ -23,12 +23,12 @@ TRANSFORMERS_EMBEDDING_KEY = "backbone.embeddings.weight"
 
 
 def backbone_key(name: str) -> str:
-    """The published key of a parameter of our `Mamba`."""
+    """Return the published key of a parameter of our `Mamba`."""
     return "backbone." + name.replace(".mixer.ssm.", ".mixer.")
 
 
 def head_key(name: str) -> str:
-    """The published key of a language model's "embedding.weight" or "head.weight"."""
+    """Return the published key of a language model's "embedding.weight" or "head.weight"."""
     return {"embedding.weight": EMBEDDING_KEY, "head.weight": HEAD_KEY}[name]
 
 
@@ -41,12 +41,12 @@ def recognises_transformers(keys: Collection[str]) -> bool:
 
 
 def with_head(weights: Mapping[str, Tensor]) -> Weights:
-    """A state dict whose head is the embedding's matrix if it has none of its own."""
+    """Return a state dict whose head is the embedding's matrix if it has none of its own."""
     return {HEAD_KEY: weights[EMBEDDING_KEY], **weights}
 
 
 def from_transformers(weights: Mapping[str, Tensor]) -> Weights:
-    """A state dict of transformers with the original names."""
+    """Return a state dict of transformers with the original names."""
     prefix = "" if TRANSFORMERS_EMBEDDING_KEY in weights else "backbone."
     prefixed = {key if key == HEAD_KEY else prefix + key: value for key, value in weights.items()}
     embedding = prefixed.pop(TRANSFORMERS_EMBEDDING_KEY)
@@ -54,12 +54,12 @@ def from_transformers(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> Weights:
-    """A state dict with the original names under those of transformers."""
+    """Return a state dict with the original names under those of transformers."""
     return {TRANSFORMERS_EMBEDDING_KEY if key == EMBEDDING_KEY else key: value for key, value in weights.items()}
 
 
 def transformers_config(backbone: Mamba, vocab_size: int, tied: bool) -> dict[str, Any]:
-    """What `config.json` says of a language model, for transformers' `MambaConfig`.
+    """Return what `config.json` says of a language model, for transformers' `MambaConfig`.
 
     Args:
         backbone: The model's backbone.
@@ -91,7 +91,7 @@ def transformers_config(backbone: Mamba, vocab_size: int, tied: bool) -> dict[st
 
 
 def original_fields(backbone: Mamba) -> dict[str, Expected]:
-    """What `config.json` of `mamba_ssm` says for a backbone."""
+    """Return what `config.json` of `mamba_ssm` says for a backbone."""
     ours = transformers_config(backbone, 0, True)
     sizes = {
         "d_model": Expected((backbone.width,), "width"),
@@ -112,7 +112,7 @@ def original_fields(backbone: Mamba) -> dict[str, Expected]:
 
 
 def transformers_fields(backbone: Mamba) -> dict[str, Expected]:
-    """What transformers' `config.json` says for a backbone; older ones have the original's fields too."""
+    """Return what transformers' `config.json` says for a backbone; older ones have the original's fields too."""
     arguments = {
         "hidden_size": "width",
         "num_hidden_layers": "depth",
@@ -135,7 +135,7 @@ def transformers_fields(backbone: Mamba) -> dict[str, Expected]:
 
 
 def with_ties(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Weights:
-    """The weights without a head that stands for one of its own which the file doesn't have."""
+    """Return the weights without a head that stands for one of its own which the file doesn't have."""
     tied = fields.get("tie_word_embeddings", fields.get("tie_embeddings", True))
     borrowed = not tied and weights[HEAD_KEY] is weights[EMBEDDING_KEY]
     return {key: value for key, value in weights.items() if key != HEAD_KEY or not borrowed}

@@ -54,7 +54,7 @@ class SwitchFeedForward(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Truncated normal of variance 0.1 / inputs; the official code counts all experts' inputs for the second."""
+        """Draw from a truncated normal of variance 0.1 / inputs; officially all experts' inputs count for the second."""
         num_experts, width, expert_width = self.expert_in.shape
         inputs = [(self.router.weight, width), (self.expert_in, width), (self.expert_out, num_experts * expert_width)]
         for weight, fan_in in inputs:
@@ -122,7 +122,7 @@ class SwitchFeedForward(nn.Module):
         return torch.cat(results)[by_expert.argsort()]
 
     def extra_repr(self) -> str:
-        """The sizes and the rule of overflow, for `print`."""
+        """Return the sizes and the rule of overflow, for `print`."""
         _, width, expert_width = self.expert_in.shape
         return (
             f"width={width}, expert_width={expert_width}, num_experts={self.num_experts}, "

@@ -48,7 +48,7 @@ def empty_state(
     device: torch.device,
     dtype: torch.dtype,
 ) -> KeyValueState:
-    """A state before the first position, with room for `max_length` positions, or growing as needed if None.
+    """Return a state before the first position, with room for `max_length` positions, or growing as needed if None.
 
     Raises:
         InputError: If `max_length` is below 1.
@@ -89,7 +89,7 @@ class Append(NamedTuple):
     in_place: bool
 
     def __call__(self, table: Tensor, new: Tensor, dim: int) -> Tensor:
-        """The table with `new` at positions start to end of `dim`."""
+        """Return the table with `new` at positions start to end of `dim`."""
         new = new.to(table.dtype)
         if self.in_place:
             table.narrow(dim, self.start, self.end - self.start).copy_(new)
@@ -109,7 +109,7 @@ def plan_append(state: KeyValueState, length: int) -> Append:
     end, capacity = start + length, state["segment"].shape[1]
     if end > max_length:
         raise InputError(
-            f"the state was made for at most {max_length} positions and this call brings them to {end}: give "
+            f"the state was made for at most {max_length} positions and this call brings them to {end}; give "
             "initial_state a larger max_length"
         )
     first = state["layers"][0]["key"]
@@ -121,7 +121,7 @@ def plan_append(state: KeyValueState, length: int) -> Append:
 
 
 def append_positions(state: KeyValueState, append: Append, document_ids: Tensor | None) -> KeyValueState:
-    """The state after a call, its layers still those of before."""
+    """Return the state after a call, its layers still those of before."""
     segment = state["segment"]
     document_id = state["document_id"]
     batch_size, length = segment.shape[0], append.end - append.start

@@ -141,7 +141,7 @@ class Transformer(SequenceBackbone):
         return cast(State, empty_state(depth, heads, self.head_dim, batch_size, max_length, device, dtype))
 
     def repeated_blocks(self) -> list[nn.Module]:
-        """The layers."""
+        """Return the layers."""
         return list(self.layers)
 
 

@@ -98,7 +98,7 @@ def visit(route: Route, grid: tuple[int, int], class_token: bool, device: torch.
 @functools.lru_cache(maxsize=256)
 @keep_as_constant_in_graphs
 def _orders(route: Route, grid: tuple[int, int], class_token: bool) -> tuple[Tensor | None, Tensor | None]:
-    """The token at each step and the step of each token; None where they are the same."""
+    """Return the token at each step and the step of each token; None where they are the same."""
     rows, columns = grid
     size = route.window_size or 1
     padded_rows, padded_columns = -(-rows // size) * size, -(-columns // size) * size

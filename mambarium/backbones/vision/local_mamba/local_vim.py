@@ -134,11 +134,11 @@ class LocalVim(VisionBackbone):
         return VisionFeatures([residual.transpose(1, 2).unflatten(2, grid)], class_token, {})
 
     def classifier(self, num_classes: int) -> VimClassifier:
-        """Final norm and linear head on the class token, or on the patches' mean without one."""
+        """Return final norm and linear head on the class token, or on the patches' mean without one."""
         return VimClassifier(self.width, num_classes)
 
     def repeated_blocks(self) -> list[nn.Module]:
-        """The layers."""
+        """Return the layers."""
         return list(self.layers)
 
     def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
@@ -215,7 +215,7 @@ def _rotation(
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair of neighbouring channels of (batch, patches, width) by its angle."""
+    """Turn each pair of neighbouring channels of (batch, patches, width) by its angle."""
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
 

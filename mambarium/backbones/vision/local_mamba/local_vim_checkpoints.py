@@ -24,14 +24,14 @@ from mambarium.backbones.vision.local_mamba.local_vim import VARIANTS, LocalMixe
 
 
 def backbone_key(name: str) -> str:
-    """The published key of a parameter of our `LocalVim`."""
+    """Return the published key of a parameter of our `LocalVim`."""
     name = re.sub(r"^patch_embed\.", "patch_embed.proj.", name).replace(".mixer.gate.", ".mixer.attn.")
     # There the number of the route stands behind the part's name: "x_proj_2.weight", "A_log_2".
     return re.sub(r"\.ssms\.(\d+)\.(\w+)", r".\2_\1", name)
 
 
 def without_rotations(weights: Mapping[str, Tensor]) -> Weights:
-    """A published state dict without the angles of the rotary positions."""
+    """Return a published state dict without the angles of the rotary positions."""
     return {key: value for key, value in weights.items() if not key.startswith("rope.")}
 
 

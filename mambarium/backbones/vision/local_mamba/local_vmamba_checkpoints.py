@@ -9,7 +9,7 @@ from mambarium.backbones.vision.vmamba import vmamba_checkpoints as vmamba
 
 
 def backbone_key(name: str) -> str:
-    """The published key of a parameter of our `LocalVMamba`."""
+    """Return the published key of a parameter of our `LocalVMamba`."""
     return vmamba.backbone_key(name).replace(".op.scan.gate.", ".op.multi_scan.attn.")
 
 

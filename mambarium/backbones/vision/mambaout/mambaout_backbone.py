@@ -113,7 +113,7 @@ class MambaOut(VisionBackbone):
         return PooledClassifier(width, num_classes, _LAYER_NORM(width), head=nn.Sequential(OrderedDict(layers)))
 
     def repeated_blocks(self) -> list[nn.Module]:
-        """The blocks of all stages."""
+        """Return the blocks of all stages."""
         return [block for stage in self.blocks for block in stage.children()]
 
 
@@ -121,7 +121,7 @@ class Conv(ConvNHWC):
     """A convolution on (batch, height, width, channels) with MambaOut's initialisation."""
 
     def reset_parameters(self) -> None:
-        """Truncated normal weight, zero bias."""
+        """Draw a truncated normal weight, and a zero bias."""
         nn.init.trunc_normal_(self.weight, std=0.02)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -175,7 +175,7 @@ class SSM(KernelUser, nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """A = -(1..d_state) (S4D-real), D = 1, and Mamba's start of the time steps."""
+        """Start from A = -(1..d_state) (S4D-real), D = 1, and Mamba's start of the time steps."""
         reset_delta(self.dt_proj.weight, self.dt_proj.bias)
         reset_s4d_real(self.A_log, self.D)
 

@@ -29,18 +29,18 @@ _FROM_TIMM = {
 
 
 def backbone_key(name: str) -> str:
-    """The published key of a parameter of our `MambaOut`.
+    """Return the published key of a parameter of our `MambaOut`.
 
     Raises:
         InputError: For a parameter of the SSM, which published models don't have.
     """
     if ".ssm." in name:
-        raise InputError("MambaOut with an SSM has no published weights: set ssm to false")
+        raise InputError("MambaOut with an SSM has no published weights; set ssm to false")
     return name.replace("blocks.", "stages.", 1) if name.startswith("blocks.") else name
 
 
 def timm_arguments(backbone: MambaOut) -> dict[str, Expected]:
-    """What the arguments of timm's `MambaOut` are for a backbone."""
+    """Return what the arguments of timm's `MambaOut` are for a backbone."""
     widths = tuple(feature.channels for feature in backbone.feature_info)
     block = backbone.blocks[0][0]  # type: ignore[index]  # stages are sequences of blocks
     assert isinstance(block, GatedCNNBlock)

@@ -148,7 +148,7 @@ class MambaVision(VisionBackbone):
         return PooledClassifier(width, num_classes, map_norm=nn.BatchNorm2d(width))
 
     def repeated_blocks(self) -> list[nn.Module]:
-        """The blocks of all stages."""
+        """Return the blocks of all stages."""
         return [block for level in self.levels for block in level.children()]
 
 
@@ -290,7 +290,7 @@ class MambaVisionMixer(KernelUser, nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """A = -(1..d_state) (S4D-real), D = 1."""
+        """Start from A = -(1..d_state) (S4D-real), D = 1."""
         reset_s4d_real(self.A_log, self.D)
 
     def forward(self, tokens: Tensor) -> Tensor:

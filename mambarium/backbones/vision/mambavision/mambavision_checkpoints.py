@@ -34,7 +34,7 @@ _STEM = {"conv1": "conv_down.0", "norm1": "conv_down.1", "conv2": "conv_down.3",
 
 
 def backbone_key(name: str) -> str:
-    """The published key of a parameter or buffer of our `MambaVision`."""
+    """Return the published key of a parameter or buffer of our `MambaVision`."""
     part, stage, rest = name.split(".", 2)
     if part == "levels":
         return f"levels.{stage}.blocks.{rest}"
@@ -46,7 +46,7 @@ def backbone_key(name: str) -> str:
 
 
 def arguments(backbone: MambaVision) -> dict[str, Expected]:
-    """What the arguments of the official `MambaVision` are for a backbone."""
+    """Return what the arguments of the official `MambaVision` are for a backbone."""
     windowed = _windowed_stages(backbone)
     hidden = backbone.feature_info[-1].channels
     return {
@@ -90,7 +90,7 @@ def _mixer_blocks(backbone: MambaVision) -> list[MixerBlock]:
 
 
 def _heads(stage: nn.Module) -> int | None:
-    """The attention heads of a stage's blocks, None if none of them attends."""
+    """Return the attention heads of a stage's blocks, None if none of them attends."""
     return next((module.num_heads for module in stage.modules() if isinstance(module, SelfAttention)), None)
 
 

@@ -119,11 +119,11 @@ class Vim(VisionBackbone):
         return VisionFeatures([self._cells(patches)], class_token, {})
 
     def classifier(self, num_classes: int) -> VimClassifier:
-        """Final norm and linear head on the class token, or on the patches' mean without one."""
+        """Return final norm and linear head on the class token, or on the patches' mean without one."""
         return VimClassifier(self.width, num_classes)
 
     def repeated_blocks(self) -> list[nn.Module]:
-        """The layers."""
+        """Return the layers."""
         return list(self.layers)
 
     def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
@@ -213,7 +213,7 @@ class VimClassifier(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Truncated normal weight, zero bias."""
+        """Draw a truncated normal weight, and a zero bias."""
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 

@@ -18,7 +18,7 @@ _BACKWARD_SCAN = {"A_log": "A_b_log", "D": "D_b"}
 
 
 def backbone_key(name: str) -> str:
-    """The published key of a parameter of our `Vim`."""
+    """Return the published key of a parameter of our `Vim`."""
     if ".backward_ssm." in name:
         mixer, parameter = name.split(".backward_ssm.")
         if parameter in _BACKWARD_SCAN:
@@ -29,7 +29,7 @@ def backbone_key(name: str) -> str:
 
 
 def options(backbone: Vim) -> dict[str, Expected]:
-    """What the script's options are for a backbone; overlapping patches have a "stride" in the model's name."""
+    """Return what the script's options are for a backbone; overlapping patches have a "stride" in the model's name."""
     return {
         "model": Expected((backbone.stride,), "stride", _stride, free=True),
         **fixed(if_random_cls_token_position=False, if_random_token_rank=False),

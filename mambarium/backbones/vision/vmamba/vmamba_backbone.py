@@ -163,7 +163,7 @@ class SS2D(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The selective scans as in Mamba: A = -(1..d_state), D = 1, softplus(delta bias) in [0.001, 0.1]."""
+        """Draw the selective scans as in Mamba: A = -(1..d_state), D = 1, softplus(delta bias) in [0.001, 0.1]."""
         bound = self.x_proj_weight.shape[2] ** -0.5
         self.x_proj_weight.uniform_(-bound, bound)
         reset_delta(self.dt_projs_weight, self.dt_projs_bias)
@@ -199,7 +199,7 @@ class GridScan(KernelUser, nn.Module):
     def forward(
         self, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
     ) -> Tensor:
-        """The sum over the routes.
+        """Return the sum over the routes.
 
         Args:
             x: (batch, height, width, d_inner).

@@ -51,12 +51,12 @@ _PROJECTION = re.compile(r"\.(in_proj|out_proj|fc1|fc2|reduction)\.weight$")
 
 
 def backbone_key(name: str) -> str:
-    """The published key of a parameter of our `VMamba`."""
+    """Return the published key of a parameter of our `VMamba`."""
     return renamed(name, _PRESENT)
 
 
 def head_key(name: str) -> str:
-    """The published key of a parameter of our classifier."""
+    """Return the published key of a parameter of our classifier."""
     return f"classifier.{name}"
 
 
@@ -70,7 +70,7 @@ def recognises(keys: Collection[str]) -> bool:
 
 
 def current_format(weights: Mapping[str, Tensor]) -> Weights:
-    """A published state dict with the names and shapes of the official code as it is now.
+    """Return a published state dict with the names and shapes of the official code as it is now.
 
     Args:
         weights: State dict of either generation, names as the first or the present code wrote them.
@@ -81,7 +81,7 @@ def current_format(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def arguments(backbone: VMamba) -> dict[str, Expected]:
-    """What the settings in the official configurations are for a backbone."""
+    """Return what the settings in the official configurations are for a backbone."""
     first = isinstance(backbone.stem, PatchStem)
     widths = tuple(feature.channels for feature in backbone.feature_info)
     d_state = backbone.get_parameter("blocks.0.0.ss2d.A_logs").shape[1]

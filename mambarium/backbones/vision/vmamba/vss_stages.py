@@ -92,5 +92,5 @@ class VSSStages(VisionBackbone):
         return PooledClassifier(width, num_classes, map_norm=ChannelNorm(width, eps=1e-5))
 
     def repeated_blocks(self) -> list[nn.Module]:
-        """The blocks of all stages."""
+        """Return the blocks of all stages."""
         return [block for stage in self.blocks for block in stage.children()]

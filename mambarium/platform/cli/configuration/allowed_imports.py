@@ -57,7 +57,7 @@ def check_classes(config: Any, linked: Iterable[str] = ()) -> None:
         for name in nulls:
             if not _takes_none(kinds.get(name, Any)):
                 kind = getattr(kinds[name], "__name__", kinds[name])
-                raise InputError(f"{place}.{name}: expected {kind}, found null: give a value or leave the line out")
+                raise InputError(f"{place}.{name}: expected {kind}, found null; give a value or leave the line out")
 
 
 def _classes(config: Any, place: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -56,12 +56,12 @@ def device_settings(given: dict[str, Any]) -> dict[str, Any]:
     plugins = given["plugins"] or []
     plugins = [*plugins] if isinstance(plugins, list | tuple) else [plugins]
     if any(isinstance(plugin, Precision) for plugin in plugins):
-        raise InputError("trainer.plugins holds a precision: set trainer.precision instead")
+        raise InputError("trainer.plugins holds a precision; set trainer.precision instead")
     precision = SHORT_PRECISIONS.get(str(precision), precision)
     if precision == "16-mixed" and accelerator == "cpu":
         raise InputError("trainer.precision 16-mixed needs a GPU: on a CPU set bf16-mixed")
     if str(precision).startswith("transformer-engine"):
-        raise InputError(f"trainer.precision {precision} is not supported: set bf16-mixed")
+        raise InputError(f"trainer.precision {precision} is not supported; set bf16-mixed")
     if precision in ("16-mixed", "bf16-mixed"):
         plugins.append(ClippedMixedPrecision(precision, accelerator))
         precision = None
@@ -95,4 +95,4 @@ def check_strategy(given: Any) -> None:
     restarts = type(given) is DDPStrategy and starts_the_command_again(given)
     if not restarts and given not in STRATEGIES:
         name = given if isinstance(given, str) else type(given).__name__
-        raise InputError(f"trainer.strategy {name} can't be resumed exactly: set one of {', '.join(STRATEGIES)}")
+        raise InputError(f"trainer.strategy {name} can't be resumed exactly; set one of {', '.join(STRATEGIES)}")

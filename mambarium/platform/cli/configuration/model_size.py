@@ -56,7 +56,7 @@ def refused_above(most_bytes: int) -> Iterator[None]:
             )
         if tensors > MOST_PARAMETER_TENSORS:
             raise InputError(
-                f"the backbone has more than {MOST_PARAMETER_TENSORS:,} parameter tensors: lower its depth"
+                f"the backbone has more than {MOST_PARAMETER_TENSORS:,} parameter tensors; lower its depth"
             )
 
     hook = register_module_parameter_registration_hook(count)

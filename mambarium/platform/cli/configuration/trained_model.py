@@ -51,7 +51,7 @@ class TrainedModel:
         for section in ("model", "data"):
             if not isinstance(self.run_config.get(section), dict):
                 raise InputError(
-                    f"{self.path} doesn't say what its {section} is, as checkpoints of the command line do: give the "
+                    f"{self.path} doesn't say what its {section} is, as checkpoints of the command line do; give the "
                     "configuration that it was trained with, --config FILE"
                 )
         trainer = self.run_config.get("trainer")

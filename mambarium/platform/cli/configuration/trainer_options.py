@@ -129,15 +129,15 @@ def check_length(options: dict[str, Any], data: ExactDataModule) -> None:
         InputError: In those cases.
     """
     if not options["accumulate_grad_batches"] >= 1:
-        raise InputError(f"trainer.accumulate_grad_batches is {options['accumulate_grad_batches']}: give 1 or more")
+        raise InputError(f"trainer.accumulate_grad_batches is {options['accumulate_grad_batches']}; give 1 or more")
     if options["max_steps"] == 0:
-        raise InputError("trainer.max_steps is 0: give 1 or more, or leave it out and set data.passes")
+        raise InputError("trainer.max_steps is 0; give 1 or more, or leave it out and set data.passes")
     steps = options["max_steps"] is not None and options["max_steps"] > 0
     if data.passes is None and not steps:
-        raise InputError("the length of the run is not given: set data.passes or trainer.max_steps")
+        raise InputError("the length of the run is not given; set data.passes or trainer.max_steps")
     if data.passes is not None and steps:
         raise InputError(
-            "the length of the run is given twice, by data.passes and trainer.max_steps: set data.passes to null or "
+            "the length of the run is given twice, by data.passes and trainer.max_steps; set data.passes to null or "
             "trainer.max_steps to -1"
         )
 

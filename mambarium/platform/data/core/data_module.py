@@ -62,11 +62,11 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
     def __init__(self, batch_size: int, passes: float | None = None, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
         if batch_size < 1:
-            raise InputError(f"data.batch_size is {batch_size}: give 1 or more")
+            raise InputError(f"data.batch_size is {batch_size}; give 1 or more")
         if passes is not None and not passes > 0:
-            raise InputError(f"data.passes is {passes}: give a number above 0")
+            raise InputError(f"data.passes is {passes}; give a number above 0")
         if not 0 <= num_workers <= MOST_WORKERS:
-            raise InputError(f"data.num_workers is {num_workers}: give 0 to {MOST_WORKERS:,}")
+            raise InputError(f"data.num_workers is {num_workers}; give 0 to {MOST_WORKERS:,}")
         self.batch_size = batch_size
         self.passes = passes
         self.num_workers = num_workers
@@ -194,17 +194,17 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         if self.passes is not None:
             total = max(1, round(min(self.passes * self.batches_per_pass, MOST_BATCHES + 1)))
         elif self.trainer is None or self.trainer.max_steps < 1:
-            raise InputError("the length of the run is not given: set data.passes or trainer.max_steps")
+            raise InputError("the length of the run is not given; set data.passes or trainer.max_steps")
         else:
             total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         if total > MOST_BATCHES:
-            raise InputError(f"the run would be longer than {MOST_BATCHES:,} batches: lower its length")
+            raise InputError(f"the run would be longer than {MOST_BATCHES:,} batches; lower its length")
         return total
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return a loader over the whole run that starts at the trainer's position."""
         if self.trainer is None:
-            raise InputError("a training loader belongs to a run: pass the data module to a Trainer")
+            raise InputError("a training loader belongs to a run; pass the data module to a Trainer")
         return self._loader(self.training_samples(), self._training_batches(Position.of(self.trainer)))
 
     def _training_batches(self, position: Position) -> Sampler[Any]:

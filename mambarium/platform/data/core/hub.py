@@ -89,7 +89,7 @@ class HubData(ExactDataModule):
             for option, column in self._columns.items():
                 if column not in rows.column_names:
                     raise InputError(
-                        f"{where}: no column {column!r}; it has {', '.join(rows.column_names)}: set data.{option}"
+                        f"{where}: no column {column!r}; it has {', '.join(rows.column_names)}; set data.{option}"
                     )
             parts[part] = StoredPart(rows, where, self._folders())
         return parts

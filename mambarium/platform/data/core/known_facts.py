@@ -16,7 +16,7 @@ SHOWN_PLACES = 3
 def disagreement(where: str, name: str, difference: str) -> InputError:
     """Make the error of data that is not what a checkpoint's model learnt from, of what differs and how."""
     return InputError(
-        f"{where}: {name} of the data and of the checkpoint differ ({difference}): give the data that the model was "
+        f"{where}: {name} of the data and of the checkpoint differ ({difference}); give the data that the model was "
         "trained on, or train another one under another --name"
     )
 

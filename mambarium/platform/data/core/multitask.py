@@ -44,18 +44,18 @@ class MultiTaskData(ExactDataModule):
         self, tasks: dict[str, ExactDataModule], turns: Turns = "joint", **options: Inherited[RunOptions]
     ) -> None:
         if not tasks:
-            raise InputError("data.tasks is empty: give the data of at least one task")
+            raise InputError("data.tasks is empty; give the data of at least one task")
         sizes = [data.batch_size for data in tasks.values()]
         batch_size = sum(sizes) if turns == "joint" else max(sizes)
         super().__init__(batch_size=batch_size, **options)
         self.tasks: dict[str, ExactDataModule] = {}
         for name, data in tasks.items():
             if data.passes is not None:
-                raise InputError(f"data.tasks.{name}: give passes beside `tasks`, for all tasks together")
+                raise InputError(f"data.tasks.{name}; give passes beside `tasks`, for all tasks together")
             if data.num_workers:
-                raise InputError(f"data.tasks.{name}: give num_workers beside `tasks`, for all tasks together")
+                raise InputError(f"data.tasks.{name}; give num_workers beside `tasks`, for all tasks together")
             if "class_names" not in data.fact_names:
-                raise InputError(f"data.tasks.{name}: {type(data).__name__} has no classes: give data of images")
+                raise InputError(f"data.tasks.{name}: {type(data).__name__} has no classes; give data of images")
             data.seed = self.seed
             self.tasks[name] = data
         self.turns = turns

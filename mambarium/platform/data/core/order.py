@@ -16,7 +16,7 @@ SampleKey = tuple[int, int]
 def _process_share(batch_size: int, world_size: int) -> int:
     """Return how many samples of each global batch one process takes."""
     if batch_size < 1:
-        raise InputError(f"data.batch_size is {batch_size}: give 1 or more")
+        raise InputError(f"data.batch_size is {batch_size}; give 1 or more")
     if batch_size % world_size:
         raise InputError(
             f"data.batch_size {batch_size} can't be shared by {world_size} processes: make it a multiple of "
@@ -48,7 +48,7 @@ class GlobalBatches:
         self._share = _process_share(batch_size, world_size)
         if num_samples < batch_size:
             raise InputError(
-                f"data.batch_size is {batch_size}, but there are {num_samples} training samples: give no more"
+                f"data.batch_size is {batch_size}, but there are {num_samples} training samples; give no more"
             )
         self._num_samples = num_samples
         self._batch_size = batch_size
@@ -117,7 +117,7 @@ class EvaluationBatches(Sampler[list[SampleKey]]):
         _process_share(batch_size, world_size)
         if num_samples < world_size:
             raise InputError(
-                f"{num_samples} evaluation samples can't be shared by {world_size} processes: lower trainer.devices"
+                f"{num_samples} evaluation samples can't be shared by {world_size} processes; lower trainer.devices"
             )
         self._num_samples = num_samples
         self._batch_size = batch_size

@@ -120,7 +120,7 @@ def with_files(
         listed = ", ".join(names) + (", ..." if missing > LISTED_FILES else "")
         if broken == "raise" or not found:
             raise InputError(
-                f"{where}: {missing} of {len(files)} files are missing ({listed}): check data.path, "
+                f"{where}: {missing} of {len(files)} files are missing ({listed}); check data.path, "
                 "or set data.broken to skip"
             )
         note(f"{where}: left out {missing} of {len(files)} records whose files are missing ({listed})")

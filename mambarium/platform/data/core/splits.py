@@ -56,7 +56,7 @@ def divided(
         return found
     if val_fraction == 0:
         if "test" not in found:
-            raise InputError("no validation samples, no test samples and data.val_fraction is 0: set it to 0.1 or so")
+            raise InputError("no validation samples, no test samples and data.val_fraction is 0; set it to 0.1 or so")
         return {"train": found["train"], "val": found["test"]}
     keys = [key(index) for index in range(sizes["train"])]
     kept, held_out = hold_out([0] * len(keys) if labels is None else labels, keys, val_fraction)
@@ -89,11 +89,11 @@ def hold_out(labels: Sequence[int], names: Sequence[str], fraction: float) -> tu
         count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
         held_out.update(indices[:count])
     if not held_out:
-        raise InputError("no class has two samples, so none can be held out: give validation data of its own")
+        raise InputError("no class has two samples, so none can be held out; give validation data of its own")
     return [index for index in range(len(labels)) if index not in held_out], sorted(held_out)
 
 
 def require_fraction(fraction: float) -> None:
     """Raise InputError unless a part can be held out."""
     if not 0 < fraction < 1:
-        raise InputError(f"data.val_fraction is {fraction}: give a number above 0 and below 1")
+        raise InputError(f"data.val_fraction is {fraction}; give a number above 0 and below 1")

@@ -69,7 +69,7 @@ def decode_image(stored: bytes | Path, name: str, intensity_range: IntensityRang
             pixels = _colors(image)
         elif intensity_range is None:
             raise SampleError(
-                f"{name}: has more than 8 bits, and it is not known what is black and what is white: set "
+                f"{name}: has more than 8 bits, and it is not known what is black and what is white; set "
                 "data.intensity_range to the lowest and the highest intensity, such as [0, 4095]"
             )
         else:

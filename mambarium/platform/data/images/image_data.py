@@ -76,11 +76,11 @@ class ImageData(ExactDataModule):
     ) -> None:
         super().__init__(**options)
         if not min(std) > 0:
-            raise InputError(f"data.std is {list(std)}: give numbers above 0")
+            raise InputError(f"data.std is {list(std)}; give numbers above 0")
         self._given_class_names = None if class_names is None else list(class_names)
         self.normalization = Normalization(mean, std)
         if intensity_range is not None and not intensity_range[0] < intensity_range[1]:
-            raise InputError(f"data.intensity_range is {list(intensity_range)}: give the lower number first")
+            raise InputError(f"data.intensity_range is {list(intensity_range)}; give the lower number first")
         self.reader = ImageReader(intensity_range)
         self._configured_range = intensity_range
         self._range_is_known = intensity_range is not None
@@ -249,7 +249,7 @@ class ImageData(ExactDataModule):
             InputError: If `predict_path` is not set, does not exist or has no images.
         """
         if self.predict_path is None:
-            raise InputError("no images to predict on: name a folder of images")
+            raise InputError("no images to predict on; name a folder of images")
         files = find_images(Path(self.predict_path), tell=True)[self._rank :: self._world_size]
         return DataLoader(
             UnlabelledImages(files, self._eval_transforms, self.reader),

@@ -135,7 +135,7 @@ def contained(folder: Path, name: str, where: str) -> Path:
     file = os.path.normpath(os.path.join(base, plain))
     if ELSEWHERE.match(plain) or "\0" in plain or not os.path.join(file, "").startswith(base):
         raise InputError(
-            f"{where} names the file {name!r}, which does not lie inside {folder}: give names relative to that folder"
+            f"{where} names the file {name!r}, which does not lie inside {folder}; give names relative to that folder"
         )
     parts = file[len(base) :].split(os.sep)
     for count in range(len(parts) - 1, 0, -1):
@@ -154,7 +154,7 @@ def read_list(file: Path) -> list[str]:
         InputError: If there is no such list, or it is empty or not in UTF-8.
     """
     if not file.is_file():
-        raise InputError(f"{file}: no such list of images: check data.path and the names of the lists")
+        raise InputError(f"{file}: no such list of images; check data.path and the names of the lists")
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

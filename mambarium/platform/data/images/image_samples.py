@@ -41,7 +41,7 @@ class CombiningTransform(Transform):
             InputError: Always.
         """
         raise InputError(
-            f"{type(self).__name__} combines several samples: list it in data.train_transforms itself, not inside "
+            f"{type(self).__name__} combines several samples; list it in data.train_transforms itself, not inside "
             "another transform, and not for image classification"
         )
 
@@ -107,7 +107,7 @@ def transformed(image: Tensor, transform: Callable[[Tensor], Tensor], name: str)
         reason = " ".join(str(error).split())
         raise SampleError(
             f"{name}: {type(transform).__name__} can't be applied to this image of {width} x {height} pixels "
-            f"({reason}): resize images before it, or take the transform or the image out"
+            f"({reason}); resize images before it, or take the transform or the image out"
         ) from error
 
 

@@ -65,7 +65,7 @@ def measured_range(images: Iterable[tuple[bytes | Path, str]]) -> IntensityRange
             continue
         if numbers.dtype.kind == "f":
             raise SampleError(
-                f"{name}: pixels of floating point: set data.intensity_range to what is black and what is white"
+                f"{name}: pixels of floating point; set data.intensity_range to what is black and what is white"
             )
         found.append(
             (

@@ -57,7 +57,7 @@ class ImageRows:
             self._column = part.rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
         except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's errors derive from these
             raise InputError(
-                f"{part.where}: column {column!r} holds {part.rows.features[column]}, not images: set data.{option}"
+                f"{part.where}: column {column!r} holds {part.rows.features[column]}, not images; set data.{option}"
             ) from error
         self._name = column
         self._where = part.where

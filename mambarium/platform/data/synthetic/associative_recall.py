@@ -59,14 +59,14 @@ class RecallRule:
 
     def __post_init__(self) -> None:
         if self.num_pairs < 1:
-            raise InputError(f"data.num_pairs is {self.num_pairs}: give 1 or more")
+            raise InputError(f"data.num_pairs is {self.num_pairs}; give 1 or more")
         check_vocabulary(self.vocab_size, 2 * self.num_pairs + 2)
         if self.vocab_size % 2:
             raise InputError(
-                f"data.vocab_size is {self.vocab_size}: give an even number, half for keys and half for values"
+                f"data.vocab_size is {self.vocab_size}; give an even number, half for keys and half for values"
             )
         if not self.power > 0:
-            raise InputError(f"data.power is {self.power}: give a number above 0")
+            raise InputError(f"data.power is {self.power}; give a number above 0")
 
     @property
     def chance(self) -> float:

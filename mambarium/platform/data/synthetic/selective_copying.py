@@ -56,7 +56,7 @@ class CopyingRule:
     def __post_init__(self) -> None:
         check_vocabulary(self.vocab_size, 3)
         if self.num_copied < 1:
-            raise InputError(f"data.num_copied is {self.num_copied}: give 1 or more")
+            raise InputError(f"data.num_copied is {self.num_copied}; give 1 or more")
 
     @property
     def chance(self) -> float:

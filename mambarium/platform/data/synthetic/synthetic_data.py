@@ -90,7 +90,7 @@ class SyntheticSequences(ExactDataModule):
                 raise InputError(f"data.{name} is {value}: {complaint}")
         for name, value in {"num_samples": num_samples, "num_eval_samples": num_eval_samples}.items():
             if value < 1:
-                raise InputError(f"data.{name} is {value}: give 1 or more")
+                raise InputError(f"data.{name} is {value}; give 1 or more")
         self.num_samples, self.num_eval_samples, self.predict_all = num_samples, num_eval_samples, predict_all
 
     @property
@@ -164,7 +164,7 @@ class DrawnSequences:
 def check_vocabulary(vocab_size: int, least: int) -> None:
     """Raise InputError unless there are enough tokens."""
     if vocab_size < least:
-        raise InputError(f"data.vocab_size is {vocab_size}: give {least} or more")
+        raise InputError(f"data.vocab_size is {vocab_size}; give {least} or more")
 
 
 def no_answers(length: int) -> np.ndarray:

@@ -78,7 +78,7 @@ class HubText(HubData, Text):
         for part in self.parts.values():
             feature = part.rows.features[self._column]
             if getattr(feature, "dtype", None) not in ("string", "large_string"):
-                raise InputError(f"{part.where}: column {self._column!r} holds {feature}, not text: set data.column")
+                raise InputError(f"{part.where}: column {self._column!r} holds {feature}, not text; set data.column")
         rows = {name: part.rows for name, part in self.parts.items()}
         if "val" not in rows:
             count = len(rows["train"])

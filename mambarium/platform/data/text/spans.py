@@ -125,7 +125,7 @@ def _blocks(span: TextSpan) -> Iterator[bytes]:
             while left:
                 block = file.read(min(PIECE_BYTES, left))
                 if not block:
-                    raise InputError(f"{span.path}: became shorter while it was read: start again")
+                    raise InputError(f"{span.path}: became shorter while it was read; start again")
                 left -= len(block)
                 yield block
     except OSError as error:

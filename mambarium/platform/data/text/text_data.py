@@ -66,7 +66,7 @@ class Text(ExactDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, **options)
         if length < 1 or (eval_length is not None and eval_length < 1):
-            raise InputError(f"data.length is {length}, data.eval_length {eval_length}: give 1 or more")
+            raise InputError(f"data.length is {length}, data.eval_length {eval_length}; give 1 or more")
         self._tokenizer = tokenizer
         self.length = length
         self.eval_length = length if eval_length is None else eval_length

@@ -78,7 +78,7 @@ def _open(folder: Path) -> TokenStream:
     except (OSError, ValueError, KeyError):
         whole = False
     if not whole:
-        raise InputError(f"{folder}: this tokenised text is damaged: delete the folder, it will be made anew")
+        raise InputError(f"{folder}: this tokenised text is damaged; delete the folder, it will be made anew")
     return TokenStream(arrays["tokens"], arrays.get("widths"))
 
 

@@ -65,7 +65,7 @@ class EvaluationWindows:
 
     def __init__(self, stream: TokenStream, length: int, name: str) -> None:
         if len(stream.tokens) < 2:
-            raise InputError(f"{name}: {len(stream.tokens)} tokens are too few to evaluate on: give at least 2")
+            raise InputError(f"{name}: {len(stream.tokens)} tokens are too few to evaluate on; give at least 2")
         self._stream = stream
         self._length = length
 

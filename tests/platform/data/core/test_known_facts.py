@@ -225,7 +225,7 @@ def test_other_classes_than_those_of_the_checkpoint_are_refused(tmp_path: Path) 
     write_classes(tmp_path / "set", "ant", "zebra")
     message = (
         rf"{tmp_path}/set: class_names of the data and of the checkpoint differ "
-        r"\(data: ant, zebra; checkpoint: cat, dog\): give the data that the model was trained on, or train another"
+        r"\(data: ant, zebra; checkpoint: cat, dog\); give the data that the model was trained on, or train another"
     )
     for part in ("training_samples", "validation_samples", "test_samples"):
         data = ImageFolder(str(tmp_path / "set"), image_size=12)

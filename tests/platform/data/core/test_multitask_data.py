@@ -104,8 +104,8 @@ def test_evaluation_sees_each_sample_of_each_task_once() -> None:
     ("tasks", "message"),
     [
         ({}, "data.tasks is empty"),
-        ({"a": {"passes": 2.0}}, "data.tasks.a: give passes beside"),
-        ({"a": {"num_workers": 1}}, "data.tasks.a: give num_workers beside"),
+        ({"a": {"passes": 2.0}}, "data.tasks.a; give passes beside"),
+        ({"a": {"num_workers": 1}}, "data.tasks.a; give num_workers beside"),
     ],
 )
 def test_settings_that_belong_to_all_tasks_are_refused_in_one(tasks: dict[str, dict[str, Any]], message: str) -> None:

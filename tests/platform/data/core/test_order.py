@@ -94,7 +94,7 @@ def test_bad_sizes():
         training(batch_size=5, world_size=2)
     with pytest.raises(InputError, match="batch_size is 12, but there are 11 training samples"):
         training(batch_size=12)
-    with pytest.raises(InputError, match="batch_size is 0: give 1 or more"):
+    with pytest.raises(InputError, match="batch_size is 0; give 1 or more"):
         EvaluationBatches(3, 0)
 
 

@@ -172,7 +172,7 @@ def test_usual_names_of_parts(tmp_path: Path, names: tuple[str, str, str], capsy
     assert data.class_names == ["cat", "dog"] and [len(source) for source in data.splits] == [8, 4, 2]
     assert f"note: {tmp_path}: passed over annotations beside {sorted(names)[0]}" in capsys.readouterr().err
     write_images(tmp_path / "validation" / "cat", 1)
-    with pytest.raises(InputError, match=r"both name val images: move one of them away"):
+    with pytest.raises(InputError, match=r"both name val images; move one of them away"):
         _ = small(tmp_path).class_names
 
 
@@ -193,7 +193,7 @@ def test_folders_a_level_too_high_or_too_low_are_refused(tmp_path: Path) -> None
         _ = small(tmp_path / "images" / "cat").class_names
     one_line(caught, f"holds images itself: data.path is probably {tmp_path / 'images'}")
     (tmp_path / "images" / "dog").rename(tmp_path / "dog")
-    with pytest.raises(InputError, match="the folder of one class alone, cat: give two or more"):
+    with pytest.raises(InputError, match="the folder of one class alone, cat; give two or more"):
         _ = small(tmp_path / "images").class_names
 
 

@@ -107,13 +107,13 @@ def test_a_range_of_ones_own(tmp_path: Path) -> None:
     own = ImageFolder(str(tmp_path), image_size=16, intensity_range=(1000, 2000))
     image = own.validation_samples()[(0, 0)].image[0].numpy()
     assert (image[RAMP * BITS["12 bits"] <= 1000] == 0).all() and (image[RAMP * BITS["12 bits"] >= 2000] == 255).all()
-    with pytest.raises(InputError, match=r"data\.intensity_range is \[5, 5\]: give the lower number first"):
+    with pytest.raises(InputError, match=r"data\.intensity_range is \[5, 5\]; give the lower number first"):
         ImageFolder(str(tmp_path), intensity_range=(5, 5))
 
 
 def test_floating_point_needs_a_range(tmp_path: Path) -> None:
     data = folder_of(tmp_path / "set", a=np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16))
-    with pytest.raises(SampleError, match=r"a\.tif: pixels of floating point: set data\.intensity_range"):
+    with pytest.raises(SampleError, match=r"a\.tif: pixels of floating point; set data\.intensity_range"):
         data.training_samples()
     image = ImageFolder(str(tmp_path / "set"), image_size=16, intensity_range=(0, 1)).validation_samples()[(0, 0)].image
     assert torch.equal(image[0], torch.from_numpy(RAMP))

@@ -164,7 +164,7 @@ def test_text_is_tokenised_once(text_file: Path, byte_level: str, monkeypatch: p
 
     (folders[0] / "tokens.bin").write_bytes(b"")
     text_file.write_text(TEXT)
-    with pytest.raises(InputError, match="damaged: delete the folder"):
+    with pytest.raises(InputError, match="damaged; delete the folder"):
         _ = opened(text_file, tokenizer=byte_level).splits
 
 

@@ -81,11 +81,11 @@ def _class_names(rows: Any, where: str, column: str) -> list[str]:
         names = [str(label) for label in range(max(values) + 1)]
     else:
         raise InputError(
-            f"{where}: column {column!r} holds {feature} with such values as {values[0]!r}, not classes: set "
+            f"{where}: column {column!r} holds {feature} with such values as {values[0]!r}, not classes; set "
             "data.label_column"
         )
     if len(names) == 1:
-        raise InputError(f"{where}: column {column!r} holds one class alone, {names[0]}: set data.label_column")
+        raise InputError(f"{where}: column {column!r} holds one class alone, {names[0]}; set data.label_column")
     return names
 
 

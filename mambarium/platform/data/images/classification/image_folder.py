@@ -113,7 +113,7 @@ def _find_split_folders(path: Path) -> dict[str, Path]:
         split = SPLIT_NAMES[folder.name.lower()]
         if split in found:
             raise InputError(
-                f"{path}: {found[split].name} and {folder.name} both name {split} images: move one of them away"
+                f"{path}: {found[split].name} and {folder.name} both name {split} images; move one of them away"
             )
         found[split] = folder
     if not found:
@@ -141,7 +141,7 @@ def _class_folders(folder: Path) -> dict[str, Path]:
         inside = any(item.suffix.lower() in image_suffixes() for item in folder.iterdir())
         above = f" (it holds images itself: data.path is probably {folder.parent})" if inside else ""
         raise InputError(
-            f"{folder}: no class folders in it: put the images of each class in a folder of its name{above}"
+            f"{folder}: no class folders in it; put the images of each class in a folder of its name{above}"
         )
     return dict(sorted(folders.items()))
 

@@ -65,9 +65,9 @@ class ClassificationImages(ImageData):
         **options: Any,
     ) -> None:
         if image_size < 1:
-            raise InputError(f"data.image_size is {image_size}: give 1 or more")
+            raise InputError(f"data.image_size is {image_size}; give 1 or more")
         if cache and broken == "skip":
-            raise InputError("data.cache and data.broken skip exclude each other: leave one of them out")
+            raise InputError("data.cache and data.broken skip exclude each other; leave one of them out")
         to_shorter_side = v2.Resize(image_size, antialias=True)
         if train_transforms is None:
             train_transforms = [to_shorter_side, v2.RandomCrop(image_size), v2.RandomHorizontalFlip()]
@@ -135,7 +135,7 @@ def _require_size(image: Tensor, image_size: int, name: str) -> None:
     if image.shape != (3, image_size, image_size):
         raise SampleError(
             f"{name}: the transforms leave {tuple(image.shape)} but data.image_size asks for "
-            f"(3, {image_size}, {image_size}): end them with one that fixes the size, such as CenterCrop, or "
+            f"(3, {image_size}, {image_size}); end them with one that fixes the size, such as CenterCrop, or "
             "change data.image_size"
         )
 

@@ -40,7 +40,7 @@ class DenseImages(ImageData, Generic[Sample]):
     def __init__(self, size_multiple: int = 32, batch_size: int = 16, **options: Any) -> None:
         super().__init__(batch_size=batch_size, **options)
         if size_multiple < 1:
-            raise InputError(f"data.size_multiple is {size_multiple}: give 1 or more")
+            raise InputError(f"data.size_multiple is {size_multiple}; give 1 or more")
         self.size_multiple = size_multiple
 
     @property

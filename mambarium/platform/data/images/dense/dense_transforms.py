@@ -48,7 +48,7 @@ class ResizeShortSide(_Resize):
     def __init__(self, short_sides: list[int], long_side: int | None = None) -> None:
         super().__init__()
         if not short_sides or min(short_sides) < 1 or (long_side is not None and long_side < 1):
-            raise InputError(f"ResizeShortSide: short_sides {short_sides}, long_side {long_side}: give 1 or more")
+            raise InputError(f"ResizeShortSide: short_sides {short_sides}, long_side {long_side}; give 1 or more")
         self.short_sides = list(short_sides)
         self.long_side = long_side
 
@@ -78,7 +78,7 @@ class LargeScaleJitter(_Resize):
         super().__init__()
         if short_side < 1 or long_side < 1 or not 0 < scales[0] <= scales[1]:
             raise InputError(
-                f"LargeScaleJitter: short_side {short_side}, long_side {long_side}, scales {list(scales)}: give sides "
+                f"LargeScaleJitter: short_side {short_side}, long_side {long_side}, scales {list(scales)}; give sides "
                 "of 1 or more and scales above 0, the smaller first"
             )
         self.short_side = short_side

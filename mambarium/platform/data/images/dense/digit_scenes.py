@@ -75,7 +75,7 @@ class DigitScenes(ABC):
         return f"{self._part} scene {index}"
 
     def stored(self, index: int) -> None:
-        """Return None: scenes are drawn, not stored."""
+        """Say no: scenes are drawn, not stored."""
         return None
 
     @abstractmethod
@@ -223,9 +223,9 @@ class DigitSceneImages(DenseImages[Sample]):
             **options,
         )
         if not 32 <= image_size <= 320:
-            raise InputError(f"data.image_size is {image_size}: give 32 to 320, 48 or so for a quick run")
+            raise InputError(f"data.image_size is {image_size}; give 32 to 320, 48 or so for a quick run")
         if num_scenes < 1:
-            raise InputError(f"data.num_scenes is {num_scenes}: give 1 or more")
+            raise InputError(f"data.num_scenes is {num_scenes}; give 1 or more")
         self.image_size = image_size
         self.num_scenes = num_scenes
 

@@ -52,7 +52,7 @@ def read_json(file: Path, kind: type[Record]) -> Record:
         encoded = file.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{file}: cannot be read ({error.strerror}): check data.path and the names below it"
+            f"{file}: cannot be read ({error.strerror}); check data.path and the names below it"
         ) from error
     try:
         return msgspec.json.decode(encoded, type=kind, strict=False)

@@ -66,7 +66,7 @@ class CocoDetection(StoredDetection):
             "val": (root / val_annotations, root / val_images),
         }
         if test_annotations is None and test_images is not None:
-            raise InputError(f"data.test_images is {test_images!r} without annotations: set data.test_annotations too")
+            raise InputError(f"data.test_images is {test_images!r} without annotations; set data.test_annotations too")
         if test_annotations is not None:
             self._parts["test"] = (root / test_annotations, root / (test_images or val_images))
 

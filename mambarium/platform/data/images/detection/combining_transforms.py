@@ -40,7 +40,7 @@ class Mosaic(CombiningTransform):
     def __init__(self, size: int, probability: float = 1.0) -> None:
         super().__init__()
         if size < 2 or not 0 <= probability <= 1:
-            raise InputError(f"Mosaic: size {size}, probability {probability}: give 2 or more, and 0 to 1")
+            raise InputError(f"Mosaic: size {size}, probability {probability}; give 2 or more, and 0 to 1")
         self.size = size
         self.probability = probability
         self._resize = ResizeShortSide([size], size)
@@ -86,7 +86,7 @@ class CopyPaste(CombiningTransform):
     def __init__(self, probability: float = 0.5) -> None:
         super().__init__()
         if not 0 <= probability <= 1:
-            raise InputError(f"CopyPaste: probability {probability}: give 0 to 1")
+            raise InputError(f"CopyPaste: probability {probability}; give 0 to 1")
         self.probability = probability
 
     def combine(self, sample: DetectionSample, draw: Callable[[], DetectionSample]) -> DetectionSample:
@@ -97,7 +97,7 @@ class CopyPaste(CombiningTransform):
         """
         _require_boxes(sample, self)
         if "masks" not in sample:
-            raise InputError("CopyPaste needs masks of the objects: set data.masks to true, or take it out")
+            raise InputError("CopyPaste needs masks of the objects; set data.masks to true, or take it out")
         if float(torch.rand(())) >= self.probability:
             return sample
         other = draw()
@@ -122,7 +122,7 @@ class CopyPaste(CombiningTransform):
 
 def _require_boxes(sample: DetectionSample, transform: v2.Transform) -> None:
     if "boxes" not in sample:
-        raise InputError(f"{type(transform).__name__} combines images with boxes: take it out of data.train_transforms")
+        raise InputError(f"{type(transform).__name__} combines images with boxes; take it out of data.train_transforms")
 
 
 def _on_canvas(sample: DetectionSample, canvas: Tensor, top: int, left: int) -> DetectionSample:

@@ -131,7 +131,7 @@ def _require_whole_objects(sample: DetectionSample) -> None:
     if len(set(rows.values())) > 1:
         raise SampleError(
             f"data.train_transforms remove an object from some entries of a sample only, which leaves "
-            f"{', '.join(f'{count} {name}' for name, count in rows.items())}: take the transform out (objects outside "
+            f"{', '.join(f'{count} {name}' for name, count in rows.items())}; take the transform out (objects outside "
             "the image are left out in any case), or its labels_getter, so that the default one applies"
         )
 

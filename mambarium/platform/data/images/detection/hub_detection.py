@@ -121,7 +121,7 @@ class HubDetection(HubData, StoredDetection):
             x, y, third, fourth = item.bbox
             corners = (x, y, x + third, y + fourth) if self._box_format == "xywh" else item.bbox
             if self._masks and item.segmentation is None:
-                raise InputError(f"{where}: {place} has no 'segmentation': set data.masks to false")
+                raise InputError(f"{where}: {place} has no 'segmentation'; set data.masks to false")
             segmentation = (
                 encode_segmentation(item.segmentation, where, f"{place}.segmentation") if self._masks else None
             )
@@ -152,7 +152,7 @@ def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> li
                 if not isinstance(values, list):
                     raise InputError(
                         f"{where}, row {row}: column {column!r} has {name!r} {values!r}, not a list with an entry for "
-                        "each object: move it to a column of its own"
+                        "each object; move it to a column of its own"
                     )
             lengths = {len(values) for values in filled.values()}
             if len(lengths) > 1:
@@ -161,7 +161,7 @@ def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> li
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise InputError(
                 f"{where}, row {row}: column {column!r} holds no objects, which are mappings of {keys[0]!r}, "
-                f"{keys[1]!r} and so on: set data.objects_column"
+                f"{keys[1]!r} and so on; set data.objects_column"
             )
         for item in items:
             for key, option in zip(keys, ("box_key", "label_key"), strict=True):
@@ -187,7 +187,7 @@ def _class_names(rows: Any, where: str, column: str, label_key: str, objects: li
         return list(label.names)
     labels = [item.category for of_image in objects for item in of_image]
     if not labels:
-        raise InputError(f"{where}: no object says what the classes are: set data.class_names")
+        raise InputError(f"{where}: no object says what the classes are; set data.class_names")
     names = [label for label in labels if isinstance(label, str)]
     numbers = [label for label in labels if isinstance(label, int)]
     if len(names) == len(labels):

@@ -169,7 +169,7 @@ def read_annotation(file: Path, image_folder: Path, image_id: int) -> VocAnnotat
 
 
 def labelled_objects(annotation: VocAnnotation, class_names: Sequence[str]) -> list[ObjectRecord]:
-    """Number the classes of an image's objects.
+    """Return the number the classes of an image's objects.
 
     Raises:
         InputError: If an object's class is none of the classes.

@@ -78,6 +78,6 @@ def check_two_values(counts: MaskCounts, class_names: list[str], decoder: MaskDe
     (number,) = (number for number, index in decoder.classes.items() if index == present[0])
     name, other = class_names[present[0]], class_names[1 - present[0]]
     raise InputError(
-        f"{where}: the training masks hold {number} ({name}) and {ignored} (ignored) alone, no pixel is {other}: give "
+        f"{where}: the training masks hold {number} ({name}) and {ignored} (ignored) alone, no pixel is {other}; give "
         f"data.mask_values {{{number}: {name}, {ignored}: {other}}} in place of class_names"
     )

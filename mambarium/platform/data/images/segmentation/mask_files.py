@@ -49,16 +49,16 @@ class MaskDecoder:
         self.ignored = frozenset(ignored)
         self._num_classes = len(set(classes.values()))
         if not 1 <= self._num_classes <= IGNORED_CLASS:
-            raise InputError(f"{self._num_classes} classes: give names of 1 to {IGNORED_CLASS} (data.class_names)")
+            raise InputError(f"{self._num_classes} classes; give names of 1 to {IGNORED_CLASS} (data.class_names)")
         for number in sorted(classes):
             if not 0 <= number < NUMBERS:
-                raise InputError(f"data.mask_values has {number}: give 0 to {NUMBERS - 1}, what masks can hold")
+                raise InputError(f"data.mask_values has {number}; give 0 to {NUMBERS - 1}, what masks can hold")
         for number in sorted(ignored):
             if not 0 <= number < NUMBERS:
-                raise InputError(f"data.ignored_value is {number}: give 0 to {NUMBERS - 1}, what masks can hold")
+                raise InputError(f"data.ignored_value is {number}; give 0 to {NUMBERS - 1}, what masks can hold")
             if number in classes:
                 raise InputError(
-                    f"data.ignored_value is {number}, which is also the number of class {classes[number]}: give another"
+                    f"data.ignored_value is {number}, which is also the number of class {classes[number]}; give another"
                 )
         self._table = np.full(NUMBERS, UNKNOWN, dtype=np.int16)
         self._table[list(ignored)] = IGNORED_CLASS
@@ -135,7 +135,7 @@ class ImagesWithMasks(DecodedImages):
 
 
 def _stored_numbers(stored: bytes | Path, name: str) -> tuple[np.ndarray, int]:
-    """Return numbers (height, width) as they are stored, and how the mask's own EXIF data says to turn them."""
+    """Return the numbers (height, width) as they are stored, and how the mask's own EXIF data says to turn them."""
     if isinstance(stored, Path) and not stored.exists():
         raise SampleError(f"{name}: no such mask; add it or remove its image")
     with opened_image(stored, name) as image:

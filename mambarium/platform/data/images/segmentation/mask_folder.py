@@ -81,7 +81,7 @@ class MaskFolder(StoredSegmentation):
                 return self._root / images, self._root / masks
         if split == "test":
             return None
-        raise InputError(f"{self._root}: has no folders {pairs[0][0]} and {pairs[0][1]}: check data.path")
+        raise InputError(f"{self._root}: has no folders {pairs[0][0]} and {pairs[0][1]}; check data.path")
 
     def _source(self, split: str, image_folder: Path, mask_folder: Path) -> ImagesWithMasks:
         layout = self._layout

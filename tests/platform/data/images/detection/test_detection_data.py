@@ -389,7 +389,7 @@ def test_objects_are_removed_with_all_that_belongs_to_them(
 
 def test_objects_removed_in_part_are_refused(make_coco: MakeCoco) -> None:
     transforms = [v2.CenterCrop(10), v2.SanitizeBoundingBoxes(labels_getter=None)]
-    with pytest.raises(SampleError, match=r"which leaves 1 boxes, 2 labels, 2 crowd, 2 area: take the transform out"):
+    with pytest.raises(SampleError, match=r"which leaves 1 boxes, 2 labels, 2 crowd, 2 area; take the transform out"):
         make_coco(train_transforms=transforms).training_samples()[(0, 0)]
 
 
@@ -529,7 +529,7 @@ def test_boxes_of_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (None, {"objects_column": "things"}, r"no column 'things'; it has .*data\.objects_column"),
         (None, {"box_key": "box"}, r"row 0: the objects have no 'box'.*data\.box_key"),
         (None, {"class_names": ["ant"]}, r"row \d: objects\[0\]\.category: found 1, none of the 1 classes"),
-        (None, {"masks": True}, r"no 'segmentation': set data\.masks to false"),
+        (None, {"masks": True}, r"no 'segmentation'; set data\.masks to false"),
         (
             {"bbox": [[1, 2, 3]], "category": [0], "area": [1.0]},
             {},
@@ -616,5 +616,5 @@ def test_rows_without_objects_do_not_say_what_the_classes_are(tmp_path: Path) ->
     file = tmp_path / "set" / "train" / "metadata.jsonl"
     empty = {"bbox": [], "category": [], "area": []}
     file.write_text("\n".join(json.dumps({"file_name": f"{i}.png", "objects": empty}) for i in range(4)))
-    with pytest.raises(InputError, match=r"no object says what the classes are: set data\.class_names"):
+    with pytest.raises(InputError, match=r"no object says what the classes are; set data\.class_names"):
         _ = HubDetection(name="imagefolder", data_dir=str(tmp_path / "set")).class_names

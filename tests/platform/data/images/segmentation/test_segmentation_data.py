@@ -87,8 +87,8 @@ def test_any_value_may_be_mapped(tmp_path: Path) -> None:
     [
         ({"mask_values": {0: "a"}}, r"give one of data\.preset .* data\.mask_values"),
         ({"class_names": None, "mask_values": {0: "a"}, "zero_is_ignored": True}, r"write 0: null instead"),
-        ({"class_names": None, "mask_values": {-1: "a"}}, r"data\.mask_values has -1: give 0 to 65535"),
-        ({"class_names": None, "mask_values": {0: None}}, r"0 classes: give names"),
+        ({"class_names": None, "mask_values": {-1: "a"}}, r"data\.mask_values has -1; give 0 to 65535"),
+        ({"class_names": None, "mask_values": {0: None}}, r"0 classes; give names"),
         ({"class_names": None, "mask_values": {0: "a", 1: "b"}}, r"a\.png: holds .* 2, .* say in data\.mask_values"),
     ],
 )
@@ -104,7 +104,7 @@ def test_hub_masks_need_classes() -> None:
 
 def test_two_classes_of_which_one_is_ignored_are_refused(tmp_path: Path) -> None:
     data = own_folder(tmp_path, BINARY, class_names=["background", "object"])
-    with pytest.raises(InputError, match=r"no pixel is object: give data\.mask_values \{0: background, 255: object\}"):
+    with pytest.raises(InputError, match=r"no pixel is object; give data\.mask_values \{0: background, 255: object\}"):
         data.description()
     zeros = own_folder(tmp_path, np.zeros_like(BINARY), class_names=["background", "object"])
     assert zeros.description()[1] == "note     1 of 2 classes without a pixel in the 1 training masks: object"
@@ -192,8 +192,8 @@ def test_masks_that_do_not_fit(
     ("value", "message"),
     [
         (1, r"data\.ignored_value is 1, which is also the number of class 1"),
-        (-1, r"data\.ignored_value is -1: give 0 to 65535"),
-        (70000, r"data\.ignored_value is 70000: give 0 to 65535"),
+        (-1, r"data\.ignored_value is -1; give 0 to 65535"),
+        (70000, r"data\.ignored_value is 70000; give 0 to 65535"),
     ],
 )
 def test_ignored_values_that_cannot_be(tmp_path: Path, value: int, message: str) -> None:
