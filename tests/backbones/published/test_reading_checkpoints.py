@@ -179,7 +179,7 @@ def test_a_file_that_fits_no_variant_says_so(tmp_path: Path, weights: dict[str, 
 def test_a_family_without_published_weights_says_which_have_them() -> None:
     from mambarium.backbones import LSTM
 
-    with pytest.raises(InputError, match="LSTM has no published format; those that have one are Mamba, Vim, LocalVim"):
+    with pytest.raises(InputError, match="LSTM has no published format; those that have one are Mamba, Vim, VMamba"):
         official_weights(LSTM(width=8, depth=1), {})
     with pytest.raises(InputError, match="set ssm to false"):
         official_weights(MambaOut(depths=(1,), widths=(16,), ssm=True), {})
