@@ -11,7 +11,7 @@ PROGRAMS = Path(__file__).parents[1] / "scripts" / "faults"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "program, options, result",
+    ("program", "options", "result"),
     [
         (
             "kill_runs.py",

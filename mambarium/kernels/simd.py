@@ -317,19 +317,19 @@ def store_sums(typing: Any, source: Any, target: Any) -> Any:
 
 @intrinsic
 def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
-    """x * y + z."""
+    """X * y + z."""
     return x(x, x, x), lambda context, builder, signature, args: _call(builder, "fma", *args)
 
 
 @intrinsic
 def mul(typing: Any, x: Any, y: Any) -> Any:
-    """x * y."""
+    """X * y."""
     return x(x, x), lambda context, builder, signature, args: builder.fmul(*args)
 
 
 @intrinsic
 def add(typing: Any, x: Any, y: Any) -> Any:
-    """x + y."""
+    """X + y."""
     return x(x, x), lambda context, builder, signature, args: builder.fadd(*args)
 
 

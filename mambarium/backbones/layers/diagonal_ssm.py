@@ -327,12 +327,13 @@ def states_at(blocks: Blocks, places: Tensor, between: BetweenBlocks, log_A_bar:
 def convolve_blocks(
     blocks: Blocks, state: Tensor, log_A_bar: Tensor, B_bar: Tensor, C: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Convolution within blocks, recurrence from block to block.
+    """Convolve within blocks, and go from block to block by recurrence.
 
     Args:
         blocks: The chunk.
         state: (batch, num_channels, half) complex, before the chunk.
-        log_A_bar: (num_channels, half) complex; so is B_bar.
+        log_A_bar: (num_channels, half) complex.
+        B_bar: (num_channels, half) complex.
         C: (num_channels, filters, half) complex.
 
     Returns:

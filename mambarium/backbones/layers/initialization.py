@@ -47,6 +47,6 @@ def initialize(module: nn.Module) -> None:
 
 @torch.no_grad()
 def draw_output_projection(projection: nn.Linear, branches: int) -> None:
-    """torch's own draw over the root of the number of residual branches, so that their sum keeps its size (GPT-2)."""
+    """Torch's own draw over the root of the number of residual branches, so that their sum keeps its size (GPT-2)."""
     nn.init.kaiming_uniform_(projection.weight, a=math.sqrt(5))
     projection.weight.div_(math.sqrt(branches))

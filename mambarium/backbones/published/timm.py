@@ -44,7 +44,7 @@ _TRAINING = (
 def timm_config(
     architectures: str, pooling: str, arguments: Callable[[Any], Mapping[str, Expected]]
 ) -> ConfigurationFormat:
-    """timm's `config.json`.
+    """Timm's `config.json`.
 
     Args:
         architectures: Regular expression of the names of timm's models that compute as our family.

@@ -68,7 +68,7 @@ class ConvNeXt(TorchvisionPyramid):
         self.network = self.new_network()
 
     def new_network(self) -> nn.Module:
-        """torchvision's network, which has the official initialisation."""
+        """Torchvision's network, which has the official initialisation."""
         library: Any = torchvision_models("convnext", "ConvNeXt")
         following = (*self.widths[1:], None)
         network = library.ConvNeXt(

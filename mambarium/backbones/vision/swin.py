@@ -70,7 +70,7 @@ class Swin(TorchvisionPyramid):
         self.network = self.new_network()
 
     def new_network(self) -> nn.Module:
-        """torchvision's network, which has the official initialisation."""
+        """Torchvision's network, which has the official initialisation."""
         library: Any = torchvision_models("swin_transformer", "Swin")
         network = library.SwinTransformer(
             patch_size=[self.size_divisibility] * 2,

@@ -80,7 +80,7 @@ class ViT(TorchvisionBackbone):
 
     @torch.no_grad()
     def new_network(self) -> nn.Module:
-        """torchvision's network with DeiT's initialisation: truncated normal weights but the convolution's."""
+        """Torchvision's network with DeiT's initialisation: truncated normal weights but the convolution's."""
         library: Any = torchvision_models("vision_transformer", "ViT")
         network = library.VisionTransformer(
             image_size=self.grid_size[0] * self.patch_size,

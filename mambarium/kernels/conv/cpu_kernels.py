@@ -1,5 +1,4 @@
-"""Causal depthwise convolution for the CPU: numba code on 16 channels at a time, the last inputs in
-registers.
+"""Causal depthwise convolution for the CPU: numba code on 16 channels at a time, the last inputs in registers.
 
 Addresses are integers and strides count bytes; they follow the visits, so that a reversed convolution has the last
 position's addresses and negative strides of time. A tap that is absent, because the kernel is narrower than 4
@@ -74,8 +73,7 @@ class Gradients(NamedTuple):
 
 @njit
 def _has_tap(inputs: Inputs, documents: int, t: int, back: int) -> bool:
-    """Whether position t sees the input `back` positions earlier; those before the start count as position
-    0."""
+    """Whether position t sees the input `back` positions earlier; those before the start count as position 0."""
     if back >= inputs.width:
         return False
     if documents == 0:
@@ -147,8 +145,7 @@ def _store_input_gradient(
 
 @njit
 def _backward_block(inputs: Inputs, gradients: Gradients, batch: int, block: int, weight_gradients: int) -> None:
-    """Backward of one block of one batch element; g1 to g3 are gradients of inputs that later steps add
-    to."""
+    """Go back through one block of one batch element; g1 to g3 are gradients of inputs that later steps add to."""
     channel = block * LANES
     count = min(LANES, inputs.dim - channel)
     weights = inputs.weights + block * WEIGHT_ROWS * ROW_BYTES

@@ -185,9 +185,9 @@ def load_tile(
     slope_rows: int,
     ahead: int,
 ) -> None:
-    """Fill a tile's steps, products of steps and inputs and, unless their address is 0, the inputs, the skip terms and
-    the steps' slopes (d softplus).
+    """Fill a tile's steps and the products of steps and inputs.
 
+    Unless their address is 0, also the inputs, the skip terms and the steps' slopes (d softplus).
     The rows of the tile that comes next, `ahead` steps away, are asked for: rows lie apart and orders jump, which
     processors don't foresee.
     """

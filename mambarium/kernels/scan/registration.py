@@ -147,7 +147,7 @@ def _sizes(A: Sequence[int], B: Sequence[int]) -> tuple[int, int, int, int, int]
 
 
 def _output_like(u: Tensor) -> Tensor:
-    """Return a tensor of the output's shape, dtype and layout; a grid's u is (batch, height, width, 1 or routes, dim)."""
+    """Return a tensor of the output's shape, dtype and layout; a grid's u has an axis of routes, its third."""
     return u.select(3, 0) if u.dim() == 5 else u
 
 

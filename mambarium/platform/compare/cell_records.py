@@ -1,5 +1,4 @@
-"""How far each cell is: the comparison's own note beside the run folder, read together with what `fit` left
-there.
+"""How far each cell is: the comparison's own note beside the run folder, and what `fit` left there.
 
 In `<runs_dir>/compare/<comparison>/` a cell has
     <cell>/             its run folder, which belongs to `fit` and `test`

@@ -154,7 +154,7 @@ class ProposalHead(RPNHead):
 
 
 def proposal_network(strides: Sequence[int], channels: int, settings: ProposalSettings) -> RegionProposalNetwork:
-    """torchvision's region proposal network on pyramid levels of known strides."""
+    """Torchvision's region proposal network on pyramid levels of known strides."""
     anchors = GridAnchors(strides, [(size,) for size in settings.anchor_sizes], settings.aspect_ratios)
     return RegionProposalNetwork(
         anchors,

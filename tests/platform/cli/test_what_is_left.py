@@ -82,7 +82,7 @@ def with_a_cut_checkpoint(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         (without_last_record_and_configuration, "last.ckpt is gone: the run goes on from previous.ckpt, step 4"),
         (with_best_alone, "last.ckpt is no file: it is kept as last.damaged.ckpt, the run goes on from best.ckpt"),
@@ -118,7 +118,7 @@ def lose_checkpoints_of_a_resumed_run(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         (lambda run: (run / "run.json").write_text('{"status": "run'), "run.json is not the record"),
         (lambda run: (run / "metrics.csv").unlink(), "metrics.csv holds 0 of the"),

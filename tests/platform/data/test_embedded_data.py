@@ -55,7 +55,7 @@ def test_preparing_held_out_digits_leaves_their_pixels(image_size: int) -> None:
     assert torch.equal(batch["image"], expected["image"]) and torch.equal(batch["label"], expected["label"])
 
 
-@pytest.mark.parametrize("height, width", [(20, 30), (5, 3), (8, 8)])
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (5, 3), (8, 8)])
 def test_images_of_any_size_can_be_predicted(tmp_path: Path, height: int, width: int) -> None:
     Image.new("RGB", (width, height), (200, 200, 200)).save(tmp_path / "image.png")
     data = Digits(image_size=8)
@@ -97,7 +97,7 @@ def test_length_of_a_run() -> None:
         _ = Digits().total_batches
 
 
-@pytest.mark.parametrize("name, value", [("batch_size", 0), ("passes", 0.0), ("num_workers", -1)])
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("passes", 0.0), ("num_workers", -1)])
 def test_numbers_out_of_range(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"data.{name}"):
         Digits(**{name: value})

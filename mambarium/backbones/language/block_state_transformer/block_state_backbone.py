@@ -203,7 +203,7 @@ class HeadProjections(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """torch's own draw for a linear map from `width` values."""
+        """Torch's own draw for a linear map from `width` values."""
         bound = self.weight.shape[1] ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
 

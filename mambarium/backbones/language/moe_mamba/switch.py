@@ -54,7 +54,7 @@ class SwitchFeedForward(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw from a truncated normal of variance 0.1 / inputs; officially all experts' inputs count for the second."""
+        """Draw from a truncated normal of variance 0.1 / inputs; all experts' inputs count for the second."""
         num_experts, width, expert_width = self.expert_in.shape
         inputs = [(self.router.weight, width), (self.expert_in, width), (self.expert_out, num_experts * expert_width)]
         for weight, fan_in in inputs:

@@ -308,7 +308,7 @@ class MambaVisionMixer(KernelUser, nn.Module):
         return self.out_proj(torch.cat([y, z], dim=-1) if self.concatenate else y * z)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        """silu of the depthwise convolution of x (windows, tokens, dim) with weight (dim, 1, d_conv)."""
+        """Silu of the depthwise convolution of x (windows, tokens, dim) with weight (dim, 1, d_conv)."""
         # What a centred convolution gives for a token, the causal one gives `look_ahead` tokens later.
         x = F.pad(x, (0, 0, 0, self.look_ahead)).transpose(1, 2)
         return causal_conv1d(x, weight.squeeze(1), activation="silu")[:, :, self.look_ahead :].transpose(1, 2)

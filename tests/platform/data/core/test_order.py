@@ -73,7 +73,9 @@ def test_passes_are_counted():
     assert position.passes == 2.5
 
 
-@pytest.mark.parametrize("num_samples, batch_size", [(1, 4), (4, 4), (5, 4), (7, 4), (8, 4), (9, 4), (10, 8), (23, 8)])
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size"), [(1, 4), (4, 4), (5, 4), (7, 4), (8, 4), (9, 4), (10, 8), (23, 8)]
+)
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_evaluation_sees_each_sample_once_in_equally_many_batches(num_samples, batch_size, world_size):
     if num_samples < world_size:

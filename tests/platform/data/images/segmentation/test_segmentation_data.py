@@ -275,7 +275,7 @@ def test_pascal_voc(tmp_path: Path) -> None:
     assert data.validation_samples()[(0, 0)]["original_mask"][0].tolist() == [0, 20, 255, 2]
 
 
-@pytest.mark.parametrize("images, masks", [("train/images", "train/masks"), ("train", "trainannot")])
+@pytest.mark.parametrize(("images", "masks"), [("train/images", "train/masks"), ("train", "trainannot")])
 def test_camvid(tmp_path: Path, images: str, masks: str) -> None:
     for split in ("train", "val"):
         save_image(tmp_path / images.replace("train", split) / "x.png")
