@@ -147,7 +147,7 @@ def test_a_checkpoint_keeps_the_range(tmp_path: Path) -> None:
 def test_images_of_more_bits_than_any_trained_on_are_refused(tmp_path: Path) -> None:
     data = folder_of(tmp_path / "set", a=scaled("8 bits"))
     data.training_samples()
-    with pytest.raises(SampleError, match=r"b\.png: has more than 8 bits, .*: set data\.intensity_range to"):
+    with pytest.raises(SampleError, match=r"b\.png: has more than 8 bits, .*; set data\.intensity_range to"):
         data.reader.read(write(tmp_path / "b.png", scaled("12 bits")), str(tmp_path / "b.png"))
 
 

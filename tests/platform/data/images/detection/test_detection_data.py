@@ -361,7 +361,7 @@ def test_annotations_of_an_image_as_it_lies_are_refused(tmp_path: Path) -> None:
 
 
 def test_test_images_without_annotations_are_refused(make_coco: MakeCoco) -> None:
-    with pytest.raises(InputError, match=r"data\.test_images is 'images' without .*: set data\.test_annotations too"):
+    with pytest.raises(InputError, match=r"data\.test_images is 'images' without .*; set data\.test_annotations too"):
         make_coco(test_images="images")
     data = make_coco(test_images="images", test_annotations="train.json")
     assert len(data.test_samples()) == 4 and data.test_samples() is not data.validation_samples()
