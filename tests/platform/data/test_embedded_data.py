@@ -104,7 +104,7 @@ def test_numbers_out_of_range(name: str, value: float) -> None:
 
 
 def test_a_batch_larger_than_the_data() -> None:
-    with pytest.raises(InputError, match="only 1433 training samples"):
+    with pytest.raises(InputError, match="batch_size is 5000, but there are 1433 training samples; give no more"):
         with_trainer(Digits(batch_size=5000, passes=1)).train_dataloader()
 
 

@@ -87,7 +87,7 @@ class SyntheticSequences(ExactDataModule):
         for name, value in lengths.items():
             complaint = rule.check(value)
             if complaint is not None:
-                raise InputError(f"data.{name} is {value}: {complaint}")
+                raise InputError(f"data.{name} is {value}; {complaint}")
         for name, value in {"num_samples": num_samples, "num_eval_samples": num_eval_samples}.items():
             if value < 1:
                 raise InputError(f"data.{name} is {value}; give 1 or more")

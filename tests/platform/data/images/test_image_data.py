@@ -187,7 +187,7 @@ def test_folders_a_level_too_high_or_too_low_are_refused(tmp_path: Path) -> None
         write_images(tmp_path / "images" / label, 3)
     with pytest.raises(InputError) as caught:
         _ = small(tmp_path).class_names
-    one_line(caught, "the folder of one class alone, images: it holds the folders cat, dog, so data.path is probably")
+    one_line(caught, "the folder of one class alone, images; it holds the folders cat, dog, so data.path is probably")
     assert str(caught.value).endswith(str(tmp_path / "images"))
     with pytest.raises(InputError) as caught:
         _ = small(tmp_path / "images" / "cat").class_names

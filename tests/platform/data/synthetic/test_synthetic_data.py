@@ -118,11 +118,11 @@ def test_language_modeling_takes_its_batches(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: InductionHeads(length=2), r"data\.length is 2: the special token"),
+        (lambda: InductionHeads(length=2), r"data\.length is 2; the special token"),
         (lambda: InductionHeads(vocab_size=2), r"data\.vocab_size is 2; give 3 or more"),
         (lambda: InductionHeads(num_samples=0), r"data\.num_samples is 0; give 1 or more"),
         (lambda: InductionHeads(test_length=1), r"data\.test_length is 1"),
-        (lambda: SelectiveCopying(eval_length=31), r"data\.eval_length is 31: 16 tokens and as many markers are 32"),
+        (lambda: SelectiveCopying(eval_length=31), r"data\.eval_length is 31; 16 tokens and as many markers are 32"),
         (lambda: SelectiveCopying(num_copied=0), r"data\.num_copied is 0"),
         (lambda: AssociativeRecall(length=17), r"data\.length is 17; give an even number of at least 16"),
         (lambda: AssociativeRecall(length=14), r"data\.length is 14; give an even number of at least 16"),

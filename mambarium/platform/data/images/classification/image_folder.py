@@ -154,5 +154,5 @@ def _several_classes(folder: Path) -> dict[str, Path]:
         inside = [subfolder.name for subfolder in _subfolders(only)]
         listed = ", ".join(inside[:5]) + (", ..." if inside[5:] else "")
         way_out = f"it holds the folders {listed}, so data.path is probably {only}" if inside else "give two or more"
-        raise InputError(f"{folder}: has the folder of one class alone, {name}: {way_out}")
+        raise InputError(f"{folder}: has the folder of one class alone, {name}; {way_out}")
     return folders
