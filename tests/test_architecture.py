@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mambarium"
 
 FLOORS = [
     ["errors"],
-    ["trust", "files", "private_names"],
+    ["trust", "files", "inherited_options", "private_names"],
     ["kernels"],
     ["backbones", "compat"],
     ["tasks"],

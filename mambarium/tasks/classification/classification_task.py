@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.tasks.batches import ImageBatch
 from mambarium.tasks.classification.class_predictions import ClassTable, class_below_truth
 from mambarium.tasks.classification.mixing import ImageMixing
@@ -126,13 +127,12 @@ class ImageClassification(VisionTask):
     Args:
         backbone: The vision backbone.
         num_classes: Number of classes; the command line takes it from the data.
-        class_names: Name of each class; the command line takes them from the data. Numbers if not given.
         label_smoothing: Share of the target spread evenly over all classes, from 0 to below 1.
         mixup: Alpha of mixup, 0 for none. With cutmix too, each batch takes one of the two at random.
         cutmix: Alpha of cutmix, 0 for none.
         metrics: Metrics of torchmetrics by name, beside our own, of logits (batch, num_classes) and labels (batch,).
         primary_metric: Name of the metric that ranks checkpoints and runs; accuracy if not given.
-        training: The arguments of `Task`.
+        options: The other arguments of `Task`.
 
     Raises:
         InputError: If the backbone is no vision backbone, or a number or metric is not as described.
@@ -144,17 +144,16 @@ class ImageClassification(VisionTask):
         self,
         backbone: Backbone,
         num_classes: int,
-        class_names: list[str] | None = None,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         metrics: dict[str, Metric] | None = None,
         primary_metric: str | None = None,
-        **training: Unpack[TrainingOptions],
+        **options: Inherited[TrainingOptions],
     ) -> None:
-        names = named_classes(num_classes, class_names)
+        names = named_classes(num_classes, None)
         objective = ClassificationObjective(vision_backbone(backbone), names, label_smoothing, metrics, primary_metric)
-        super().__init__(backbone, objective, **training)
+        super().__init__(backbone, objective, **options)
         self.mixing = ImageMixing(num_classes, mixup, cutmix)
         self.save_constructor_arguments()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 from torch import Tensor
 from torchmetrics import Metric
 
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.tasks.batches import DetectionBatch, PaddedImages, rows_of_equal_size
 from mambarium.tasks.dense.maps import pad_images
 from mambarium.tasks.detection.average_precision import OFFICIAL_LIMITS, DetectionMetrics, Frequency
@@ -175,7 +176,7 @@ class ObjectDetection(VisionTask):
         metrics: Metrics of torchmetrics by name, beside our own, in the form of its `MeanAveragePrecision` without
             masks: boxes x1, y1, x2, y2 in the original image, scores, labels.
         primary_metric: Name of the metric that ranks checkpoints and runs; AP if not given.
-        training: The arguments of `Task`.
+        options: The other arguments of `Task`.
 
     Raises:
         InputError: If the backbone is no vision backbone, the classes' names or frequencies are not one for
@@ -194,7 +195,7 @@ class ObjectDetection(VisionTask):
         counted_detections: int | None = None,
         metrics: dict[str, Metric] | None = None,
         primary_metric: str | None = None,
-        **training: Unpack[TrainingOptions],
+        **options: Inherited[TrainingOptions],
     ) -> None:
         objective = DetectionObjective(
             vision_backbone(backbone),
@@ -205,5 +206,5 @@ class ObjectDetection(VisionTask):
             metrics,
             primary_metric,
         )
-        super().__init__(backbone, objective, **training)
+        super().__init__(backbone, objective, **options)
         self.save_constructor_arguments("detector")

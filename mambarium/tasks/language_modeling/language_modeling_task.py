@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torchmetrics import Metric
 from mambarium.backbones.contract import Backbone, SequenceBackbone, SequenceOutput
 from mambarium.backbones.published.loading import Resized
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch
 from mambarium.tasks.language_modeling.sampling import pick_next_token
 from mambarium.tasks.objective import Objective, PrimaryMetric, TaskMetrics
@@ -135,7 +135,7 @@ class LanguageModeling(Task):
         tie_embedding: Whether the vocabulary head uses the embedding's matrix.
         metrics: Metrics of torchmetrics by name, beside our own, of logits (targets, vocab_size) and tokens (targets,).
         primary_metric: Name of the metric that ranks checkpoints and runs; bits_per_byte if not given.
-        training: The arguments of `Task`.
+        options: The other arguments of `Task`.
 
     Raises:
         InputError: If the backbone is no sequence backbone.
@@ -151,14 +151,14 @@ class LanguageModeling(Task):
         tie_embedding: bool = True,
         metrics: dict[str, Metric] | None = None,
         primary_metric: str | None = None,
-        **training: Unpack[TrainingOptions],
+        **options: Inherited[TrainingOptions],
     ) -> None:
         if not isinstance(backbone, SequenceBackbone):
             raise InputError(
                 f"{type(backbone).__name__} is not a causal sequence backbone; language modelling takes Mamba, ..."
             )
         objective = LanguageModelingObjective(backbone.width, vocab_size, tie_embedding, metrics, primary_metric)
-        super().__init__(backbone, objective, **training)
+        super().__init__(backbone, objective, **options)
         self.save_constructor_arguments()
 
     def forward(self, tokens: Tensor) -> Tensor:

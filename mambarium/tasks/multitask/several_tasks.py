@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.tasks.batches import MultiTaskBatch
 from mambarium.tasks.dense.maps import pad_images, padded_batch
 from mambarium.tasks.detection.average_precision import Frequency
@@ -180,7 +181,7 @@ class MultiTask(Task):
         weighting: `fixed` keeps these weights, `uncertainty` learns a factor for each task beside them.
         gradient_norms_every: Turns of a task between measurements of its gradient norm, each of which costs one more
             backward pass; 0 for none.
-        training: The arguments of `Task`.
+        options: The other arguments of `Task`.
 
     Raises:
         InputError: If the backbone is no vision backbone, the tasks differ from those of the data, or a number is out
@@ -200,7 +201,7 @@ class MultiTask(Task):
         weights: dict[str, float] | None = None,
         weighting: Literal["fixed", "uncertainty"] = "fixed",
         gradient_norms_every: int = 50,
-        **training: Unpack[TrainingOptions],
+        **options: Inherited[TrainingOptions],
     ) -> None:
         if set(objectives) != set(num_classes):
             raise InputError(
@@ -220,7 +221,7 @@ class MultiTask(Task):
             if isinstance(made_objective, DetectionObjective) and class_frequencies:
                 made_objective.take_frequencies(class_frequencies.get(task))
         objective = ObjectiveSet(made, weights or {}, uncertainty=weighting == "uncertainty")
-        super().__init__(backbone, objective, **training)
+        super().__init__(backbone, objective, **options)
         self.gradient_norms_every = gradient_norms_every
         self.turns = dict.fromkeys(objectives, 0)
         self.logged: dict[str, Tensor | float] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from mambarium.backbones.contract import Backbone, VisionBackbone, VisionFeatures
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.tasks.batches import IGNORED_CLASS, PaddedImages, SegmentationBatch
 from mambarium.tasks.dense.maps import FeatureMaps, pad_images
 from mambarium.tasks.objective import PrimaryMetric, VisionObjective
@@ -134,7 +135,7 @@ class SemanticSegmentation(VisionTask):
             not given.
         metrics: Metrics of torchmetrics by name, beside our own, of the classes (pixels,) of all pixels that count.
         primary_metric: Name of the metric that ranks checkpoints and runs; mIoU if not given.
-        training: The arguments of `Task`.
+        options: The other arguments of `Task`.
 
     Raises:
         InputError: If the backbone is no vision backbone, or a number is out of range.
@@ -154,7 +155,7 @@ class SemanticSegmentation(VisionTask):
         inference: Inference | None = None,
         metrics: dict[str, Metric] | None = None,
         primary_metric: str | None = None,
-        **training: Unpack[TrainingOptions],
+        **options: Inherited[TrainingOptions],
     ) -> None:
         objective = SegmentationObjective(
             vision_backbone(backbone),
@@ -167,5 +168,5 @@ class SemanticSegmentation(VisionTask):
             metrics,
             primary_metric,
         )
-        super().__init__(backbone, objective, **training)
+        super().__init__(backbone, objective, **options)
         self.save_constructor_arguments("head", "loss", "inference")

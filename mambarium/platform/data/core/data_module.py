@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypedDict
 
 import lightning
 from torch import Tensor
@@ -31,6 +31,20 @@ class Samples(Protocol):
     def __getitem__(self, key: Any) -> Any:
         """Return a sample as it looks in a pass: the key is (pass, index), with several tasks (task, pass, index)."""
         ...
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of `ExactDataModule` without the batch size."""
+
+    passes: float | None
+    num_workers: int
+    seed: int
+
+
+class BatchOptions(RunOptions, total=False):
+    """Options of `ExactDataModule`."""
+
+    batch_size: int
 
 
 class ExactDataModule(ABC, lightning.LightningDataModule):

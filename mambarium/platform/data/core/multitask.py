@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.data_module import ExactDataModule, Samples
-from mambarium.platform.data.core.options import Inherited, RunOptions
+from mambarium.inherited_options import Inherited
+from mambarium.platform.data.core.data_module import ExactDataModule, RunOptions, Samples
 from mambarium.platform.data.core.order import EvaluationBatches, GlobalBatches
 from mambarium.platform.data.core.task_turns import (
     MultiTaskBatches,

@@ -10,10 +10,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.data_module import ExactDataModule, Samples
+from mambarium.platform.data.core.data_module import BatchOptions, ExactDataModule, Samples
 from mambarium.platform.data.core.known_facts import Facts
 from mambarium.platform.data.core.messages import shortened
-from mambarium.platform.data.core.options import BatchOptions
 from mambarium.platform.data.core.samples import BrokenPolicy, OmittingBroken, ReplacingBroken
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.decoding import IntensityRange

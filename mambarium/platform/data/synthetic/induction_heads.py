@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mambarium.platform.data.core.options import Inherited
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.synthetic.synthetic_data import (
     SequenceOptions,
     SyntheticSequences,

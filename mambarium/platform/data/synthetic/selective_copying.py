@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.options import Inherited
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.synthetic.synthetic_data import (
     SequenceOptions,
     SyntheticSequences,

@@ -7,9 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.data_module import ExactDataModule
+from mambarium.platform.data.core.data_module import ExactDataModule, RunOptions
 from mambarium.platform.data.core.known_facts import Facts
-from mambarium.platform.data.core.options import RunOptions
 from mambarium.platform.data.text.token_windows import TokenWindow, collate_windows
 from mambarium.platform.randomness import mixed_seed
 from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch

@@ -5,8 +5,8 @@ from functools import cached_property
 from typing import Any
 
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.hub import HubData, HubOptions
-from mambarium.platform.data.core.options import Inherited
 from mambarium.platform.data.core.splits import Splits, require_fraction
 from mambarium.platform.data.text.spans import PIECE_BYTES
 from mambarium.platform.data.text.text_data import Text, TextOptions

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 
-from mambarium.platform.data.core.options import Inherited
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.text.text_data import Text, TextOptions
 from mambarium.platform.data.text.token_stream import TokenStream, byte_stream

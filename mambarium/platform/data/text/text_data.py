@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Any
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.data_module import ExactDataModule
+from mambarium.inherited_options import Inherited
+from mambarium.platform.data.core.data_module import BatchOptions, ExactDataModule, RunOptions
 from mambarium.platform.data.core.known_facts import Facts, disagreement
-from mambarium.platform.data.core.options import BatchOptions, Inherited, RunOptions
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.text.reference_figures import text_reference_figures
 from mambarium.platform.data.text.token_stream import TokenStream

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 
-from mambarium.platform.data.core.options import Inherited
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.splits import Splits, require_fraction
 from mambarium.platform.data.text.spans import TextSpan, content_key, cut, find_text, first_bytes, pieces
 from mambarium.platform.data.text.text_data import Text, TextOptions

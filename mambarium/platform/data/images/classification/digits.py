@@ -7,7 +7,8 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
-from mambarium.platform.data.core.options import BatchOptions, Inherited
+from mambarium.inherited_options import Inherited
+from mambarium.platform.data.core.data_module import BatchOptions
 from mambarium.platform.data.core.order import SampleKey
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.classification.labelled_images import ClassificationImages

@@ -3,8 +3,8 @@
 from typing import Any
 
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.hub import HubData, HubOptions
-from mambarium.platform.data.core.options import Inherited
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.classification.labelled_images import ClassificationImages, ClassificationOptions
 from mambarium.platform.data.images.classification.labelled_sources import (

@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.messages import note
-from mambarium.platform.data.core.options import Inherited
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.classification.labelled_images import ClassificationImages, ClassificationOptions
 from mambarium.platform.data.images.classification.labelled_sources import (

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.data_module import Part
-from mambarium.platform.data.core.options import BatchOptions, Inherited
+from mambarium.inherited_options import Inherited
+from mambarium.platform.data.core.data_module import BatchOptions, Part
 from mambarium.platform.data.core.order import SampleKey
 from mambarium.platform.data.core.samples import Sample
 from mambarium.platform.data.core.splits import Splits

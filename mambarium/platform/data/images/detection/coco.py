@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.known_facts import Facts
-from mambarium.platform.data.core.options import Inherited
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.dense.dense_images import ScaledOptions
 from mambarium.platform.data.images.detection.coco_file import (

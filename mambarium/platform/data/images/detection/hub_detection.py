@@ -6,8 +6,8 @@ from typing import Any, Literal
 import msgspec
 
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.hub import HubData, HubOptions
-from mambarium.platform.data.core.options import Inherited
 from mambarium.platform.data.core.splits import Splits, divided
 from mambarium.platform.data.images.dense.dense_images import ScaledOptions
 from mambarium.platform.data.images.detection.annotation_records import Area, Coordinate, Flag, Side, as_record

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import msgspec
 
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.messages import note
-from mambarium.platform.data.core.options import Inherited
 from mambarium.platform.data.core.samples import SampleError, with_files
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.dense.dense_images import DenseOptions

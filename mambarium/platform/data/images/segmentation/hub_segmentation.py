@@ -1,8 +1,8 @@
 """Segmentation data that the `datasets` library opens by name."""
 
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.hub import HubData, HubOptions
-from mambarium.platform.data.core.options import Inherited
 from mambarium.platform.data.core.splits import Splits, divided
 from mambarium.platform.data.images.segmentation.mask_files import ImagesWithMasks, MaskDecoder
 from mambarium.platform.data.images.segmentation.mask_layouts import own_layout

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from mambarium.errors import InputError
+from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.messages import note
-from mambarium.platform.data.core.options import Inherited
 from mambarium.platform.data.core.samples import with_files
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.image_files import contained, find_images, in_either_form, read_list

@@ -1,6 +1,6 @@
-"""Constructor options that data modules take over from their base classes, for type checkers."""
+"""Constructor options that a class takes over from its base classes, written once."""
 
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     from typing import Unpack as Inherited
@@ -15,17 +15,3 @@ else:
 
         def __class_getitem__(cls, options: type) -> Any:
             return Annotated[Any, options]
-
-
-class RunOptions(TypedDict, total=False):
-    """Options of `ExactDataModule` without the batch size."""
-
-    passes: float | None
-    num_workers: int
-    seed: int
-
-
-class BatchOptions(RunOptions, total=False):
-    """Options of `ExactDataModule`."""
-
-    batch_size: int
