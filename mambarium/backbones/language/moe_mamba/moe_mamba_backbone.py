@@ -35,7 +35,7 @@ class MoEMamba(ResidualStack):
         num_experts: Number of experts in a switch layer, of which a token uses one.
         expert_width: Size of an expert's hidden layer; 3 * width if None, with which a token's expert has as many
             parameters as a Mamba layer.
-        capacity_factor: Tokens an expert may serve in training, per token it had if all were dealt evenly; the others
+        capacity_factor: Tokens an expert may serve in training, per token of an even share; the others
             pass by on the residual path. None serves all. Evaluation always serves all.
         overflow: Who is served in training by an expert that too many tokens chose: by "position" the earlier ones in
             their sequences, by "probability" those of which the router is surest.
