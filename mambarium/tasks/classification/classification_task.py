@@ -127,6 +127,7 @@ class ImageClassification(VisionTask):
     Args:
         backbone: The vision backbone.
         num_classes: Number of classes; the command line takes it from the data.
+        class_names: Name of each class; the command line takes them from the data. Numbers if not given.
         label_smoothing: Share of the target spread evenly over all classes, from 0 to below 1.
         mixup: Alpha of mixup, 0 for none. With cutmix too, each batch takes one of the two at random.
         cutmix: Alpha of cutmix, 0 for none.
@@ -144,6 +145,7 @@ class ImageClassification(VisionTask):
         self,
         backbone: Backbone,
         num_classes: int,
+        class_names: list[str] | None = None,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -151,7 +153,7 @@ class ImageClassification(VisionTask):
         primary_metric: str | None = None,
         **options: Inherited[TrainingOptions],
     ) -> None:
-        names = named_classes(num_classes, None)
+        names = named_classes(num_classes, class_names)
         objective = ClassificationObjective(vision_backbone(backbone), names, label_smoothing, metrics, primary_metric)
         super().__init__(backbone, objective, **options)
         self.mixing = ImageMixing(num_classes, mixup, cutmix)
