@@ -16,12 +16,11 @@ from mambarium.platform.cli.training import TrainingCLI
 from mambarium.platform.compare.matrix import read_matrix
 
 CONFIGS = configs_folder()
-EXPERIMENTS = sorted(
-    path
-    for part in ("classification", "detection", "language_modeling", "multitask", "segmentation")
-    for path in (CONFIGS / part).glob("*.yaml")
-)
+PARTS = ("classification", "detection", "language_modeling", "multitask", "segmentation")
+EXPERIMENTS = sorted(path for part in PARTS for path in (CONFIGS / part).glob("*.yaml"))
 BACKBONES = sorted((CONFIGS / "backbones").glob("*.yaml"))
+CHANGED = [next(path for path in EXPERIMENTS if path.parent.name == part) for part in PARTS]
+"""An experiment of each task, given an option for each part too."""
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
 DATA = sorted((CONFIGS / "data").glob("*.yaml"))
 
@@ -59,11 +58,9 @@ def option_of(backbone: str) -> list[str]:
     return [f"--model.backbone.{name}", changes[name]]
 
 
-@pytest.mark.parametrize("changed", [False, True], ids=["as it is", "an option for each part"])
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=identity)
 def test_experiments(
     path: Path,
-    changed: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     data_options: Callable[[Path], list[str]],
@@ -71,6 +68,7 @@ def test_experiments(
     if "timm." in path.read_text():
         pytest.importorskip("timm")
     options = [*data_options(path), "--runs_dir", str(tmp_path / "runs")]
+    changed = path in CHANGED
     if changed:
         (config,) = [yaml.safe_load(compose(["--config", str(path)]).arguments[1])]
         options += option_of(config["model"]["init_args"]["backbone"]["class_path"])

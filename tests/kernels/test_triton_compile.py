@@ -211,13 +211,14 @@ def test_scan_forward(d_state, most_per_state_step, tmp_path, record_property):
     check_forward(launch, most_per_state_step, tmp_path, record_property)
 
 
+@pytest.mark.slow
 def test_scan_forward_of_as_many_states_as_registers_hold(tmp_path, record_property):
     from mambarium.kernels.triton_configuration import MAX_STATES
 
     check_forward(forward_launch(make_scan(MAX_STATES)), 12, tmp_path, record_property)
 
 
-@pytest.mark.parametrize(("gate", "most_per_state_step"), [(False, 25), (True, 28)])
+@pytest.mark.parametrize(("gate", "most_per_state_step"), [(False, 25), pytest.param(True, 28, marks=pytest.mark.slow)])
 def test_scan_backward(gate, most_per_state_step, tmp_path, record_property):
     launch = backward_launch(make_scan(16, gate=gate))
     assert launch.arguments["CHANNELS"] == 2
@@ -225,7 +226,8 @@ def test_scan_backward(gate, most_per_state_step, tmp_path, record_property):
 
 
 @pytest.mark.parametrize(
-    ("d_state", "batch", "channels", "most_per_state_step"), [(16, 256, 2, 10), (16, 64, 1, 12), (1, 64, 1, 80)]
+    ("d_state", "batch", "channels", "most_per_state_step"),
+    [pytest.param(16, 256, 2, 10, marks=pytest.mark.slow), (16, 64, 1, 12), (1, 64, 1, 80)],
 )
 def test_grid_forward(d_state, batch, channels, most_per_state_step, tmp_path, record_property):
     launch = forward_launch(make_grid(d_state, batch=batch))
@@ -233,13 +235,16 @@ def test_grid_forward(d_state, batch, channels, most_per_state_step, tmp_path, r
     check_forward(launch, most_per_state_step, tmp_path, record_property)
 
 
-@pytest.mark.parametrize(("batch", "channels", "most_per_state_step"), [(256, 2, 27), (64, 1, 33)])
+@pytest.mark.parametrize(
+    ("batch", "channels", "most_per_state_step"), [pytest.param(256, 2, 27, marks=pytest.mark.slow), (64, 1, 33)]
+)
 def test_grid_backward(batch, channels, most_per_state_step, tmp_path, record_property):
     launch = backward_launch(make_grid(16, batch=batch))
     assert launch.arguments["CHANNELS"] == channels
     check_backward(launch, 16, most_per_state_step, tmp_path, record_property)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_scan_of_segments_side_by_side(direction, tmp_path):
     from mambarium.kernels.scan.triton_segments import adjoint_entries, forward_entries

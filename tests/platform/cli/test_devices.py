@@ -78,7 +78,7 @@ def test_every_precision_of_lightning_is_tested_here() -> None:
     assert {*WORKING, *REFUSED} == set(values(_PRECISION_INPUT))
 
 
-@pytest.mark.parametrize("config", ["digits", "text"])
+@pytest.mark.parametrize("config", ["digits", pytest.param("text", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("precision", WORKING)
 def test_precisions_that_work(tiny: Run, config: str, precision: str) -> None:
     options = ("--config", f"{config}.yaml", *FUSED, *CLIPPED, "--trainer.accelerator", "cpu")
@@ -193,7 +193,11 @@ def task_and_data(path: Path) -> tuple[Task, Any]:
 
 @pytest.mark.parametrize(
     "plugin",
-    [ClippedMixedPrecision("bf16-mixed", "cpu"), HalfPrecision("bf16-true"), DoublePrecision()],
+    [
+        ClippedMixedPrecision("bf16-mixed", "cpu"),
+        HalfPrecision("bf16-true"),
+        pytest.param(DoublePrecision(), marks=pytest.mark.slow),
+    ],
     ids=["bf16-mixed", "bf16-true", "64-true"],
 )
 @pytest.mark.parametrize("backbone", SMALL, ids=lambda path: path.stem)

@@ -87,6 +87,7 @@ def test_stops_change_nothing_and_logs_show_every_task(
         assert float(last[f"train/{name}/loss"]) > 0
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tiny: Callable[..., int], tmp_path: Path) -> None:
     """Tasks whose losses are plain means, with momentum and decay that must not move a head without its turn."""
     config = yaml.safe_load(CONFIG)

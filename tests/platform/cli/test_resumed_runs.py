@@ -89,8 +89,15 @@ def equal(one: Any, other: Any) -> bool:
     return one == other
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("task", ["digits", "text"])
+@pytest.mark.parametrize(
+    ("task", "workers"),
+    [
+        ("digits", 2),
+        ("text", 0),
+        pytest.param("digits", 0, marks=pytest.mark.slow),
+        pytest.param("text", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_three_stops_change_nothing(
     tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, workers: int
 ) -> None:

@@ -16,7 +16,7 @@ from stopped_runs import wait_until
 import mambarium
 
 
-@pytest.mark.parametrize("task", ["digits", "text"])
+@pytest.mark.parametrize("task", ["digits", pytest.param("text", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(tiny: Callable[..., int], tmp_path: Path, task: str) -> None:
     config = yaml.safe_load((tmp_path / f"{task}.yaml").read_text())
     config["model"]["init_args"]["backbone"]["init_args"].pop("dropout", None)

@@ -103,7 +103,7 @@ def test_stopped_in_validation(toy, tmp_path, differences, accumulate, call):
         {"early_stopping": True, "val_check_interval": 2},
         {"batch_norm": True, "every_steps": 3},
         {"every_steps": 1, "val_check_interval": 100},
-        {"num_workers": 2, "every_steps": 2},
+        pytest.param({"num_workers": 2, "every_steps": 2}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

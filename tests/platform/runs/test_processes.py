@@ -69,7 +69,14 @@ def test_killed_at_random_moments(run, tmp_path, differences):
     assert differences(tmp_path / "straight", tmp_path / "chain") == []
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 140)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR2, 140, marks=pytest.mark.slow),
+    ],
+)
 def test_whole_group_is_signalled_with_workers(run, tmp_path, differences, number, code):
     """A terminal's Ctrl-C and a scheduler's SIGTERM reach the loader's workers too; no batch may be lost."""
     options = {"num_workers": 2, "seconds_per_batch": 0.2, "every_steps": 1000}
@@ -118,6 +125,7 @@ def test_two_processes_stop_together_and_go_on(run, tmp_path, differences, accum
     assert differences(tmp_path / "straight", tmp_path / "chain") == []
 
 
+@pytest.mark.slow
 def test_processes_launched_by_lightning(tmp_path):
     """Its observer kills the run if a launched process ends with anything but 0."""
     options = {"devices": 2, "signal": ["on_train_batch_end", 3, signal.SIGTERM, 0]}
