@@ -1,4 +1,5 @@
 # make quickstart: set up and train a real model.   make test: set up, lint, type-check, test.
+# make quick: lint and the tests that take no minute, for work in between.
 # PIP_ARGS is passed to pip, for example to take another build of torch:
 #   make quickstart PIP_ARGS="--index-url <index of a CPU build>"
 
@@ -7,9 +8,9 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # One process a core, each with one thread: threads of several processes would wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: quickstart test
+.PHONY: quickstart test quick
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -36,5 +37,9 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST)
-	TRITON_INTERPRET=1 $(PYTEST) tests/kernels_interpreted
+	$(PYTEST) -m "not slow"
+	TRITON_INTERPRET=1 $(PYTEST) -m "not slow" tests/kernels_interpreted
+
+quick: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(PYTEST) -m "not slow and not thorough"

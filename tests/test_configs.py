@@ -15,6 +15,8 @@ from mambarium.platform.cli.configuration.shipped_configs import configs_folder
 from mambarium.platform.cli.training import TrainingCLI
 from mambarium.platform.compare.matrix import read_matrix
 
+pytestmark = pytest.mark.thorough
+
 CONFIGS = configs_folder()
 PARTS = ("classification", "detection", "language_modeling", "multitask", "segmentation")
 EXPERIMENTS = sorted(path for part in PARTS for path in (CONFIGS / part).glob("*.yaml"))

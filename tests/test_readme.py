@@ -15,6 +15,8 @@ from mambarium.platform.cli.configuration.composition import compose
 from mambarium.platform.cli.configuration.shipped_configs import find_config
 from mambarium.platform.cli.training import TrainingCLI
 
+pytestmark = pytest.mark.thorough
+
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = re.findall(r"^(?:python main\.py|mambarium) (.+)$", README.read_text(), re.MULTILINE)
 INLINE = re.findall(r"`(?:python main\.py|mambarium) ([a-z-]+ [^`]+)`", README.read_text())

@@ -12,6 +12,8 @@ import mambarium.backbones
 from mambarium.backbones import Backbone, SequenceBackbone, VisionBackbone, from_variant, list_variants
 from mambarium.backbones.variants import variant_config
 
+pytestmark = pytest.mark.thorough
+
 FOLDER = Path(__file__).parents[2] / "configs" / "backbones"
 FILES = sorted(FOLDER.glob("*.yaml"))
 

@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.thorough
+
 ABSENT = """
 import importlib.util, sys
 import mambarium.compat

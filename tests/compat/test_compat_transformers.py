@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 # transformers takes the operations of mamba_ssm and causal_conv1d where it can import them, else its own plain ones:
 # read a second time, its module finds ours. A model's methods look functions up in their module when they are called.
 CODE = """

@@ -18,6 +18,8 @@ from mambarium.kernels.benchmark.plot import plot_rows
 from mambarium.kernels.benchmark.table import COLUMNS, Table, new_file
 from mambarium.kernels.benchmark.torch_scan import torch_selective_scan
 
+pytestmark = pytest.mark.thorough
+
 CPU = torch.device("cpu")
 
 

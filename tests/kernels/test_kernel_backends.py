@@ -8,6 +8,8 @@ import torch
 from mambarium.kernels import causal_conv1d, selective_scan, selective_state_update, warm_up
 from mambarium.kernels.backend import choose_backend, has_kernel, load_backend
 
+pytestmark = pytest.mark.thorough
+
 WITHOUT_PACKAGE = """
 import sys
 class Missing:

@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 from mambarium.kernels import BIDIRECTIONAL, CROSS, causal_conv1d, grid_scan, selective_scan, selective_state_update
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.usefixtures("device"),
     # torch.func.jvp loads what torch itself calls deprecated.
     pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated"),

@@ -31,9 +31,12 @@ PROCESSORS = 132
 PINNED = re.search(r"^triton==(\S+)", (Path(__file__).parents[2] / "constraints.txt").read_text(), re.MULTILINE)[1]
 COUNTED = triton.__version__ == PINNED
 
-pytestmark = pytest.mark.skipif(
-    triton.knobs.runtime.interpret, reason="kernels of the interpreter can't be compiled in the same process"
-)
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(
+        triton.knobs.runtime.interpret, reason="kernels of the interpreter can't be compiled in the same process"
+    ),
+]
 
 
 class Compiled:

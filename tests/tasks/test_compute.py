@@ -11,6 +11,8 @@ from mambarium.backbones.variants import PUBLISHED
 from mambarium.tasks import ImageClassification
 from mambarium.tasks.compute import multiply_accumulates
 
+pytestmark = pytest.mark.thorough
+
 # What the papers' counters do not see of a family.
 UNSEEN = {
     "mambavision": ("aten.bmm", "mambarium.selective_scan_forward", "mambarium.causal_conv1d_forward"),

@@ -16,6 +16,8 @@ from mambarium.errors import InputError
 from mambarium.tasks import ImageClassification
 from mambarium.tasks.export import published_head
 
+pytestmark = pytest.mark.thorough
+
 
 def on_meta(name: str) -> Backbone:
     with torch.device("meta"):

@@ -29,6 +29,8 @@ from mambarium.backbones.published.writing import official_weights
 from mambarium.errors import InputError
 from mambarium.tasks import ImageClassification, LanguageModeling, export_official, load_pretrained
 
+pytestmark = pytest.mark.thorough
+
 SIZES: dict[str, Any] = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2}
 
 

@@ -15,6 +15,8 @@ from mambarium.backbones.layers.sequences import document_boundaries
 from mambarium.backbones.layers.windows import relative_position_buckets
 from mambarium.errors import InputError
 
+pytestmark = pytest.mark.thorough
+
 WIDTH, HEADS, WINDOW, STATES = 6, 2, 5, 3
 DIM = WIDTH // HEADS
 

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from mambarium.backbones import Mamba
 
+pytestmark = pytest.mark.thorough
+
 NORM_EPS = 1e-5
 
 

@@ -8,6 +8,8 @@ from mambarium.backbones import MoEMamba
 from mambarium.backbones.language.moe_mamba.switch import SwitchFeedForward
 from mambarium.errors import InputError
 
+pytestmark = pytest.mark.thorough
+
 WIDTH, EXPERTS = 6, 4
 
 

@@ -36,6 +36,8 @@ from mambarium.backbones.vision.vim import vim_checkpoints as published_vim
 from mambarium.backbones.vision.vmamba import vmamba_checkpoints as published_vmamba
 from mambarium.errors import InputError
 
+pytestmark = pytest.mark.thorough
+
 VECTORS = json.loads((Path(__file__).parent / "parity_vectors.json").read_text())
 
 # With a classifier for 1000 classes or an embedding of 50280 words; measured on the official code, but MoE-Mamba's,

@@ -10,6 +10,8 @@ import torch
 import yaml
 from PIL import Image
 
+pytestmark = pytest.mark.thorough
+
 Run = Callable[..., int]
 
 

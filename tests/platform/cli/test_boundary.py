@@ -18,6 +18,8 @@ from mambarium.platform.cli import boundary
 from mambarium.platform.cli.boundary import brief_about_threads, run_to_exit_code
 from mambarium.platform.data.core.samples import SampleError
 
+pytestmark = pytest.mark.thorough
+
 
 def raising(error: BaseException) -> Callable[[], int]:
     def run() -> int:

@@ -15,6 +15,8 @@ import yaml
 from mambarium.platform.cli.quiet import quiet_lightning
 from mambarium.tasks.task import Task
 
+pytestmark = pytest.mark.thorough
+
 Run = Callable[..., int]
 
 OWN = """

@@ -15,6 +15,8 @@ from PIL import Image
 from mambarium.errors import InputError
 from mambarium.tasks import ImageClassification
 
+pytestmark = pytest.mark.thorough
+
 Run = Callable[..., int]
 
 OWN_BACKBONE = """

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
+
+pytestmark = pytest.mark.thorough
 
 
 def test_a_run_is_ranked_by_a_metric_of_its_yaml(tiny: Callable[..., int]) -> None:

@@ -14,6 +14,8 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+pytestmark = pytest.mark.thorough
+
 Run = Callable[..., int]
 
 

@@ -16,6 +16,8 @@ from pycocotools.cocoeval import COCOeval
 
 import mambarium
 
+pytestmark = pytest.mark.thorough
+
 Run = Callable[..., int]
 
 TINY_SCENES = """

@@ -20,6 +20,8 @@ from mambarium.platform.data import Digits, DigitSceneDetection, PydocTopics
 from mambarium.tasks import FCOS, ImageClassification, LanguageModeling, ObjectDetection
 from mambarium.tasks.task import Task
 
+pytestmark = pytest.mark.thorough
+
 Run = Callable[..., int]
 
 BACKBONES = configs_folder() / "backbones"

@@ -20,6 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import mambarium
 from mambarium.tasks import MultiTask
 
+pytestmark = pytest.mark.thorough
+
 CONFIG = """
 model:
   class_path: MultiTask

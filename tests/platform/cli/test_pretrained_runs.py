@@ -10,6 +10,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.thorough
+
 Run = Callable[..., int]
 
 BACKBONE = ("--model.backbone", "{class_path: MambaOut, init_args: {depths: [1], widths: [8]}}")

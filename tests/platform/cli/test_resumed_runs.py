@@ -14,6 +14,8 @@ from stopped_runs import Killed, logged_rows
 
 from mambarium.tasks.task import Task
 
+pytestmark = pytest.mark.thorough
+
 Run = Callable[..., int]
 
 

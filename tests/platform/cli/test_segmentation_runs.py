@@ -11,6 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mambarium.tasks.drawing import class_color
 
+pytestmark = pytest.mark.thorough
+
 CONFIG = """
 model:
   class_path: SemanticSegmentation

@@ -15,6 +15,8 @@ from stopped_runs import wait_until
 
 import mambarium
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.parametrize("task", ["digits", pytest.param("text", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(tiny: Callable[..., int], tmp_path: Path, task: str) -> None:

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+pytestmark = pytest.mark.thorough
 
 
 def test_a_run_shows_what_its_model_writes(tiny: Callable[..., int]) -> None:

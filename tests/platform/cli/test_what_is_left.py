@@ -19,6 +19,8 @@ from mambarium.platform.cli import main
 from mambarium.platform.runs.run_folder import RunFolder
 from mambarium.tasks.task import Task
 
+pytestmark = pytest.mark.thorough
+
 Run = Callable[..., int]
 Differences = Callable[[Path, Path], list[str]]
 

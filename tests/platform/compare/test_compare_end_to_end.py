@@ -3,7 +3,11 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from mambarium.platform.cli import main
+
+pytestmark = pytest.mark.thorough
 
 CONFIG = """
 model:

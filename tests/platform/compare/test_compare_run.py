@@ -22,6 +22,8 @@ from mambarium.errors import InputError
 from mambarium.platform.compare.command import Comparison, compare
 from mambarium.platform.compare.matrix import read_matrix
 
+pytestmark = pytest.mark.thorough
+
 WriteMatrix = Callable[..., Path]
 
 

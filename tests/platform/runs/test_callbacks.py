@@ -17,6 +17,8 @@ from lightning.pytorch import callbacks as lightnings
 from mambarium.errors import InputError
 from mambarium.platform.runs.callbacks import EPOCH_HOOKS, RULES, check_callbacks
 
+pytestmark = pytest.mark.thorough
+
 DOCUMENT = Path(__file__).parents[3] / "docs" / "callbacks.md"
 
 

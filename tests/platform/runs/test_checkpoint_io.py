@@ -14,6 +14,8 @@ from mambarium.errors import InputError
 from mambarium.files import duplicate_atomically, remove_stale_temporaries, set_aside
 from mambarium.platform.runs.checkpoint_io import AtomicCheckpointIO, find_damage
 
+pytestmark = pytest.mark.thorough
+
 CONTENT = {"state_dict": {"weight": torch.arange(50.0), "bias": torch.tensor(2.5)}, "step": 7, "name": "a"}
 
 

@@ -14,6 +14,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from mambarium.errors import InputError
 from mambarium.platform.runs.signals import Interrupted
 
+pytestmark = pytest.mark.thorough
+
 
 HOOKS = (
     "on_train_batch_start",

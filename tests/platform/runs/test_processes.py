@@ -16,6 +16,8 @@ import torch
 
 import mambarium
 
+pytestmark = pytest.mark.thorough
+
 SERVER = Path(__file__).with_name("forked_runs.py")
 PROGRAM = Path(__file__).with_name("toy_run.py")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(mambarium.__file__).parents[1])}

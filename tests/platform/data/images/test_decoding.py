@@ -18,6 +18,8 @@ from torch import Tensor
 from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.decoding import MAX_PIXELS, decode_image, opened_image, shown_size
 
+pytestmark = pytest.mark.thorough
+
 
 def png(width: int, height: int, bits: int = 8, color: int = 2, data: bytes | None = None, *chunks: bytes) -> bytes:
     """A PNG file with a header and compressed pixels of one's choice."""
