@@ -70,7 +70,10 @@ def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: 
 
     function = getattr(module, kernel)
     with _calls:
-        before = numba.get_num_threads()  # starts the threads
+        threads = torch.get_num_threads()
+        before = numba.get_num_threads()  # starts the threads, and may set OpenMP's count, which is torch's too
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         if _first_process is None:
             _first_process = os.getpid()
         if _first_process != os.getpid() and numba.threading_layer() == "omp":
@@ -78,7 +81,7 @@ def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: 
         if not function.signatures:
             _announce(module, kernel)
         config: Any = numba.config
-        threads = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+        threads = min(threads, config.NUMBA_NUM_THREADS)
         scratch = torch.empty(threads * scratch_bytes, dtype=torch.uint8, device="cpu")
         numba.set_num_threads(threads)
         try:

@@ -187,6 +187,20 @@ def test_kernels_restore_numbas_threads_and_use_a_shared_memory_layer():
     assert numba.threading_layer() in ("omp", "tbb")
 
 
+@pytest.mark.parametrize("environment", [{}, {"OMP_NUM_THREADS": "1"}], ids=str)
+def test_torchs_threads_are_as_many_as_before(environment):
+    code = WARM_UP + (
+        "import torch\n"
+        "for threads in (1, 2, 1):\n"
+        "    torch.set_num_threads(threads)\n"
+        "    torch.get_num_threads()\n"  # torch settles the number when it is first asked for
+        "    selective_scan(torch.ones(1, 16, 8), torch.ones(1, 16, 8), -torch.ones(16, 2), *torch.ones(2, 1, 2, 8))\n"
+        "    print(torch.get_num_threads())\n"
+    )
+    run = run_python(code, **environment)
+    assert run.stdout.split() == ["1", "2", "1"], run.stderr
+
+
 @pytest.mark.parametrize(("backend", "package"), [("cpu", "numba"), ("triton", "triton")])
 def test_backends_fit_what_operations_ask_of_them(backend, package):
     import inspect
