@@ -1,7 +1,5 @@
 """A sequence backbone on images."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -4,8 +4,6 @@ A task holds a backbone only through these classes, so any backbone that keeps t
 of its kind, one written outside this package included.
 """
 
-from __future__ import annotations
-
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-State: TypeAlias = "Tensor | list[State] | dict[str, State]"
+State: TypeAlias = Tensor | list["State"] | dict[str, "State"]
 """The memory of a sequence backbone: a plain tree of lists and dicts, its leaves tensors (batch, ...)."""
 
 

@@ -1,7 +1,5 @@
 """Less memory for activations, for the time of a second forward pass."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """All families, and their published variants by name."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 from collections.abc import Callable

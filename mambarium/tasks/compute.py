@@ -1,7 +1,5 @@
 """How much computing a model takes: multiply-accumulates, counted operation by operation."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,7 +1,5 @@
 """Writing a task's weights in the formats of others."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What all tasks on images share when they write predictions for a folder of images."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The LightningModule that every task is: backbone, objective, optimiser, logging."""
 
-from __future__ import annotations
-
 import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the tasks on images share: a vision backbone, padded batches, predictions by the objective."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

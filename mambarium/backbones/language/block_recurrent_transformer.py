@@ -6,8 +6,6 @@ feed-forward network in the cell ("Rec:fixed:skip"), as in the official code (`g
 a window before it, here nothing is there to attend to.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -5,8 +5,6 @@ layers are those of the official `state-spaces/s4` (`models/s4/s4d.py`), in the 
 other families have.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """Checks of the backbones' arguments and images, with one line that says what was expected."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """Projections and convolutions with which vision backbones begin and go from stage to stage."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

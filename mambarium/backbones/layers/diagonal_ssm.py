@@ -1,7 +1,5 @@
 """The diagonal linear state-space model of S4D: one convolution per channel, which is also a recurrence."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal, NamedTuple, get_args
 

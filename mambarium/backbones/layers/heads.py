@@ -1,7 +1,5 @@
 """What stands on a vision backbone's features: a norm of maps, and the classifier that most families have."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from mambarium.backbones.contract import VisionFeatures

@@ -9,8 +9,6 @@ A module that holds a network of another library, whose parts do not follow the 
 instead: it draws its children's parameters too, as its constructor did.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Images as sequences of patches: their embedding, and their learned positions at other sizes."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Residual blocks one after the other: what the recurrent sequence backbones have in common."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypedDict, cast

@@ -1,7 +1,5 @@
 """Routes along which a sequence model reads an image: their names, and their index maps in compiled graphs."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """The selective state-space model with its short convolution: the part that Mamba and Vim share."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """What a sequence backbone is given: where documents begin in it, and checks that say what was expected."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

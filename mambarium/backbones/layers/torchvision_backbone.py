@@ -1,7 +1,5 @@
 """Networks of torchvision behind the contract of a vision backbone."""
 
-from __future__ import annotations
-
 import importlib
 from abc import abstractmethod
 from types import ModuleType

@@ -5,8 +5,6 @@ What the Block-Recurrent and the Block-State Transformer have in common, after t
 ReLU, no biases.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable

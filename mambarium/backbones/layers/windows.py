@@ -1,7 +1,5 @@
 """Attention to a sliding window, block by block, and to what goes with the windows that a document is cut into."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

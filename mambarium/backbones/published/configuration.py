@@ -4,8 +4,6 @@ Activations, epsilons or numbers of heads leave no trace in tensors: with others
 compute something else.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -1,7 +1,5 @@
 """What a family says of itself beside its model: published variants, figures, weights and formats of checkpoints."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field

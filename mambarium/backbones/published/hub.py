@@ -1,7 +1,5 @@
 """Checkpoints on the Hugging Face hub, by name, and elsewhere, by URL."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """Which family and format a state dict is of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 

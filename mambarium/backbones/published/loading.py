@@ -1,7 +1,5 @@
 """Loading published weights, or those of a checkpoint of ours, into a backbone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple

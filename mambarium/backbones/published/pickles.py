@@ -1,7 +1,5 @@
 """Reading checkpoints of `torch.save` without running anything in them."""
 
-from __future__ import annotations
-
 import argparse
 import collections
 import pathlib

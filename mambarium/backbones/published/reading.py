@@ -1,7 +1,5 @@
 """Which of a file's tensors are weights, of which format, and what came with them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """What loading published weights did."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 SHOWN = 4

@@ -1,7 +1,5 @@
 """The content of a checkpoint, wherever it lies and however it is stored."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -4,8 +4,6 @@ timm's hub files have a `config.json`; the scripts of DeiT, Vim, ConvNeXt, Mamba
 an argparse namespace, in the files' entry "args".
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

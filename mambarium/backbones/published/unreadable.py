@@ -1,7 +1,5 @@
 """Weights that can't be loaded, recognised by what they are."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Writing weights in a family's official format."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The configurations of Swin's training script and of those made from it, in the files' entry "config"."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 "A ConvNet for the 2020s" (Liu et al. 2022, arXiv 2201.03545).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from functools import partial

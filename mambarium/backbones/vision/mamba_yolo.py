@@ -5,8 +5,6 @@ the official `HZAI-ZJNU/Mamba-YOLO` (`ultralytics/nn/modules/mamba_yolo.py` and 
 (batch, channels, height, width), in memory with the channels last.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Literal

@@ -5,8 +5,6 @@ at the sizes and with the initialisation and stochastic depth of "Training data-
 distillation through attention" (Touvron et al. 2020, arXiv 2012.12877).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """What a user gets of predicted classes: a table, and pictures with captions."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from typing import Any, ClassVar

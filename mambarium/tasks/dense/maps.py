@@ -1,7 +1,5 @@
 """From any vision backbone's output to normed maps of the strides that a dense task asks for."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import TypeVar

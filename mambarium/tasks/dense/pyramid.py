@@ -1,7 +1,5 @@
 """The feature pyramid network between a backbone's maps and a detector."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Anchor boxes on the cells of pyramid levels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """COCO's and LVIS's average precision of boxes and instance masks, exact over any number of processes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple

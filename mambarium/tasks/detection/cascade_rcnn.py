@@ -1,7 +1,5 @@
 """Cascade Mask R-CNN: three box heads, each on the boxes of the one before and stricter than it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

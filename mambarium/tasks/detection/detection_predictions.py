@@ -1,7 +1,5 @@
 """What a user gets of found objects: results in COCO's format, overlays, pictures beside the truth."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

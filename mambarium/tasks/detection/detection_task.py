@@ -1,7 +1,5 @@
 """Object detection: boxes, and with some detectors masks, of the objects in an image."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What a detector takes and returns, and the choice among overlapping boxes that all of them end with."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """FCOS: each cell of a pyramid level predicts class, centredness and its distances to the four sides of a box."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

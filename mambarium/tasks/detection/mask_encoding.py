@@ -1,7 +1,5 @@
 """Instance masks from boxes to images, and as run lengths."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

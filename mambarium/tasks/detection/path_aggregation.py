@@ -1,7 +1,5 @@
 """The neck of the YOLO family: a feature pyramid down to fine levels and a second one back up to coarse ones."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

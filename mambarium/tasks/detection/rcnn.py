@@ -1,7 +1,5 @@
 """Faster R-CNN and Mask R-CNN: proposals, then class, box and mask of each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor

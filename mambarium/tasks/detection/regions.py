@@ -1,7 +1,5 @@
 """The parts of R-CNN detectors: region proposals, pooling of regions, heads on them, all with float32 outputs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

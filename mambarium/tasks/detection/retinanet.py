@@ -1,7 +1,5 @@
 """RetinaNet: each anchor of a pyramid level predicts classes and corrections of its box."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Which cells learn which object, by how well they find it already (TOOD; Feng et al. 2021, arXiv 2108.07755)."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """The decoupled anchor-free detector of the YOLO family, for backbones of the Mamba-YOLO line and any other."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

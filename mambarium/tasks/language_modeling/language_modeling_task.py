@@ -1,7 +1,5 @@
 """Language modelling: the next token of a text."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

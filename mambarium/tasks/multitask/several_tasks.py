@@ -1,7 +1,5 @@
 """Several tasks on one backbone, each with its own data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 

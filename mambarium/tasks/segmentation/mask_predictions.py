@@ -1,7 +1,5 @@
 """What a user gets of predicted class maps: palette PNG files, overlays, pictures beside the truth."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

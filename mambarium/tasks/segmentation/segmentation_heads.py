@@ -1,7 +1,5 @@
 """Heads that give each pixel a class: what they have in common, and the light one."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Losses of semantic segmentation: cross-entropy, Dice and their sum."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The published metrics of semantic segmentation, from one confusion matrix over the whole data set."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

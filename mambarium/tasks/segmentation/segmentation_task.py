@@ -1,7 +1,5 @@
 """Semantic segmentation: the class of every pixel."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """How the classes of whole images are found: at once or window by window, at one scale or several."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """UPerNet's head: pyramid pooling on the coarsest map, a feature pyramid over all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

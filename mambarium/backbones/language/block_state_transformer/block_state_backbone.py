@@ -12,8 +12,6 @@ settled here:
 - in the multi-head form keys and values of a head are a linear map of that head's own filters.
 """
 
-from __future__ import annotations
-
 from typing import Literal, cast, get_args
 
 import torch

@@ -1,7 +1,5 @@
 """Convolution with long filters that a small network draws from the distance."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@
 section 3.4, as in the official `state-spaces/mamba` (`mixer_seq_simple.py`, `mamba_simple.py`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, cast

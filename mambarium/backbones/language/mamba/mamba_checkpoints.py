@@ -4,8 +4,6 @@ transformers renames the embedding, may leave out a head that is the embedding's
 no prefix.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -5,8 +5,6 @@ sections 3.2 and 4.3. Norms are Mamba's, so that the two families differ in the 
 (`llm-random`) has LayerNorm in their place and none at the end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, cast

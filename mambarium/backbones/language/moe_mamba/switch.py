@@ -1,7 +1,5 @@
 """A feed-forward layer of many experts, of which each token uses one."""
 
-from __future__ import annotations
-
 import math
 from contextlib import nullcontext
 from typing import Literal, get_args

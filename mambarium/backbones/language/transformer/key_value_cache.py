@@ -1,7 +1,5 @@
 """The memory of attention: keys and values of all positions read so far."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, TypedDict
 
 import torch

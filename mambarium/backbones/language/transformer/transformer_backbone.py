@@ -6,8 +6,6 @@ and Dao 2023, section 4.2 and appendix E.2.1); heads can share keys and values (
 arXiv 2305.13245).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """What both LocalMamba networks add to a scan: windows, and a gate on each route's output."""
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@
 official `hunto/LocalMamba` (`local_vim.py`, `multi_mamba.py`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal

@@ -3,8 +3,6 @@
 The files also hold `rope.freqs_cos` and `rope.freqs_sin`, which our `LocalVim` computes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -5,8 +5,6 @@ official `hunto/LocalMamba` (`local_vmamba.py`): VMamba of the first generation 
 height, width, channels) inside.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Literal

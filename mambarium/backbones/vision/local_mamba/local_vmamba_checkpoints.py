@@ -1,7 +1,5 @@
 """LocalVMamba's checkpoints of `hunto/LocalMamba` (the entry `state_dict` of the file)."""
 
-from __future__ import annotations
-
 from mambarium.backbones.published.configuration import Expected
 from mambarium.backbones.published.family import IMAGENET, Family, Format, Published, PublishedWeights
 from mambarium.backbones.vision.local_mamba.local_vmamba import VARIANTS, LocalScan, LocalVMamba

@@ -4,8 +4,6 @@
 `yuweihao/MambaOut` (`models/mambaout.py`). Tensors are (batch, height, width, channels) inside.
 """
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Callable

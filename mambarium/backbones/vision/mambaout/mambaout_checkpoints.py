@@ -1,7 +1,5 @@
 """Names in the checkpoints of `yuweihao/MambaOut` (the file is the state dict), and in timm's."""
 
-from __future__ import annotations
-
 from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,

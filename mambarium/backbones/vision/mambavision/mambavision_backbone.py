@@ -5,8 +5,6 @@ what the paper leaves open are those of the official `NVlabs/MambaVision` (`mode
 mixers work on windows of tokens, (windows, tokens, channels) inside.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable, Iterable

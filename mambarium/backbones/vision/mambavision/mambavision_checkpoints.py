@@ -3,8 +3,6 @@
 The hub's files for transformers hold the same names behind the prefix "model.", and have a `config.json` beside them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Names in the checkpoints of `hustvl/Vim` (the entry `model` of the file)."""
 
-from __future__ import annotations
-
 import re
 
 from mambarium.backbones.published.configuration import Expected, fixed

@@ -6,8 +6,6 @@ projections as 1x1 convolutions: `current_format` brings both to the present nam
 functions give our parameters' keys.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 

@@ -1,7 +1,5 @@
 """Stem, stages of blocks and the downsampling between them: what VMamba and LocalVMamba have in common."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
