@@ -3,6 +3,8 @@
 Official Mamba and Vim code imports the norms from there; they are no operations of ours.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,29 +60,7 @@ def layer_norm_fn(
     return normalized, total.to(sum_dtype if residual is None else residual.dtype)
 
 
-def rms_norm_fn(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None = None,
-    *,
-    eps: float = 1e-6,
-    dropout_p: float = 0.0,
-    prenorm: bool = False,
-    residual_in_fp32: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """`layer_norm_fn` without the mean."""
-    return layer_norm_fn(
-        x,
-        weight,
-        bias,
-        residual=residual,
-        eps=eps,
-        dropout_p=dropout_p,
-        prenorm=prenorm,
-        residual_in_fp32=residual_in_fp32,
-        is_rms_norm=True,
-    )
+rms_norm_fn = partial(layer_norm_fn, is_rms_norm=True)
 
 
 class RMSNorm(nn.Module):
@@ -104,13 +84,5 @@ class RMSNorm(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """See `layer_norm_fn`."""
         dropout_p = self.dropout_p if self.training else 0.0
-        return rms_norm_fn(
-            x,
-            self.weight,
-            None,
-            residual=residual,
-            eps=self.eps,
-            dropout_p=dropout_p,
-            prenorm=prenorm,
-            residual_in_fp32=residual_in_fp32,
-        )
+        options = {"prenorm": prenorm, "residual_in_fp32": residual_in_fp32}
+        return rms_norm_fn(x, self.weight, None, residual, eps=self.eps, dropout_p=dropout_p, **options)

@@ -4,6 +4,8 @@ Arguments, shapes and results are theirs; gradients flow through the last state 
 reference backend.
 """
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,20 +40,7 @@ def selective_scan_fn(
     return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, backend=backend)
 
 
-def selective_scan_ref(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    return_last_state: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the plain reference of `selective_scan_fn`."""
-    return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, backend="reference")
+selective_scan_ref = partial(selective_scan, backend="reference")
 
 
 def mamba_inner_fn(
@@ -103,48 +92,15 @@ def mamba_inner_fn(
     Returns:
         (batch, length, width).
     """
-    norms = (b_rms_weight, c_rms_weight, dt_rms_weight)
     convolved, selected, z = _select(xz, conv1d_weight, conv1d_bias, x_proj_weight)
-    scanned = _scan(
-        convolved,
-        selected,
-        z,
-        delta_proj_weight,
-        A,
-        B,
-        C,
-        D,
-        delta_bias,
-        B_proj_bias,
-        C_proj_bias,
-        delta_softplus,
-        norms=norms,
-        eps=b_c_dt_rms_eps,
-    )
+    rest = (B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
+    norms = (b_rms_weight, c_rms_weight, dt_rms_weight)
+    scanned = _scan(convolved, selected, z, delta_proj_weight, A, *rest, norms=norms, eps=b_c_dt_rms_eps)
     return F.linear(scanned.transpose(1, 2), out_proj_weight, out_proj_bias)
 
 
-def mamba_inner_ref(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    A: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """`mamba_inner_fn`: theirs is made of the fast operations too, one by one, as all of ours is."""
-    projections = (xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
-    rest = (D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-    return mamba_inner_fn(*projections, A, B, C, *rest)
+# Theirs is made of the fast operations too, one by one, as all of ours is.
+mamba_inner_ref = mamba_inner_fn
 
 
 def mamba_inner_fn_no_out_proj(
@@ -164,8 +120,8 @@ def mamba_inner_fn_no_out_proj(
 ) -> Tensor:
     """`mamba_inner_fn` before its output projection: (batch, dim, length)."""
     convolved, selected, z = _select(xz, conv1d_weight, conv1d_bias, x_proj_weight)
-    rest = (D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-    return _scan(convolved, selected, z, delta_proj_weight, A, B, C, *rest)
+    rest = (B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
+    return _scan(convolved, selected, z, delta_proj_weight, A, *rest)
 
 
 def bimamba_inner_fn(
@@ -194,28 +150,7 @@ def bimamba_inner_fn(
     return F.linear(both.transpose(1, 2), out_proj_weight, out_proj_bias)
 
 
-def bimamba_inner_ref(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    A: Tensor,
-    A_b: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """`bimamba_inner_fn`, see `mamba_inner_ref`."""
-    projections = (xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
-    rest = (D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-    return bimamba_inner_fn(*projections, A, A_b, B, C, *rest)
+bimamba_inner_ref = bimamba_inner_fn
 
 
 def _select(
