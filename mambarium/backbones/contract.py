@@ -81,9 +81,13 @@ class Backbone(nn.Module, ABC):
         users = (module for module in self.modules() if isinstance(module, KernelUser))
         return list(dict.fromkeys(operation for user in users for operation in user.operations))
 
-    @abstractmethod
     def repeated_blocks(self) -> list[nn.Module]:
-        """Return the blocks that the network repeats, from input to output, to be computed again for less memory."""
+        """Return the blocks that the network repeats, from input to output, to be computed again for less memory.
+
+        They are the modules that the first of `layer_patterns` names.
+        """
+        named = self.layer_patterns[0][0] if self.layer_patterns else "none"
+        return [block for name, block in self.named_modules() if re.fullmatch(named, f"{name}.")]
 
     @property
     def max_depth(self) -> int:

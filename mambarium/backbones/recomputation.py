@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mambarium.backbones.contract import Backbone
+from mambarium.errors import InputError
 from mambarium.private_names.torch import BatchNorms
 
 
@@ -20,8 +21,14 @@ def recompute_activations(backbone: Backbone) -> None:
 
     Args:
         backbone: Changed in place.
+
+    Raises:
+        InputError: If it names no blocks.
     """
-    for block in backbone.repeated_blocks():
+    blocks = backbone.repeated_blocks()
+    if not blocks:
+        raise InputError(f"{type(backbone).__name__} names no blocks to compute again; give it repeated_blocks")
+    for block in blocks:
         if not any(isinstance(module, BatchNorms) for module in block.modules()):
             block.forward = partial(_forward, block)
 

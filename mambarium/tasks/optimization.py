@@ -162,28 +162,6 @@ def _check_warmup(warmup: float, final: float) -> None:
         raise InputError(f"final is {final}; give the learning rate's factor at the last step, 0 or more")
 
 
-class WarmupCosine(Schedule):
-    """Linear warm-up, then a half cosine down to a final factor.
-
-    Args:
-        warmup: Share of all steps spent warming up, from 0 to 1.
-        final: Factor at the last step, 0 or more.
-
-    Raises:
-        InputError: If one of them is out of range.
-    """
-
-    def __init__(self, warmup: float = 0.05, final: float = 0.0) -> None:
-        _check_warmup(warmup, final)
-        self.warmup, self.final = warmup, final
-
-    def __call__(self, progress: float) -> float:
-        if progress < self.warmup:
-            return progress / self.warmup
-        remaining = (progress - self.warmup) / max(1.0 - self.warmup, 1e-12)
-        return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * min(remaining, 1.0)))
-
-
 class WarmupLinear(Schedule):
     """Linear warm-up, then a straight line down to a final factor.
 
@@ -203,7 +181,18 @@ class WarmupLinear(Schedule):
         if progress < self.warmup:
             return progress / self.warmup
         remaining = (progress - self.warmup) / max(1.0 - self.warmup, 1e-12)
-        return 1.0 - (1.0 - self.final) * min(remaining, 1.0)
+        return self.fall(min(remaining, 1.0))
+
+    def fall(self, share: float) -> float:
+        """Return the factor after this share of the way down."""
+        return 1.0 - (1.0 - self.final) * share
+
+
+class WarmupCosine(WarmupLinear):
+    """`WarmupLinear` with a half cosine in place of the straight line."""
+
+    def fall(self, share: float) -> float:
+        return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 class WarmupSteps(Schedule):

@@ -12,15 +12,7 @@ from torch.nn import functional as F
 
 from mambarium.backbones.contract import State
 from mambarium.backbones.layers.arguments import check_at_least
-from mambarium.backbones.layers.window_stack import (
-    Context,
-    WindowChunk,
-    WindowLayer,
-    WindowStack,
-    check_layer_numbers,
-    check_window_sizes,
-    scaled_direction,
-)
+from mambarium.backbones.layers.window_stack import Context, WindowChunk, WindowStack, scaled_direction
 from mambarium.backbones.layers.windows import attend_to_states, cut_into_windows
 from mambarium.backbones.published.family import Family
 
@@ -54,24 +46,17 @@ class BlockRecurrentTransformer(WindowStack):
         mlp_width: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        mlp_width = 4 * width if mlp_width is None else mlp_width
-        check_window_sizes(width, depth, num_heads, window_size, mlp_width, dropout)
         check_at_least("num_states", num_states, 1)
-        recurrent_layers = [3 * depth // 4] if recurrent_layers is None else recurrent_layers
-        check_layer_numbers("recurrent_layers", recurrent_layers, depth)
-        layers = (
-            WindowLayer(
-                width,
-                depth,
-                num_heads,
-                window_size,
-                mlp_width,
-                RecurrentContext(width, num_heads, window_size, num_states) if i in recurrent_layers else None,
-                dropout,
-            )
-            for i in range(depth)
+        super().__init__(
+            width,
+            depth,
+            num_heads,
+            window_size,
+            ("recurrent_layers", recurrent_layers),
+            lambda: RecurrentContext(width, num_heads, window_size, num_states),
+            mlp_width,
+            dropout,
         )
-        super().__init__(width, window_size, layers)
 
 
 class RecurrentContext(Context):

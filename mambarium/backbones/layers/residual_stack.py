@@ -139,7 +139,3 @@ class ResidualStack(SequenceBackbone):
             **self.initial_memory(batch_size, device),
             "document_id": torch.full((batch_size,), NO_DOCUMENT, device=device, dtype=torch.int64),
         }
-
-    def repeated_blocks(self) -> list[nn.Module]:
-        """Return the layers."""
-        return list(self.layers)

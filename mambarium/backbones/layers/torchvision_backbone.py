@@ -51,8 +51,3 @@ class TorchvisionPyramid(TorchvisionBackbone):
         (r"network\.features\.([1-9]\d*)\.", 1),  # a downsampling, which counts as the block after it
     )
     depths: tuple[int, ...]
-
-    def repeated_blocks(self) -> list[nn.Module]:
-        """Return the blocks of all stages."""
-        stages = list(self.network.get_submodule("features").children())[1::2]
-        return [block for stage in stages for block in stage.children()]

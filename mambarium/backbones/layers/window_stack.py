@@ -7,7 +7,7 @@ ReLU, no biases.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -74,11 +74,48 @@ class WindowStack(ResidualStack):
     """Layers of attention to the last `window_size` positions.
 
     The state has beside the layers' own `offset` and `segment` (batch, window_size) int64, as in `WindowMemory`.
+
+    Args:
+        width: Size of the vectors.
+        depth: Number of layers.
+        num_heads: Number of attention heads, a divisor of the width.
+        window_size: Positions that a position sees, itself included.
+        with_context: Name of the argument that lists the layers with context, and the list; None: the one at three
+            quarters of the depth.
+        new_context: Makes a layer's context.
+        mlp_width: Size of the feed-forward network's hidden layer; 4 * width if None.
+        dropout: Share of the outputs of attention and feed-forward network set to zero in training.
+
+    Raises:
+        InputError: If a number is out of range, or the layers are not of the stack.
     """
 
     @abstractmethod
-    def __init__(self, width: int, window_size: int, layers: Iterable[Block]) -> None:
-        super().__init__(width, layers)
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        num_heads: int,
+        window_size: int,
+        with_context: tuple[str, list[int] | None],
+        new_context: Callable[[], Context],
+        mlp_width: int | None,
+        dropout: float,
+    ) -> None:
+        mlp_width = 4 * width if mlp_width is None else mlp_width
+        sizes = {"width": width, "depth": depth, "num_heads": num_heads, "window_size": window_size}
+        for name, value in {**sizes, "mlp_width": mlp_width}.items():
+            check_at_least(name, value, 1)
+        check_rate("dropout", dropout)
+        if width % num_heads:
+            raise InputError(f"num_heads must divide width, got {num_heads} and {width}")
+        name, chosen = with_context
+        chosen = [3 * depth // 4] if chosen is None else chosen
+        if not all(0 <= layer < depth for layer in chosen):
+            raise InputError(f"{name} must be from 0 to {depth - 1}, got {chosen}")
+        contexts = (new_context() if layer in chosen else None for layer in range(depth))
+        sizes_of_layer = (width, depth, num_heads, window_size, mlp_width, dropout)
+        super().__init__(width, (WindowLayer(*sizes_of_layer, context) for context in contexts))
         self.window_size = window_size
 
     def describe(self, x: Tensor, state: StackState | None, boundaries: Boundaries | None) -> WindowChunk:
@@ -114,8 +151,8 @@ class WindowLayer(Block):
         num_heads: int,
         window_size: int,
         mlp_width: int,
-        context: Context | None,
         dropout: float,
+        context: Context | None,
     ) -> None:
         super().__init__()
         self.num_layers, self.window_size = num_layers, window_size
@@ -171,24 +208,6 @@ class WindowLayer(Block):
         residual = residual + self.dropout(self.out_proj(attended))
         hidden = F.relu(self.mlp_in(self.mlp_norm(residual.to(self.mlp_norm.weight.dtype))))
         return BlockOutput(residual + self.dropout(self.mlp_out(hidden)), None if state is None else after, {})
-
-
-def check_window_sizes(
-    width: int, depth: int, num_heads: int, window_size: int, mlp_width: int, dropout: float
-) -> None:
-    """Raise InputError unless a stack of window layers can have these sizes."""
-    sizes = {"width": width, "depth": depth, "num_heads": num_heads, "window_size": window_size}
-    for name, value in {**sizes, "mlp_width": mlp_width}.items():
-        check_at_least(name, value, 1)
-    check_rate("dropout", dropout)
-    if width % num_heads:
-        raise InputError(f"num_heads must divide width, got {num_heads} and {width}")
-
-
-def check_layer_numbers(name: str, layers: list[int], depth: int) -> None:
-    """Raise InputError unless the argument `name` lists layers of the stack."""
-    if not all(0 <= layer < depth for layer in layers):
-        raise InputError(f"{name} must be from 0 to {depth - 1}, got {layers}")
 
 
 def scaled_direction(x: Tensor, scale: Tensor | None = None) -> Tensor:

@@ -125,10 +125,6 @@ class ViT(TorchvisionBackbone):
         """Return final norm and linear head on the class token."""
         return PooledClassifier(self.width, num_classes, nn.LayerNorm(self.width, eps=1e-6))
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        """Return the layers of the encoder."""
-        return list(self.network.get_submodule("encoder.layers").children())
-
     def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
         """Positions of another square grid, bicubically interpolated as DeiT does; the class token's is the first."""
         if parameter_name != "network.encoder.pos_embedding":

@@ -21,16 +21,7 @@ from mambarium.backbones.contract import State
 from mambarium.backbones.language.block_state_transformer.explicit_filters import ExplicitFilters
 from mambarium.backbones.layers.arguments import check_at_least, check_choice
 from mambarium.backbones.layers.diagonal_ssm import DiagonalSSM
-from mambarium.backbones.layers.window_stack import (
-    Context,
-    WindowChunk,
-    WindowLayer,
-    WindowStack,
-    check_layer_numbers,
-    check_window_sizes,
-    scaled_direction,
-    with_memory,
-)
+from mambarium.backbones.layers.window_stack import Context, WindowChunk, WindowStack, scaled_direction, with_memory
 from mambarium.backbones.layers.windows import attend_in_windows, attend_to_states, cut_into_windows
 from mambarium.backbones.published.family import Family
 
@@ -76,10 +67,6 @@ class BlockStateTransformer(WindowStack):
         mlp_width: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        mlp_width = 4 * width if mlp_width is None else mlp_width
-        check_window_sizes(width, depth, num_heads, window_size, mlp_width, dropout)
-        context_layers = [3 * depth // 4] if context_layers is None else context_layers
-        check_layer_numbers("context_layers", context_layers, depth)
         check_choice("context", context, get_args(ContextForm))
         check_choice("filters", filters, get_args(FilterForm))
         check_at_least("num_states", num_states, 1)
@@ -95,19 +82,8 @@ class BlockStateTransformer(WindowStack):
                 width, num_heads, window_size, per_head, new_filters(num_heads if per_head else None)
             )
 
-        layers = (
-            WindowLayer(
-                width,
-                depth,
-                num_heads,
-                window_size,
-                mlp_width,
-                new_context() if i in context_layers else None,
-                dropout,
-            )
-            for i in range(depth)
-        )
-        super().__init__(width, window_size, layers)
+        layers = ("context_layers", context_layers)
+        super().__init__(width, depth, num_heads, window_size, layers, new_context, mlp_width, dropout)
 
 
 class Filters(nn.Module):

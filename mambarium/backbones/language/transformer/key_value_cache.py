@@ -4,7 +4,6 @@ from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mambarium.backbones.layers.sequences import NO_DOCUMENT, document_boundaries
 from mambarium.errors import InputError
@@ -162,19 +161,3 @@ def causal_mask(start: int, end: int, segment: Tensor | None, device: torch.devi
         return mask
     same = segment[:, start:end, None] == segment[:, None, :end]
     return (mask & same).unsqueeze(1)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Scaled dot-product attention of heads that may share keys and values.
-
-    Args:
-        query: (batch, num_heads, queries, head_dim).
-        key: (batch, num_key_value_heads, keys, head_dim).
-        value: As key.
-        mask: As `causal_mask` gives it.
-        causal: Whether query i sees keys up to i; without a mask only.
-    """
-    grouped = query.shape[1] != key.shape[1]
-    return F.scaled_dot_product_attention(
-        query, key.to(query.dtype), value.to(query.dtype), mask, is_causal=causal, enable_gqa=grouped
-    )

@@ -20,7 +20,6 @@ from mambarium.backbones.language.transformer.key_value_cache import (
     Append,
     KeyValueState,
     append_positions,
-    attend,
     causal_mask,
     empty_state,
     plan_append,
@@ -138,10 +137,6 @@ class Transformer(SequenceBackbone):
         depth, heads = len(self.layers), self.num_key_value_heads
         return cast(State, empty_state(depth, heads, self.head_dim, batch_size, max_length, device, dtype))
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        """Return the layers."""
-        return list(self.layers)
-
 
 class TransformerBlock(nn.Module):
     """Two pre-norm residual layers: attention, then the feed-forward network."""
@@ -220,7 +215,8 @@ class RotaryAttention(nn.Module):
         if cache is not None and append is not None:
             cache = {"key": append(cache["key"], key, dim=2), "value": append(cache["value"], value, dim=2)}
             key, value = cache["key"][:, :, : append.end], cache["value"][:, :, : append.end]
-        out = attend(query, key, value, mask, causal)
+        key, value, shared = key.to(query.dtype), value.to(query.dtype), self.num_heads != self.num_key_value_heads
+        out = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, enable_gqa=shared)
         return self.out_proj(out.transpose(1, 2).flatten(2)), cache
 
 

@@ -135,10 +135,6 @@ class LocalVim(VisionBackbone):
         """Return final norm and linear head on the class token, or on the patches' mean without one."""
         return VimClassifier(self.width, num_classes)
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        """Return the layers."""
-        return list(self.layers)
-
     def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
         """Positions of another square grid, bicubically interpolated as in the official code.
 

@@ -110,10 +110,6 @@ class MambaOut(VisionBackbone):
         }
         return PooledClassifier(width, num_classes, _LAYER_NORM(width), head=nn.Sequential(OrderedDict(layers)))
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        """Return the blocks of all stages."""
-        return [block for stage in self.blocks for block in stage.children()]
-
 
 class Conv(ConvNHWC):
     """A convolution on (batch, height, width, channels) with MambaOut's initialisation."""

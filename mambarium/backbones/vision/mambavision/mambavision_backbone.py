@@ -145,10 +145,6 @@ class MambaVision(VisionBackbone):
         width = self.feature_info[-1].channels
         return PooledClassifier(width, num_classes, map_norm=nn.BatchNorm2d(width))
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        """Return the blocks of all stages."""
-        return [block for level in self.levels for block in level.children()]
-
 
 def attention_blocks(placement: AttentionPlacement, depth: int) -> set[int]:
     """Numbers, from 0, of the blocks of a stage that attend; of an odd depth the Mamba mixers get the larger half."""

@@ -88,7 +88,3 @@ class VSSStages(VisionBackbone):
         """Norm and mean of the last map, and a linear head."""
         width = self.feature_info[-1].channels
         return PooledClassifier(width, num_classes, map_norm=ChannelNorm(width, eps=1e-5))
-
-    def repeated_blocks(self) -> list[nn.Module]:
-        """Return the blocks of all stages."""
-        return [block for stage in self.blocks for block in stage.children()]
