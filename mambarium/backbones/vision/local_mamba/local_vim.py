@@ -11,22 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mambarium.backbones.contract import FeatureInfo, VisionBackbone, VisionFeatures
-from mambarium.backbones.layers.arguments import (
-    MambaSizes,
-    check_at_least,
-    check_images,
-    check_multiples,
-    mamba_sizes,
-)
+from mambarium.backbones.layers.arguments import MambaSizes, check_at_least, mamba_sizes
 from mambarium.backbones.layers.convolutions import Linear
 from mambarium.backbones.layers.drop_path import drop_path_rates
 from mambarium.backbones.layers.initialization import draw_output_projection
-from mambarium.backbones.layers.patches import resize_positions, resize_stored_positions, resize_token_positions
+from mambarium.backbones.layers.patches import resize_positions
 from mambarium.backbones.layers.routes import route_named
 from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.backbones.vision.local_mamba.local_scan import UNSEARCHED, ChannelGate, Visit, routes_of, visit
-from mambarium.backbones.vision.vim.vim_backbone import VimBlock, VimClassifier
+from mambarium.backbones.vision.vim.vim_backbone import TokenStack, VimBlock
 from mambarium.errors import InputError
 from mambarium.kernels.grid.routes import Route
 
@@ -34,7 +27,7 @@ from mambarium.kernels.grid.routes import Route
 _ROTARY_LENGTH = 14
 
 
-class LocalVim(VisionBackbone):
+class LocalVim(TokenStack):
     """LocalVim, from images to one map of patch features and the class token.
 
     The features are the residual sum before the final norm, which belongs to `classifier`.
@@ -54,9 +47,6 @@ class LocalVim(VisionBackbone):
         drop_path: Probability of dropping the last block for a sample in training; linearly less before.
     """
 
-    layer_patterns = ((r"layers\.(\d+)\.", 0),)
-    no_weight_decay = ("pos_embed", "cls_token")
-
     def __init__(
         self,
         image_size: int = 32,
@@ -70,7 +60,6 @@ class LocalVim(VisionBackbone):
         class_token: bool = False,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
         depth = len(routes)
         check_at_least("LocalVim's number of routes entries, one for each block,", depth, 1)
         check_at_least("the number of routes of a LocalVim block", min(len(names) for names in routes), 1)
@@ -78,76 +67,36 @@ class LocalVim(VisionBackbone):
         sizes = mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
         if width % 4:
             raise InputError(f"LocalVim's width must be a multiple of 4, got {width}")
-        self.width, self.patch_size, self.size_divisibility = width, patch_size, patch_size
-        self.feature_info = (FeatureInfo(width, patch_size),)
-        self.grid_size = self._grid(image_size, image_size)
-        num_patches = self.grid_size[0] * self.grid_size[1]
-
         of_block = [tuple(map(route_named, names)) for names in routes]
-        self.routes = {route for of_one in of_block for route in of_one}
-        self.patch_embed = nn.Conv2d(3, width, patch_size, stride=patch_size)
-        self.layers = nn.ModuleList(
+        patch_embed = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        blocks = (
             VimBlock(LocalMixer(sizes, depth, of_one), width, rate)
             for of_one, rate in zip(of_block, drop_path_rates(drop_path, depth), strict=True)
         )
-        self.pos_embed = nn.Parameter(torch.empty(1, num_patches + int(class_token), width))
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
-        self.reset_parameters()
+        super().__init__(image_size, patch_size, patch_size, width, patch_embed, blocks, class_token)
+        self.routes = {route for of_one in of_block for route in of_one}
 
     def reset_parameters(self) -> None:
         """Positions from a truncated normal distribution, the class token zero."""
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        super().reset_parameters()
         if self.cls_token is not None:
             nn.init.zeros_(self.cls_token)
 
-    def forward(self, images: Tensor) -> VisionFeatures:
-        """Features of images (batch, 3, height, width).
+    def embed(self, images: Tensor) -> Tensor:
+        # Of the positions' type: autocast must not round the class token to that of the patches.
+        return self.patch_embed(images).flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
 
-        Raises:
-            InputError: If the images do not have 3 channels, or their height or width is not a multiple of the
-                patch size.
-        """
-        check_images(images)
-        grid = self._grid(images.shape[-2], images.shape[-1])
-        middle = grid[0] * grid[1] // 2
-        x = self.patch_embed(images).flatten(2).transpose(1, 2)  # (batch, patches, width)
-        if self.cls_token is not None:
-            x = torch.cat([x[:, :middle], self.cls_token.expand(x.shape[0], -1, -1), x[:, middle:]], dim=1)
-        positions = resize_token_positions(self.pos_embed, self.grid_size, grid, self.cls_token is not None)
-        residual = (x + positions).float()
+    def run_blocks(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        residual = tokens.float()
         rotation = None
         if self.cls_token is None:
-            rotation = _rotation(self.width, self.grid_size, grid, x.device)
-
-        visits = {route: visit(route, grid, self.cls_token is not None, x.device) for route in self.routes}
+            rotation = _rotation(self.width, self.grid_size, grid, tokens.device)
+        visits = {route: visit(route, grid, self.cls_token is not None, tokens.device) for route in self.routes}
         for layer in self.layers:
             if rotation is not None:
                 residual = _rotate(residual, *rotation)
             residual = layer(residual, visits)
-
-        class_token = None
-        if self.cls_token is not None:
-            class_token = residual[:, middle]
-            residual = torch.cat([residual[:, :middle], residual[:, middle + 1 :]], dim=1)
-        return VisionFeatures([residual.transpose(1, 2).unflatten(2, grid)], class_token, {})
-
-    def classifier(self, num_classes: int) -> VimClassifier:
-        """Return final norm and linear head on the class token, or on the patches' mean without one."""
-        return VimClassifier(self.width, num_classes)
-
-    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
-        """Positions of another square grid, bicubically interpolated as in the official code.
-
-        The class token's position is the middle one, before and after; it is left out if there is no class token here.
-        The official code also interpolates the rotary positions of its checkpoints; here they are those of the grid.
-        To have them interpolated, keep the checkpoint's `image_size` and give images of the other size.
-        """
-        if parameter_name != "pos_embed":
-            return None
-        return resize_stored_positions(stored, self.grid_size, self.width, "middle", self.cls_token is not None)
-
-    def _grid(self, height: int, width: int) -> tuple[int, int]:
-        return check_multiples(f"LocalVim with patch_size {self.patch_size}", height, width, self.patch_size)
+        return residual
 
 
 class LocalMixer(nn.Module):

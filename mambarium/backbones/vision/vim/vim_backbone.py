@@ -4,9 +4,8 @@
 2024, arXiv 2401.09417), as in the official `hustvl/Vim` (`models_mamba.py`, block type "v2").
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -23,7 +22,95 @@ from mambarium.backbones.layers.selective_ssm import SelectiveSSM
 from mambarium.errors import InputError
 
 
-class Vim(VisionBackbone):
+class TokenStack(VisionBackbone):
+    """Blocks on an image's patches with a class token in their middle or without: what Vim and LocalVim have in common.
+
+    `blocks` are built after the embedding, from input to output.
+    """
+
+    layer_patterns = ((r"layers\.(\d+)\.", 0),)
+    no_weight_decay = ("pos_embed", "cls_token")
+
+    @abstractmethod
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        stride: int,
+        width: int,
+        patch_embed: nn.Module,
+        blocks: Iterable[nn.Module],
+        class_token: bool,
+    ) -> None:
+        super().__init__()
+        self.width, self.patch_size, self.stride, self.size_divisibility = width, patch_size, stride, stride
+        self.feature_info = (FeatureInfo(width, stride),)
+        self.grid_size = self._grid(image_size, image_size)
+        num_patches = self.grid_size[0] * self.grid_size[1]
+        self.patch_embed = patch_embed
+        self.layers = nn.ModuleList(blocks)
+        self.pos_embed = nn.Parameter(torch.empty(1, num_patches + int(class_token), width))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Positions from a truncated normal distribution."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, images: Tensor) -> VisionFeatures:
+        check_images(images)
+        grid = self._grid(images.shape[-2], images.shape[-1])
+        x = self.embed(images)  # (batch, patches, width)
+        middle = x.shape[1] // 2
+        if self.cls_token is not None:
+            token = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
+            x = torch.cat([x[:, :middle], token, x[:, middle:]], dim=1)
+        positions = resize_token_positions(self.pos_embed, self.grid_size, grid, self.cls_token is not None)
+        x = self.run_blocks(x + positions, grid)
+        class_token = None
+        if self.cls_token is not None:
+            class_token = x[:, middle]
+            x = torch.cat([x[:, :middle], x[:, middle + 1 :]], dim=1)
+        return VisionFeatures([self.cells(x.transpose(1, 2).unflatten(2, grid))], class_token, {})
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Patches (batch, patches, width) of images, row by row."""
+        return self.patch_embed(images)
+
+    @abstractmethod
+    def run_blocks(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return what all blocks make of tokens (batch, tokens, width), in float32."""
+
+    def cells(self, patches: Tensor) -> Tensor:
+        """Return the map of patches (batch, width, rows, columns)."""
+        return patches
+
+    def classifier(self, num_classes: int) -> "VimClassifier":
+        """Return final norm and linear head on the class token, or on the patches' mean without one."""
+        return VimClassifier(self.width, num_classes)
+
+    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
+        """Positions of another square grid, bicubically interpolated as in the official code.
+
+        The class token's position is the middle one, before and after; it is left out if there is no class token here.
+        Vim's official code takes the first one instead, so that its patches' positions are off by one up to the middle.
+        LocalVim's also interpolates the rotary positions of its checkpoints; here they are those of the grid. To have
+        them interpolated, keep the checkpoint's `image_size` and give images of the other size.
+        """
+        if parameter_name != "pos_embed":
+            return None
+        return resize_stored_positions(stored, self.grid_size, self.width, "middle", self.cls_token is not None)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        if min(height, width) < self.patch_size or height % self.stride or width % self.stride:
+            raise InputError(
+                f"{type(self).__name__} with patch_size {self.patch_size} takes height and width that are multiples "
+                f"of {self.stride} and at least {self.patch_size}, got {height}x{width}"
+            )
+        return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
+
+
+class Vim(TokenStack):
     """Vision Mamba, from images to one map of patch features and the class token.
 
     The features are the residual sum before the final norm, which belongs to `classifier`. Patches that overlap (stride
@@ -46,9 +133,6 @@ class Vim(VisionBackbone):
         dropout: Share of the embedded patches' values set to zero in training.
     """
 
-    layer_patterns = ((r"layers\.(\d+)\.", 0),)
-    no_weight_decay = ("pos_embed", "cls_token")
-
     def __init__(
         self,
         image_size: int = 32,
@@ -64,83 +148,29 @@ class Vim(VisionBackbone):
         drop_path: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
         sizes = mamba_sizes(width, depth, d_state, d_conv, expand, dt_rank)
         check_rate("dropout", dropout)
-        self.patch_size = patch_size
-        self.stride = patch_size if stride is None else stride
-        if not 1 <= self.stride <= patch_size or patch_size % self.stride:
-            raise InputError(f"Vim's stride {self.stride} must divide its patch_size {patch_size}")
-        self.width = width
-        self.size_divisibility = self.stride
-        self.feature_info = (FeatureInfo(width, self.stride),)
-        self.grid_size = self._grid(image_size, image_size)
-        num_patches = self.grid_size[0] * self.grid_size[1]
-
-        self.patch_embed = PatchEmbedding(patch_size, self.stride, width)
-        self.layers = nn.ModuleList(
-            VimBlock(BidirectionalMixer(sizes, depth), width, rate) for rate in drop_path_rates(drop_path, depth)
-        )
-        self.pos_embed = nn.Parameter(torch.empty(1, num_patches + int(class_token), width))
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
+        stride = patch_size if stride is None else stride
+        if not 1 <= stride <= patch_size or patch_size % stride:
+            raise InputError(f"Vim's stride {stride} must divide its patch_size {patch_size}")
+        patch_embed = PatchEmbedding(patch_size, stride, width)
+        blocks = (VimBlock(BidirectionalMixer(sizes, depth), width, rate) for rate in drop_path_rates(drop_path, depth))
+        super().__init__(image_size, patch_size, stride, width, patch_embed, blocks, class_token)
         self.dropout = nn.Dropout(dropout)
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Positions and class token from a truncated normal distribution."""
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        super().reset_parameters()
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
-    def forward(self, images: Tensor) -> VisionFeatures:
-        """Features of images (batch, 3, height, width).
-
-        Raises:
-            InputError: If the images do not have 3 channels, or their height or width is not a multiple of the
-                stride or smaller than a patch.
-        """
-        check_images(images)
-        rows, columns = self._grid(images.shape[-2], images.shape[-1])
-        x = self.patch_embed(images)  # (batch, rows * columns, width)
-        middle = x.shape[1] // 2
-        if self.cls_token is not None:
-            token = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
-            x = torch.cat([x[:, :middle], token, x[:, middle:]], dim=1)
-        positions = resize_token_positions(self.pos_embed, self.grid_size, (rows, columns), self.cls_token is not None)
-        residual = self.dropout(x + positions).float()
+    def run_blocks(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        residual = self.dropout(tokens).float()
         for layer in self.layers:
             residual = layer(residual)
+        return residual
 
-        class_token = None
-        if self.cls_token is not None:
-            class_token = residual[:, middle]
-            residual = torch.cat([residual[:, :middle], residual[:, middle + 1 :]], dim=1)
-        patches = residual.transpose(1, 2).unflatten(2, (rows, columns))  # (batch, width, rows, columns)
-        return VisionFeatures([self._cells(patches)], class_token, {})
-
-    def classifier(self, num_classes: int) -> VimClassifier:
-        """Return final norm and linear head on the class token, or on the patches' mean without one."""
-        return VimClassifier(self.width, num_classes)
-
-    def resized(self, parameter_name: str, stored: Tensor) -> Tensor | None:
-        """Positions of another square grid, bicubically interpolated as in the official code.
-
-        The class token's position is the middle one, before and after; it is left out if there is no class token here.
-        The official code takes the first one instead, so that its patches' positions are off by one up to the middle.
-        """
-        if parameter_name != "pos_embed":
-            return None
-        return resize_stored_positions(stored, self.grid_size, self.width, "middle", self.cls_token is not None)
-
-    def _grid(self, height: int, width: int) -> tuple[int, int]:
-        if min(height, width) < self.patch_size or height % self.stride or width % self.stride:
-            raise InputError(
-                f"Vim with patch_size {self.patch_size} and stride {self.stride} takes height and width that "
-                f"are multiples of {self.stride} and at least {self.patch_size}, got {height}x{width}"
-            )
-        return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
-
-    def _cells(self, patches: Tensor) -> Tensor:
+    def cells(self, patches: Tensor) -> Tensor:
         """Values at the centres of cells of one stride, (batch, width, height / stride, width / stride).
 
         A patch's centre lies patch_size / 2 behind its start, a cell's only stride / 2: the cells reach beyond the
