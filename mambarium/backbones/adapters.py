@@ -62,12 +62,6 @@ class SequenceOnImages(VisionBackbone):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, images: Tensor) -> VisionFeatures:
-        """One map of images (batch, 3, height, width), and the backbone's auxiliary losses.
-
-        Raises:
-            InputError: If the images do not have 3 channels, or their height or width is not a multiple of the
-                patch size.
-        """
         check_images(images)
         grid = self._grid(images.shape[-2], images.shape[-1])
         x = self.patch_embed(images) + resize_positions(self.pos_embed, self.grid_size, grid)

@@ -205,7 +205,8 @@ class VisionBackbone(Backbone):
         """Feature maps of images (batch, 3, height, width).
 
         Raises:
-            InputError: If height or width is not a multiple of `size_divisibility`, or too small.
+            InputError: If they don't have 3 channels, or a height or width that is too small or no multiple of
+                `size_divisibility`.
         """
 
     def stages(self) -> list[list[str]]:

@@ -96,7 +96,6 @@ class RecurrentContext(Context):
     def forward(
         self, x: Tensor, key: Tensor, value: Tensor, state: dict[str, Tensor], chunk: WindowChunk
     ) -> tuple[Tensor, State]:
-        """See `Context.forward`."""
         offset = chunk.windows.offset
         cut = cut_into_windows(offset, self.window_size)
         query = scaled_direction(self.query(x).unflatten(-1, (self.num_heads, self.head_dim)), self.scale)
@@ -163,15 +162,9 @@ class RecurrentCell(nn.Module):
     def forward(
         self, states: Tensor, key: Tensor, value: Tensor, token_key: Tensor, token_value: Tensor, known: Tensor
     ) -> Tensor:
-        """Return the next states.
+        """Return the next states, from states and, with heads (batch, ..., heads, head_dim), their own keys and values.
 
-        Args:
-            states: (batch, num_states, width).
-            key: (batch, num_states, heads, head_dim), the states' own; so is value.
-            value: As key.
-            token_key: (batch, tokens, heads, head_dim); so is token_value.
-            token_value: As token_key.
-            known: (batch, tokens) bool, which tokens there are; at least one.
+        `known` (batch, tokens) says which of the tokens there are, at least one.
         """
         queries = self.queries(self._named(states)).unflatten(-1, (2, self.num_heads, self.head_dim))
         own_query, token_query = queries.unbind(-3)

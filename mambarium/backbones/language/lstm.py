@@ -71,7 +71,6 @@ class LSTMBlock(Block):
         return {name: torch.zeros(size, device=device, dtype=dtype) for name in ("hidden", "cell")}
 
     def forward(self, residual: Tensor, state: dict[str, Tensor] | None, chunk: DocumentPacking | None) -> BlockOutput:
-        """See `Block.forward`."""
         dtype = self.lstm.get_parameter("weight_hh_l0").dtype
         x = self.norm(residual.to(self.norm.weight.dtype)).to(dtype)
         memory = None

@@ -63,7 +63,6 @@ class S4DBlock(Block):
         return self.ssm.initial_state(batch_size, device, dtype)
 
     def forward(self, residual: Tensor, state: Tensor | None, chunk: Boundaries | None) -> BlockOutput:
-        """See `Block.forward`."""
         y, state = self.ssm(self.norm(residual.to(self.norm.weight.dtype)), state, chunk)
         mixed = F.glu(self.out_proj(self.dropout(F.gelu(y))), dim=-1)
         return BlockOutput(residual + self.dropout(mixed), state, {})

@@ -39,15 +39,7 @@ def check_stages(
 
 
 class MambaSizes(NamedTuple):
-    """Sizes of a Mamba mixer.
-
-    Attributes:
-        width: Size of the vectors.
-        d_inner: Inner channels, each with a state of its own.
-        d_state: Size of one channel's state.
-        d_conv: Width of the causal convolution.
-        dt_rank: Rank of the projection to the time step.
-    """
+    """Sizes of a Mamba mixer, in the words of `Mamba`; `d_inner` is the number of its inner channels."""
 
     width: int
     d_inner: int
@@ -59,11 +51,7 @@ class MambaSizes(NamedTuple):
 def mamba_sizes(
     width: int, depth: int, d_state: int, d_conv: int, expand: int, dt_rank: int | Literal["auto"]
 ) -> MambaSizes:
-    """Return the sizes of each mixer of a stack, as users give them.
-
-    Raises:
-        InputError: Unless a stack of selective state-space blocks can have these sizes.
-    """
+    """Return the sizes of each mixer of a stack; InputError unless selective state-space blocks can have them."""
     sizes = {"width": width, "depth": depth, "d_state": d_state, "expand": expand}
     for name, value in sizes.items():
         check_at_least(name, value, 1)

@@ -32,13 +32,8 @@ class ConvNHWC(nn.Conv2d):
 class ConvStem(nn.Module):
     """Two 3x3 convolutions, each followed by a norm and the first one by an activation too.
 
-    Args:
-        between: Channels between the convolutions.
-        width: Output channels.
-        stride: Reduction of height and width by both together.
-        conv: Makes a convolution, as `nn.Conv2d` does.
-        norm: Makes a norm of so many channels.
-        activation: What follows the first norm.
+    `conv` makes a convolution as `nn.Conv2d` does, `norm` a norm of so many channels; both convolutions together reduce
+    height and width by the stride.
     """
 
     def __init__(
@@ -79,16 +74,7 @@ class ConvDownsample(nn.Module):
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm with the YOLO family's constants, activation; the map's size is divided by the stride.
-
-    Args:
-        before: Input channels.
-        after: Output channels.
-        kernel_size: Height and width of the kernel, odd.
-        stride: Stride.
-        bias: Whether the convolution has a bias.
-        act: The activation; SiLU if None.
-    """
+    """Convolution of an odd kernel, batch norm with the YOLO family's constants, activation (SiLU if None)."""
 
     def __init__(
         self,

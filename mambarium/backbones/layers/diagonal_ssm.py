@@ -116,16 +116,10 @@ class DiagonalSSM(nn.Module):
     def forward(
         self, u: Tensor, state: Tensor | None = None, boundaries: Boundaries | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Run over a chunk.
+        """Run over a chunk u (batch, length, num_channels); a state is as `initial_state` has it, None starts afresh.
 
-        Args:
-            u: (batch, length, num_channels).
-            state: (batch, num_channels, d_state / 2, 2), what came before; None starts afresh.
-            boundaries: Document boundaries of the chunk.
-
-        Returns:
-            (batch, length, num_channels) or (batch, length, num_channels, num_filters), and the new state, None if
-            there was none.
+        Returns (batch, length, num_channels) or (batch, length, num_channels, num_filters), and the new state, None if
+        there was none.
         """
         with torch.autocast(u.device.type, enabled=False):
             log_A_bar, B_bar, C = self.discretized()
@@ -142,17 +136,7 @@ class DiagonalSSM(nn.Module):
     def at_positions(
         self, u: Tensor, positions: Tensor, state: Tensor | None = None, boundaries: Boundaries | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """`forward` where only some outputs are needed, which spares computing the others.
-
-        Args:
-            u: (batch, length, num_channels).
-            positions: (batch, count) positions of the chunk.
-            state: As for `forward`.
-            boundaries: As for `forward`.
-
-        Returns:
-            The outputs (batch, count, num_channels) or (batch, count, num_channels, num_filters), and the new state.
-        """
+        """`forward` where only outputs at `positions` (batch, count) are needed, which spares computing the others."""
         with torch.autocast(u.device.type, enabled=False):
             log_A_bar, B_bar, C = self.discretized()
             exact = u.to(B_bar.real.dtype)
@@ -327,15 +311,9 @@ def convolve_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Convolve within blocks, and go from block to block by recurrence.
 
-    Args:
-        blocks: The chunk.
-        state: (batch, num_channels, half) complex, before the chunk.
-        log_A_bar: (num_channels, half) complex.
-        B_bar: (num_channels, half) complex.
-        C: (num_channels, filters, half) complex.
-
-    Returns:
-        Outputs without skip (batch, length, num_channels, filters), and the state after the chunk.
+    Takes the state (batch, num_channels, half) before the chunk, log(A_bar) and B_bar (num_channels, half) and C
+    (num_channels, filters, half), all complex. Returns outputs without skip (batch, length, num_channels, filters), and
+    the state after the chunk.
     """
     batch_size, num_blocks, block_length, num_channels = blocks.inputs.shape
     filters = C.shape[1]

@@ -33,10 +33,6 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(last: float, depth: int) -> Iterator[float]:
-    """Return the linear rule: rates from 0 at the first of `depth` branches to `last` at the last one.
-
-    Raises:
-        InputError: If `last` is not in [0, 1).
-    """
+    """Return the linear rule: rates from 0 at the first of `depth` branches to `last` at the last one."""
     check_rate("drop_path", last)
     return (last * i / max(depth - 1, 1) for i in range(depth))

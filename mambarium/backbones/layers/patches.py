@@ -31,16 +31,7 @@ class PatchEmbedding(nn.Module):
 
 
 def resize_positions(positions: Tensor, learned: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Vectors of a grid's positions, interpolated (bicubic) for another grid, as Vim and DeiT do.
-
-    Args:
-        positions: (batch, rows * columns, width), row by row.
-        learned: Rows and columns of these positions.
-        grid: Rows and columns of the positions that are wanted.
-
-    Returns:
-        (batch, rows * columns, width) of the wanted grid.
-    """
+    """Vectors (batch, rows * columns, width) of a grid's positions, bicubic for another grid, as Vim and DeiT do."""
     if grid == learned:
         return positions
     values = positions.transpose(1, 2).unflatten(2, learned)  # (batch, width, rows, columns)
@@ -64,18 +55,10 @@ def resize_token_positions(
 def resize_stored_positions(
     stored: Tensor, grid: tuple[int, int], width: int, token: Literal["first", "middle"], keep_token: bool
 ) -> Tensor | None:
-    """Positions from a checkpoint of a model for square images, brought to another grid.
+    """Positions from a checkpoint of a model for square images, (1, rows * rows, width), brought to another grid.
 
-    Args:
-        stored: (1, rows * rows, width), or with the position of a class token (1, rows * rows + 1, width).
-        grid: Rows and columns of the positions that are wanted.
-        width: Size of the wanted vectors.
-        token: Where the class token stands among the patches, before and after.
-        keep_token: Whether there is a class token here; otherwise its position is left out.
-
-    Returns:
-        (1, rows * columns, width) of the wanted grid, or one more with the class token's, which keeps its value; None
-        if the stored tensor is no such positions.
+    There may be one more for a class token, first or in the middle, before and after; it keeps its value, or is left
+    out unless `keep_token`. None if the stored tensor is no such positions.
     """
     if stored.ndim != 3 or stored.shape[0] != 1 or stored.shape[2] != width:
         return None

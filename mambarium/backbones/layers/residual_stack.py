@@ -52,13 +52,7 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, residual: Tensor, state: Any, chunk: Any) -> BlockOutput:
-        """Add the block's part.
-
-        Args:
-            residual: (batch, length, width).
-            state: The block's memory, None to start afresh.
-            chunk: As the stack's `describe` gives it.
-        """
+        """Add the block's part; the chunk is as the stack's `describe` gives it, a state of None starts afresh."""
 
 
 class ResidualStack(SequenceBackbone):
@@ -93,11 +87,6 @@ class ResidualStack(SequenceBackbone):
         return {}
 
     def forward(self, x: Tensor, state: State | None = None, *, document_ids: Tensor | None = None) -> SequenceOutput:
-        """Features of every position; see `SequenceBackbone.forward`.
-
-        Raises:
-            InputError: If the input is not (batch, length, width), or state or document ids do not fit it.
-        """
         check_sequences(self, x, document_ids)
         if state is not None:
             check_state(self, len(self.layers), state, x.shape[0])
@@ -130,7 +119,6 @@ class ResidualStack(SequenceBackbone):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """No memory and no document; the size does not depend on `max_length`."""
         device = self.norm_f.weight.device if device is None else torch.device(device)
         dtype = self.norm_f.weight.dtype if dtype is None else dtype
         blocks = [cast(Block, block) for block in self.layers]

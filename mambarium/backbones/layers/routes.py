@@ -13,14 +13,10 @@ _NAME = re.compile(r"(rows|columns|window_([1-9]\d*))(_backwards)?")
 
 
 def route_named(name: str) -> Route:
-    """Return the route of a name.
+    """Return the route of a name; InputError if there is none.
 
-    Args:
-        name: "rows" (row by row), "columns" (column by column) or "window_7" (window by window of 7x7 positions, each
-            row by row; any size), all three also with "_backwards" after them.
-
-    Raises:
-        InputError: If there is no such route.
+    Names are "rows" (row by row), "columns" (column by column) or "window_7" (window by window of 7x7 positions, each
+    row by row; any size), all three also with "_backwards" after them.
     """
     match = _NAME.fullmatch(name)
     if match is None:

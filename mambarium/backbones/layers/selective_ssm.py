@@ -66,18 +66,10 @@ class SelectiveSSM(KernelUser, nn.Module):
         *,
         reverse: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Run over a chunk.
+        """Run over a chunk x with gate z (batch, length, d_inner), from a state as `initial_state` has it, or afresh.
 
-        Args:
-            x: (batch, length, d_inner) input.
-            z: (batch, length, d_inner) gate.
-            state: Memory of what came before, convolution (batch, d_inner, d_conv - 1) and scan
-                (batch, d_inner, d_state); None starts afresh.
-            boundaries: Document boundaries of the chunk.
-            reverse: Whether the sequence is read from its end to its start; no state or boundaries then.
-
-        Returns:
-            (batch, length, d_inner) and the new state, None if there was none.
+        With `reverse` the sequence is read from its end to its start, without state and boundaries. Returns the same
+        shape, and the new state, None if there was none.
         """
         if state is not None and x.shape[1] == 1 and not torch.is_grad_enabled():
             return self._step(x[:, 0], z[:, 0], state, boundaries)
@@ -192,10 +184,7 @@ def reset_s4d_real(A_log: Tensor, D: Tensor) -> None:
 
 @torch.no_grad()
 def reset_delta(weight: Tensor, bias: Tensor) -> None:
-    """Draw a time step's projection (..., dim, dt_rank), and its bias such that softplus(bias) is log-uniform.
-
-    It lies in [0.001, 0.1].
-    """
+    """Draw a time step's projection (..., dim, dt_rank), and a bias with softplus(bias) log-uniform in [0.001, 0.1]."""
     bound = weight.shape[-1] ** -0.5
     weight.uniform_(-bound, bound)
     log_delta = torch.empty_like(bias).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX))

@@ -28,12 +28,10 @@ class Boundaries(NamedTuple):
 
 
 def document_boundaries(document_ids: Tensor, previous: Tensor | None = None) -> Boundaries:
-    """Find where documents begin.
+    """Find where documents begin, from their ids (batch, length).
 
-    Args:
-        document_ids: (batch, length) integers.
-        previous: (batch,) id of the document before the first position, `NO_DOCUMENT` where there was none;
-            None if the sequences begin here.
+    `previous` (batch,) is the document before the first position, `NO_DOCUMENT` where there was none; None if the
+    sequences begin here.
     """
     ids = document_ids.long()
     inner = ids[:, 1:] != ids[:, :-1]  # (batch, length - 1)

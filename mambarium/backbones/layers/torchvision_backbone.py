@@ -11,11 +11,7 @@ from mambarium.errors import InputError
 
 
 def torchvision_models(family: str, wanted_by: str) -> ModuleType:
-    """Return a module of `torchvision.models`, imported when the first backbone needs it.
-
-    Raises:
-        InputError: If torchvision is not installed.
-    """
+    """Return a module of `torchvision.models`, imported when the first backbone needs it."""
     try:
         return importlib.import_module(f"torchvision.models.{family}")
     except ModuleNotFoundError as error:

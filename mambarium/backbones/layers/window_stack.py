@@ -56,17 +56,10 @@ class Context(nn.Module, ABC):
     def forward(
         self, x: Tensor, key: Tensor, value: Tensor, state: dict[str, Tensor], chunk: WindowChunk
     ) -> tuple[Tensor, State]:
-        """Attend from each position.
+        """Attend from each position of the layer's normed input x (batch, length, width).
 
-        Args:
-            x: (batch, length, width), the layer's normed input.
-            key: (batch, memory_windows * window_size + length, heads, head_dim), the layer's own, remembered ones too.
-            value: As key.
-            state: The context's memory.
-            chunk: The windows.
-
-        Returns:
-            (batch, length, width), heads side by side, and the new memory.
+        Keys and values (batch, memory_windows * window_size + length, heads, head_dim) are the layer's own, remembered
+        ones too. Returns (batch, length, width), heads side by side, and the new memory.
         """
 
 
@@ -74,20 +67,8 @@ class WindowStack(ResidualStack):
     """Layers of attention to the last `window_size` positions.
 
     The state has beside the layers' own `offset` and `segment` (batch, window_size) int64, as in `WindowMemory`.
-
-    Args:
-        width: Size of the vectors.
-        depth: Number of layers.
-        num_heads: Number of attention heads, a divisor of the width.
-        window_size: Positions that a position sees, itself included.
-        with_context: Name of the argument that lists the layers with context, and the list; None: the one at three
-            quarters of the depth.
-        new_context: Makes a layer's context.
-        mlp_width: Size of the feed-forward network's hidden layer; 4 * width if None.
-        dropout: Share of the outputs of attention and feed-forward network set to zero in training.
-
-    Raises:
-        InputError: If a number is out of range, or the layers are not of the stack.
+    `with_context` is the name of the argument that lists the layers with context, and the list: None for the one at
+    three quarters of the depth.
     """
 
     @abstractmethod
@@ -187,7 +168,6 @@ class WindowLayer(Block):
         return state
 
     def forward(self, residual: Tensor, state: State | None, chunk: WindowChunk) -> BlockOutput:
-        """See `Block.forward`."""
         x = self.norm(residual.to(self.norm.weight.dtype))
         before = self.initial_state(x.shape[0], x.device, x.dtype) if state is None else state
         known = cast(dict[str, Tensor], before)

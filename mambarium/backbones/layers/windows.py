@@ -82,18 +82,11 @@ def slide(memory: WindowMemory, length: int, boundaries: Boundaries | None) -> t
 
 
 def attend_in_windows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, windows: Windows) -> Tensor:
-    """Attention of all blocks at once, without scaling by the size of a head.
+    """Attention of all blocks at once, without scaling by the size of a head, (batch, length, heads, head_dim).
 
-    Args:
-        query: (batch, length, heads, head_dim).
-        key: (batch, window_size + length, heads, head_dim).
-        value: As key.
-        mask: `windows.sliding` or `windows.aligned`, or what is to be added to the scores of each head,
-            (batch, num_blocks, heads, block_length, window_size + block_length).
-        windows: As `slide` gives them.
-
-    Returns:
-        (batch, length, heads, head_dim).
+    Keys and values are (batch, window_size + length, heads, head_dim). The mask is `windows.sliding` or
+    `windows.aligned`, or what is added to each head's scores (batch, num_blocks, heads, block_length, window_size +
+    block_length).
     """
     length, block_length = query.shape[1], windows.block_length
     padding = (0, 0, 0, 0, 0, windows.num_blocks * block_length - length)
@@ -129,12 +122,7 @@ class Cut(NamedTuple):
 
 
 def cut_into_windows(offset: Tensor, window_size: int) -> Cut:
-    """Cut a chunk.
-
-    Args:
-        offset: (batch, length) int64, each position's place in its document.
-        window_size: Positions of a window; the last window of a document may have fewer.
-    """
+    """Cut a chunk, from each position's place (batch, length) in its document, into windows of one size."""
     batch_size, length = offset.shape
     positions = torch.arange(length, device=offset.device).expand(batch_size, length)
     begins = offset % window_size == 0
@@ -151,14 +139,7 @@ def cut_into_windows(offset: Tensor, window_size: int) -> Cut:
 def attend_to_states(query: Tensor, key: Tensor, value: Tensor, cut: Cut) -> Tensor:
     """Attention of each position to all states of its window, without scaling by the size of a head.
 
-    Args:
-        query: (batch, length, heads, head_dim).
-        key: (batch, num_windows, states, heads, head_dim), each window's states.
-        value: As key.
-        cut: The windows.
-
-    Returns:
-        (batch, length, heads, head_dim).
+    Queries are (batch, length, heads, head_dim), keys and values (batch, num_windows, states, heads, head_dim).
     """
     place = cut.place[..., None, None].expand_as(query)
     slots = query.new_zeros(query.shape[0], cut.num_windows * cut.slots, *query.shape[2:]).scatter(1, place, query)

@@ -106,11 +106,7 @@ class Comparison:
 
 
 def read_config_file(path: Path, title: str) -> StoredConfiguration:
-    """Return a file `config.json`.
-
-    Raises:
-        InputError: If it is no JSON object.
-    """
+    """Return a file `config.json`; InputError if it is no JSON object."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -151,8 +147,7 @@ def format_of(
 ) -> ConfigurationFormat | None:
     """Return the format of a configuration that came with weights, None if it isn't a model's.
 
-    Raises:
-        InputError: If it is another model's than the weights' names say, or says that they are quantised.
+    Another model than the weights' names say, and quantised weights, raise InputError.
     """
     for name, value in stored.fields.items():
         if name.startswith("quantization_config."):
@@ -179,11 +174,7 @@ def model_named(stored: StoredConfiguration | None) -> str:
 
 
 def compare(stored: StoredConfiguration, form: ConfigurationFormat | None, backbone: Any, found: Comparison) -> None:
-    """Compare a configuration with a backbone.
-
-    Raises:
-        InputError: If a field says what the backbone doesn't compute.
-    """
+    """Compare a configuration with a backbone; InputError if a field says what the backbone doesn't compute."""
     if form is None:
         found.unread += [f"{name} ({stored.title})" for name in stored.fields]
         return
@@ -232,8 +223,7 @@ def compare_untraced(
 ) -> None:
     """Compare what tensors don't show with the published variants whose tensors are the same.
 
-    Raises:
-        InputError: If a configuration says that the weights are a published model's, and it has other arguments.
+    InputError if a configuration says that the weights are a published model's, and it has other arguments.
     """
     differing = {
         name: [key for key in ours if key not in found.arguments and ours[key].values != theirs[key].values]

@@ -34,11 +34,7 @@ def is_url(source: str) -> bool:
 
 
 def fetch_url(url: str) -> Path:
-    """Return the file of a URL, downloaded to torch's cache unless it is there.
-
-    Raises:
-        InputError: If it can't be had.
-    """
+    """Return the file of a URL, downloaded to torch's cache unless it is there."""
     path = Path(torch.hub.get_dir(), "checkpoints", *unquote(url).split("?")[0].split("/")[2:])
     if path.is_file():
         return path
@@ -54,14 +50,7 @@ def fetch_url(url: str) -> Path:
 
 
 def fetch(source: str) -> Path:
-    """Return the weights, or the index of their parts, of a name on the hub, downloaded if they are not in its cache.
-
-    Args:
-        source: `owner/name` or `owner/name:file`.
-
-    Raises:
-        InputError: If it can't be had.
-    """
+    """Return the weights, or the index of their parts, of a name on the hub, from its cache or downloaded."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
@@ -102,17 +91,7 @@ def fetch_beside(source: str, name: str) -> Path:
 
 
 def fetch_config(source: str) -> tuple[Path | None, str]:
-    """Return the configuration beside weights that were fetched.
-
-    Args:
-        source: The weights' `owner/name` or `owner/name:file`.
-
-    Returns:
-        The file, or None and why there is none.
-
-    Raises:
-        InputError: If it is there but can't be had.
-    """
+    """Return the configuration beside weights that were fetched by name, or None and why there is none."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 

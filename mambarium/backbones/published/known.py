@@ -83,8 +83,7 @@ def fitting_variants(recognised: Recognised) -> list[str]:
 def weights_of_variant(backbone: Backbone) -> PublishedWeights:
     """Return the published weights of the variant that a backbone is, image and window sizes apart.
 
-    Raises:
-        InputError: If it is none, none are published of it, or those of several fit equally well.
+    InputError if it is none, none are published of it, or those of several fit equally well.
     """
     family = family_of(backbone)
     differences: dict[str, int] = {}

@@ -95,11 +95,7 @@ def read_weights(backbone: Backbone, source: str | Path, ema: bool | None) -> Pr
 
 
 def fit_backbone(backbone: Backbone, pretrained: Pretrained) -> Assignment:
-    """Values for all parameters of a backbone, or of the one within `SequenceOnImages`.
-
-    Raises:
-        InputError: If they are of another model.
-    """
+    """Values for all parameters of a backbone, or of the one in `SequenceOnImages`; InputError for another model's."""
     if isinstance(backbone, SequenceOnImages) and not _are_on_images(pretrained):
         return _within(fit_backbone(backbone.backbone, pretrained), backbone)
     recognised = pretrained.recognised
@@ -133,11 +129,7 @@ def _plainly(value: Tensor | None) -> Resized | None:
 
 
 def _compare(pretrained: Pretrained, backbone: Backbone) -> Comparison:
-    """Return what came with published weights, compared with a backbone that their tensors fit.
-
-    Raises:
-        InputError: If it says of the model what the backbone isn't.
-    """
+    """Return what came with published weights, compared with a backbone that their tensors fit."""
     found = Comparison()
     for stored, form in pretrained.configurations:
         compare(stored, form, backbone, found)
@@ -176,11 +168,7 @@ def assign(
     resized: Callable[[str, Tensor], Resized | None],
     pretrained: Pretrained,
 ) -> Assignment:
-    """Find values for a module's state.
-
-    Raises:
-        InputError: If a value is none that a network could have.
-    """
+    """Find values for a module's state; InputError if one is none that a network could have."""
     found = Assignment({}, set(), [], [], [])
     for name, key in keys.items():
         if key not in weights:

@@ -30,14 +30,10 @@ class StoredCheckpoint(NamedTuple):
 
 
 def read_checkpoint(source: str | Path) -> StoredCheckpoint:
-    """Read a checkpoint.
+    """Read a checkpoint; InputError if there is none, or it can't be read.
 
-    Args:
-        source: A file of `torch.save` or safetensors, a folder as transformers writes it (one file, or an index with
-            its parts), a URL, or a name on the Hugging Face hub: `owner/name` or `owner/name:file`.
-
-    Raises:
-        InputError: If there is none, or it can't be read.
+    A source is a file of `torch.save` or safetensors, a folder as transformers writes it (one file, or an index with
+    its parts), a URL, or a name on the Hugging Face hub: `owner/name` or `owner/name:file`.
     """
     files = _files(str(source))
     content: dict[str, Any] = {}

@@ -42,12 +42,9 @@ _TRAINING = (
 def timm_config(
     architectures: str, pooling: str, arguments: Callable[[Any], Mapping[str, Expected]]
 ) -> ConfigurationFormat:
-    """Timm's `config.json`.
+    """Timm's `config.json`: what of a family's classifier `global_pool` is, and its constructor's arguments.
 
-    Args:
-        architectures: Regular expression of the names of timm's models that compute as our family.
-        pooling: What its classifiers take of the features, `global_pool`.
-        arguments: What arguments of the model's constructor must be for a backbone of our family.
+    `architectures` is a regular expression of the names of timm's models that compute as our family.
     """
 
     def expected(backbone: Any) -> dict[str, Expected]:
@@ -78,12 +75,9 @@ def training_options(
     arguments: Callable[[Any], Mapping[str, Expected]] = lambda backbone: {},
     options: Callable[[Any], Mapping[str, Expected]] = lambda backbone: {},
 ) -> ConfigurationFormat:
-    """Return the namespace "args" of a training script.
+    """Return the namespace "args" of a training script: its option "model_kwargs", and others, for a backbone.
 
-    Args:
-        models: Regular expression of the names in the script's code, its option "model", that compute as our family.
-        arguments: As for `timm_config`, for the option "model_kwargs".
-        options: What other options must be for a backbone of our family.
+    `models` is a regular expression of the names in the script's code, its option "model", that compute as our family.
     """
 
     def expected(backbone: Any) -> dict[str, Expected]:

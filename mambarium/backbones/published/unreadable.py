@@ -25,11 +25,7 @@ _QUANTISED = {
 
 
 def refuse_unreadable(source: str, content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are quantised, or one process's part of them.
-
-    Raises:
-        InputError: If they are such.
-    """
+    """Raise InputError for weights that are quantised, or one process's part of them."""
     for key, value in weights.items():
         method = _QUANTISED.get(key.rpartition(".")[2])
         if method or value.is_quantized:
@@ -51,11 +47,7 @@ def refuse_unreadable(source: str, content: Mapping[str, Any], weights: Mapping[
 
 
 def refuse_defects(source: str, key: str, value: Tensor, wanted: Tensor) -> None:
-    """Refuse a tensor that would not be what it is once it is loaded, or that no network computes with.
-
-    Raises:
-        InputError: If it is such.
-    """
+    """Raise InputError for a tensor that loading would change, or that no network computes with."""
     if value.layout != torch.strided or value.is_meta:
         raise InputError(f"{source} holds {'no values' if value.is_meta else 'a sparse tensor'} in {key}")
     kinds = torch.is_floating_point(wanted), wanted.dtype == torch.bool

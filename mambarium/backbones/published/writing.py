@@ -14,11 +14,7 @@ from mambarium.errors import InputError
 
 
 def official_weights(backbone: Backbone, head: Mapping[str, Tensor]) -> Weights:
-    """Return a state dict with the keys of the family's official code.
-
-    Raises:
-        InputError: If the family has no published format.
-    """
+    """Return a state dict with the family's official keys; InputError if it has no published format."""
     family = family_of(backbone)
     if family is None or not family.formats:
         known = ", ".join(one.backbone.__name__ for one in FAMILIES if one.formats)
@@ -28,11 +24,7 @@ def official_weights(backbone: Backbone, head: Mapping[str, Tensor]) -> Weights:
 
 
 def write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors to a new safetensors file, whole or not at all; of tensors that share memory the first one only.
-
-    Raises:
-        InputError: If the file exists or can't be written.
-    """
+    """Write tensors to a new safetensors file, whole or not at all; of tensors that share memory the first one only."""
     from safetensors.torch import save_file
 
     if path.exists():

@@ -16,13 +16,9 @@ def yacs_config(
     arguments: Callable[[Any], Mapping[str, Expected]],
     harmless: tuple[str, ...] = (),
 ) -> ConfigurationFormat:
-    """Return a configuration of one type of model.
+    """Return a configuration of one `MODEL.TYPE` (a regular expression), whose settings are a section of `MODEL`.
 
-    Args:
-        model_type: Regular expression of `MODEL.TYPE`.
-        section: The part of `MODEL` with this type's settings.
-        arguments: What these settings must be for a backbone of our family.
-        harmless: Those of them that change nothing of what given weights compute, and sections of other types.
+    `harmless` are those of them that change nothing of what given weights compute, and sections of other types.
     """
     inside = f"MODEL.{section}."
     return ConfigurationFormat(

@@ -84,12 +84,6 @@ class ConvNeXt(TorchvisionPyramid):
         return network
 
     def forward(self, images: Tensor) -> VisionFeatures:
-        """One map per stage of images (batch, 3, height, width).
-
-        Raises:
-            InputError: If the images do not have 3 channels, or their height or width is not a multiple of the
-                last map's stride.
-        """
         check_images(images)
         check_multiples("this ConvNeXt", images.shape[-2], images.shape[-1], self.size_divisibility)
         network: Any = self.network

@@ -70,11 +70,6 @@ class MambaYOLO(VSSStages):
         self.pooling = SpatialPyramidPooling(widths[-1])
 
     def forward(self, images: Tensor) -> VisionFeatures:
-        """One map per stage of images (batch, 3, height, width).
-
-        Raises:
-            InputError: If the images do not have 3 channels.
-        """
         check_images(images)
         maps = self.maps(self.stem(images.contiguous(memory_format=torch.channels_last)))
         return VisionFeatures([*maps[:-1], self.pooling(maps[-1])], None, {})
@@ -96,15 +91,6 @@ class ODSSBlock(nn.Module):
     `LocalSpatialBlock` and RG `ResidualGatedBlock`. The backbone's blocks have one scan and always the convolution (the
     official VSSBlock); those of the neck have several scans one after another and the convolution only where channels
     change, without a bias (the official XSSBlock).
-
-    Args:
-        before: Input channels.
-        after: Output channels.
-        d_state: Size of one channel's state.
-        ssm_ratio: Channels that are scanned per channel.
-        num_scans: Number of scans, one after another.
-        in_neck: Whether the block is one of the neck.
-        drop_path: Probability of dropping a branch for a sample in training.
     """
 
     def __init__(

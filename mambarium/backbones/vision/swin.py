@@ -83,12 +83,6 @@ class Swin(TorchvisionPyramid):
         return network
 
     def forward(self, images: Tensor) -> VisionFeatures:
-        """One map per stage of images (batch, 3, height, width).
-
-        Raises:
-            InputError: If the images do not have 3 channels, or their height or width is not a multiple of the
-                patch size.
-        """
         check_images(images)
         check_multiples(
             f"Swin with patch_size {self.size_divisibility}", images.shape[-2], images.shape[-1], self.size_divisibility

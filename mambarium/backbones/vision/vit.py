@@ -104,12 +104,6 @@ class ViT(TorchvisionBackbone):
         return network
 
     def forward(self, images: Tensor) -> VisionFeatures:
-        """Features of images (batch, 3, height, width).
-
-        Raises:
-            InputError: If the images do not have 3 channels, or their height or width is not a multiple of the
-                patch size.
-        """
         check_images(images)
         grid = self._grid(images.shape[-2], images.shape[-1])
         network: Any = self.network

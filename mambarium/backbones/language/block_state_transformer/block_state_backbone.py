@@ -87,13 +87,9 @@ class BlockStateTransformer(WindowStack):
 
 
 class Filters(nn.Module):
-    """Long convolutions, structured or not.
+    """Long convolutions: structured with a `d_state`, or unstructured (None), `filter_length` long.
 
-    Args:
-        width: Number of channels.
-        d_state: Size of one channel's state in structured filters, None for unstructured ones.
-        filter_length: Positions that an unstructured filter covers.
-        num_filters: Filters of each channel; None: one, without an axis of its own.
+    Without `num_filters` a channel has one filter, and outputs have no axis for it.
     """
 
     def __init__(self, width: int, d_state: int | None, filter_length: int, num_filters: int | None) -> None:
@@ -113,11 +109,7 @@ class Filters(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return outputs (batch, length, width) or (batch, length, width, num_filters), and the new state.
 
-        Args:
-            x: (batch, length, width).
-            state: What came before.
-            chunk: The windows.
-            positions: (batch, count), where outputs are needed; None: everywhere.
+        With positions (batch, count), outputs there alone.
         """
         if isinstance(self.model, ExplicitFilters):
             offset = chunk.windows.offset
@@ -159,7 +151,6 @@ class SameWindowContext(Context):
     def forward(
         self, x: Tensor, key: Tensor, value: Tensor, state: dict[str, Tensor], chunk: WindowChunk
     ) -> tuple[Tensor, State]:
-        """See `Context.forward`."""
         y, filters_state = self.filters(x, state["filters"], chunk)
         query = scaled_direction(self.query(x).unflatten(-1, (self.num_heads, self.head_dim)), self.scale)
         key, value = self.key_value(y).unflatten(-1, (2, self.num_heads, self.head_dim)).unbind(2)
@@ -220,7 +211,6 @@ class LastStatesContext(Context):
     def forward(
         self, x: Tensor, key: Tensor, value: Tensor, state: dict[str, Tensor], chunk: WindowChunk
     ) -> tuple[Tensor, State]:
-        """See `Context.forward`."""
         cut = cut_into_windows(chunk.windows.offset, self.window_size)
         y, filters_state = self.filters(x, state["filters"], chunk, cut.last)  # (batch, num_windows, width, num_states)
         query = scaled_direction(self.query(x).unflatten(-1, (self.num_heads, self.head_dim)), self.scale)

@@ -74,16 +74,10 @@ class ExplicitFilters(nn.Module):
     def forward(
         self, u: Tensor, offset: Tensor, state: Tensor, boundaries: Boundaries | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Run over a chunk.
+        """Run over a chunk u (batch, length, num_channels), each position at `offset` (batch, length) in its document.
 
-        Args:
-            u: (batch, length, num_channels).
-            offset: (batch, length) each position's place in its document.
-            state: (batch, filter_length - 1, num_channels), the inputs before the chunk.
-            boundaries: Document boundaries of the chunk.
-
-        Returns:
-            (batch, length, num_channels) or (batch, length, num_channels, num_filters), and the new state.
+        The state (batch, filter_length - 1, num_channels) is the inputs before the chunk. Returns the outputs, as u or
+        with an axis for the filters behind, and the new state.
         """
         if u.shape[1] == 1:
             return self.at_positions(u, offset.new_zeros(u.shape[0], 1), offset, state)
@@ -122,15 +116,10 @@ class ExplicitFilters(nn.Module):
 
 
 def convolve(before: Tensor, blocks: Blocks, kernel: Tensor) -> Tensor:
-    """Convolution of a chunk within its documents.
+    """Convolution of a chunk within its documents, (batch, length, num_channels, filters).
 
-    Args:
-        before: (batch, filter_length - 1, num_channels) inputs before the chunk, 0 where they are of another document.
-        blocks: The chunk.
-        kernel: (num_channels, filters, filter_length).
-
-    Returns:
-        (batch, length, num_channels, filters).
+    Inputs `before` the chunk (batch, filter_length - 1, num_channels) are 0 where they are of another document; the
+    kernel is (num_channels, filters, filter_length).
     """
     batch_size, num_blocks, block_length, num_channels = blocks.inputs.shape
     filters, filter_length = kernel.shape[1:]

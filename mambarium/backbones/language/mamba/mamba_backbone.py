@@ -66,7 +66,6 @@ class MambaBlock(Block):
         return cast(State, self.mixer.ssm.initial_state(batch_size, device, dtype))
 
     def forward(self, residual: Tensor, state: dict[str, Tensor] | None, chunk: Boundaries | None) -> BlockOutput:
-        """See `Block.forward`."""
         mixed, state = self.mixer(self.norm(residual.to(self.norm.weight.dtype)), state, chunk)
         return BlockOutput(residual + self.dropout(mixed), cast(State, state), {})
 

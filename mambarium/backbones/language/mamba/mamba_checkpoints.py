@@ -57,13 +57,7 @@ def to_transformers(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def transformers_config(backbone: Mamba, vocab_size: int, tied: bool) -> dict[str, Any]:
-    """Return what `config.json` says of a language model, for transformers' `MambaConfig`.
-
-    Args:
-        backbone: The model's backbone.
-        vocab_size: Number of tokens.
-        tied: Whether the head is the embedding's matrix.
-    """
+    """Return what `config.json` says of a language model, whose head may be tied, for transformers' `MambaConfig`."""
     mixer = backbone.get_submodule("layers.0.mixer")
     ssm = mixer.get_submodule("ssm")
     d_inner, d_state = ssm.get_parameter("A_log").shape

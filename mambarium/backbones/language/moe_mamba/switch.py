@@ -60,14 +60,10 @@ class SwitchFeedForward(nn.Module):
             nn.init.trunc_normal_(weight, std=std, a=-INIT_BOUND, b=INIT_BOUND)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Route and transform.
+        """Route and transform x (batch, length, width).
 
-        Args:
-            x: (batch, length, width).
-
-        Returns:
-            (batch, length, width), and the balance loss, a scalar in float32: 1 if tokens and probabilities are spread
-            evenly over the experts, up to `num_experts` if one takes all.
+        Returns the same shape, and the balance loss, a scalar in float32: 1 if tokens and probabilities are spread
+        evenly over the experts, up to `num_experts` if one takes all.
         """
         tokens = x.flatten(0, 1)  # (tokens, width)
         # There is no autocast for the meta device, on which shapes and operations are counted.

@@ -45,11 +45,7 @@ def empty_state(
     device: torch.device,
     dtype: torch.dtype,
 ) -> KeyValueState:
-    """Return a state before the first position, with room for `max_length` positions, or growing as needed if None.
-
-    Raises:
-        InputError: If `max_length` is below 1.
-    """
+    """Return a state before the first position, with room for `max_length` positions, or growing as needed if None."""
     if max_length is not None and max_length < 1:
         raise InputError(f"max_length must be at least 1, got {max_length}")
     capacity = max_length or 0
@@ -97,11 +93,7 @@ class Append(NamedTuple):
 
 
 def plan_append(state: KeyValueState, length: int) -> Append:
-    """How to add `length` positions to a state.
-
-    Raises:
-        InputError: If the state's longest sequence would be exceeded.
-    """
+    """How to add `length` positions to a state; InputError if its longest sequence would be exceeded."""
     start, written, max_length = (int(state[name][0]) for name in ("length", "written", "max_length"))
     end, capacity = start + length, state["segment"].shape[1]
     if end > max_length:
@@ -144,14 +136,8 @@ def append_positions(state: KeyValueState, append: Append, document_ids: Tensor 
 def causal_mask(start: int, end: int, segment: Tensor | None, device: torch.device) -> Tensor | None:
     """Which keys the queries at positions start to end may see: themselves and earlier ones of the same document.
 
-    Args:
-        start: Position of the first query.
-        end: Position after the last query, and number of keys.
-        segment: (batch, at least end) document of each position; None where all are of one.
-        device: Where the mask is needed.
-
-    Returns:
-        Bool, (batch, 1, end - start, end) or (end - start, end), true where a key is seen; None if all are.
+    With the segment (batch, at least end) of each position, None where all are of one document. Returns bool
+    (batch, 1, end - start, end) or (end - start, end), true where a key is seen; None if all are.
     """
     if segment is None and end - start == 1:
         return None

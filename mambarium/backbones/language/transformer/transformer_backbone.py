@@ -86,12 +86,6 @@ class Transformer(SequenceBackbone):
         self.norm_f = nn.RMSNorm(width, eps=1e-5)
 
     def forward(self, x: Tensor, state: State | None = None, *, document_ids: Tensor | None = None) -> SequenceOutput:
-        """Features of every position; see `SequenceBackbone.forward`.
-
-        Raises:
-            InputError: If the input is not (batch, length, width), state or document ids do not fit it, or the
-                sequences grow beyond the state's `max_length`.
-        """
         check_sequences(self, x, document_ids)
         length = x.shape[1]
         append, new, segment = None, None, None
@@ -127,11 +121,6 @@ class Transformer(SequenceBackbone):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """No positions and no document, with room for `max_length` positions; None grows as needed.
-
-        Raises:
-            InputError: If `max_length` is below 1.
-        """
         device = self.norm_f.weight.device if device is None else torch.device(device)
         dtype = self.norm_f.weight.dtype if dtype is None else dtype
         depth, heads = len(self.layers), self.num_key_value_heads
@@ -169,10 +158,7 @@ class TransformerBlock(nn.Module):
 
 
 class RotaryAttention(nn.Module):
-    """Causal self-attention with rotary positions.
-
-    Args: as `TransformerBlock`.
-    """
+    """Causal self-attention with rotary positions."""
 
     def __init__(self, width: int, num_layers: int, num_heads: int, num_key_value_heads: int) -> None:
         super().__init__()
@@ -195,18 +181,9 @@ class RotaryAttention(nn.Module):
         cache: dict[str, Tensor] | None,
         append: Append | None,
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Attend from each position of a chunk to those before it.
+        """Attend from each position of a chunk x (batch, length, width) to those before it; return also the new cache.
 
-        Args:
-            x: (batch, length, width).
-            rotation: The chunk's positions, as `rotary_factors` gives them.
-            mask: Which keys are seen, as `causal_mask` gives it.
-            causal: Whether the chunk begins the sequence, and no mask is needed beyond its order.
-            cache: Keys and values of earlier positions.
-            append: Where to put the chunk's own.
-
-        Returns:
-            (batch, length, width), and the new cache.
+        `causal` says that the chunk begins the sequence, and no mask is needed beyond its order.
         """
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (batch, heads, length, head_dim)
         split = [self.num_heads, self.num_key_value_heads, self.num_key_value_heads]
@@ -247,14 +224,8 @@ def rotary_factors(start: int, length: int, head_dim: int, base: float, like: Te
     """Cosine and sine (2, length, head_dim / 2) of the positions' angles position * base^(-2 i / head_dim).
 
     "RoFormer: Enhanced Transformer with Rotary Position Embedding" (Su et al. 2021, arXiv 2104.09864, equation 15). The
-    angles are computed in float64 (on the CPU, which always has it), so that distances stay exact far into a text.
-
-    Args:
-        start: First position.
-        length: Number of positions.
-        head_dim: Size of a head.
-        base: Longest wavelength over 2 pi.
-        like: Has the device and, if it is finer than float32, the type of the result.
+    angles are computed in float64 (on the CPU, which always has it), so that distances stay exact far into a text;
+    the result has the device and, if it is finer than float32, the type of `like`.
     """
     rates = base ** (-torch.arange(0, head_dim, 2, device="cpu", dtype=torch.float64) / head_dim)
     angles = torch.arange(start, start + length, device="cpu", dtype=torch.float64)[:, None] * rates

@@ -75,16 +75,9 @@ class Visit(NamedTuple):
 
 
 def visit(route: Route, grid: tuple[int, int], class_token: bool, device: torch.device) -> Visit:
-    """How the tokens of a grid, row by row, are read along a route.
+    """How the tokens of a grid, row by row, are read along a route; a class token comes in the middle of each.
 
     Windows that stick out of the grid are filled with zeros, which take part in the scan, as in the official code.
-
-    Args:
-        route: The route.
-        grid: Rows and columns of the patches.
-        class_token: Whether a class token stands in the middle of the tokens; it then comes in the middle of every
-            route too.
-        device: Where the indices live.
     """
     order, step_of_token = _orders(route, grid, class_token)
     if order is None or step_of_token is None:

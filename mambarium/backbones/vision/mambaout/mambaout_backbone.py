@@ -86,11 +86,6 @@ class MambaOut(VisionBackbone):
         )
 
     def forward(self, images: Tensor) -> VisionFeatures:
-        """One map per stage of images (batch, 3, height, width) of any size.
-
-        Raises:
-            InputError: If the images do not have 3 channels.
-        """
         check_images(images)
         x = images.permute(0, 2, 3, 1)
         maps: list[Tensor] = []

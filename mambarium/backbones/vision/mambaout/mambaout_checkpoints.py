@@ -27,11 +27,7 @@ _FROM_TIMM = {
 
 
 def backbone_key(name: str) -> str:
-    """Return the published key of a parameter of our `MambaOut`.
-
-    Raises:
-        InputError: For a parameter of the SSM, which published models don't have.
-    """
+    """Return the published key of a parameter of our `MambaOut`; InputError for the SSM's, which have none."""
     if ".ssm." in name:
         raise InputError("MambaOut with an SSM has no published weights; set ssm to false")
     return name.replace("blocks.", "stages.", 1) if name.startswith("blocks.") else name

@@ -127,11 +127,6 @@ class MambaVision(VisionBackbone):
             self.levels.append(level)
 
     def forward(self, images: Tensor) -> VisionFeatures:
-        """One map per stage of images (batch, 3, height, width) of any size.
-
-        Raises:
-            InputError: If the images do not have 3 channels.
-        """
         check_images(images)
         x = images
         maps: list[Tensor] = []

@@ -59,20 +59,13 @@ def head_key(name: str) -> str:
 
 
 def recognises(keys: Collection[str]) -> bool:
-    """Whether these are the names of the official `VSSM`, as the first or the present code wrote them.
-
-    LocalVMamba has them too, and others beside them.
-    """
+    """Whether these are the names of the official `VSSM`, old or new; LocalVMamba has them and others."""
     first = any(f"layers.0.blocks.0.{scan}.x_proj_weight" in keys for scan in ("op", "self_attention"))
     return first and not any(".op.multi_scan." in key for key in keys)
 
 
 def current_format(weights: Mapping[str, Tensor]) -> Weights:
-    """Return a published state dict with the names and shapes of the official code as it is now.
-
-    Args:
-        weights: State dict of either generation, names as the first or the present code wrote them.
-    """
+    """Return a published state dict with the names and shapes of the official code as it is now."""
     return {
         renamed(key, _FORMER): value.flatten(1) if _PROJECTION.search(key) else value for key, value in weights.items()
     }

@@ -27,9 +27,6 @@ class VSSStages(VisionBackbone):
         stem: Makes the stem of a width and a stride.
         downsampling: Makes what leads from a width to that of the next stage, at half the height and width.
         block: Makes a block of a width and a probability of dropping it; called in the blocks' order.
-
-    Raises:
-        InputError: If a number is out of range, or there are not as many depths as widths.
     """
 
     # A downsampling counts as the block after it.
@@ -65,11 +62,6 @@ class VSSStages(VisionBackbone):
         )
 
     def forward(self, images: Tensor) -> VisionFeatures:
-        """One map per stage of images (batch, 3, height, width).
-
-        Raises:
-            InputError: If the images do not have 3 channels, or the stem's patches do not cover them exactly.
-        """
         check_images(images)
         network = f"{type(self).__name__} with stem_stride {self.feature_info[0].stride}"
         check_multiples(network, images.shape[-2], images.shape[-1], self.size_divisibility)
