@@ -52,7 +52,7 @@ class PaddedImages(TypedDict):
 
 
 def rows_of_equal_size(sizes: Tensor) -> dict[tuple[int, ...], list[int]]:
-    """Which images of a batch can be looked at together without any of them being padded to the size of another.
+    """Which images of a batch can be looked at together without any being padded to the size of another.
 
     Args:
         sizes: (batch, numbers) what has to be alike, such as height and width.

@@ -40,15 +40,7 @@ def class_color(number: int) -> Color:
 
 
 def arrange(pictures: Sequence[Tensor], columns: int) -> Tensor:
-    """Put pictures of different sizes in rows, on grey, so that dark ones have visible edges.
-
-    Args:
-        pictures: uint8 (3, height, width) each.
-        columns: Pictures in a row.
-
-    Returns:
-        uint8 (3, height, width).
-    """
+    """Put pictures uint8 (3, height, width) of different sizes in rows on grey, so that dark ones have visible edges."""
     margin = 4
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     widths = [max(row[i].shape[2] for row in rows if i < len(row)) for i in range(min(columns, len(pictures)))]
@@ -66,13 +58,9 @@ def arrange(pictures: Sequence[Tensor], columns: int) -> Tensor:
 
 
 def enlarged(image: Tensor) -> Tensor:
-    """Bring an image's longer side into `TILE_SIDES`; small ones are repeated pixel by pixel.
+    """Bring an image's longer side into `TILE_SIDES`, as uint8; small ones are repeated pixel by pixel.
 
-    Args:
-        image: (3, height, width), uint8 or floating point in 0 to 1.
-
-    Returns:
-        uint8 (3, height, width).
+    The image is (3, height, width), uint8 or floating point in 0 to 1.
     """
     if image.is_floating_point():
         image = image.clamp(0, 1).mul(255).round().to(torch.uint8)

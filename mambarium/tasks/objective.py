@@ -88,11 +88,7 @@ class Objective(nn.Module, ABC):
         raise InputError(f"{type(self).__name__} has no form for metrics of torchmetrics; leave out metrics")
 
     def new_metrics(self) -> TaskMetrics:
-        """Make empty metrics for one evaluation.
-
-        Raises:
-            InputError: If a chosen metric has the name of one of the task's own.
-        """
+        """Make empty metrics for one evaluation; InputError if a chosen one has the name of one of the task's own."""
         (chosen,) = self._chosen_metrics
         own = self.own_metrics()
         if both := sorted(chosen.keys() & set(own.names)):
@@ -161,14 +157,7 @@ LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
 
 
 def distinct_names(class_names: Sequence[str]) -> list[str]:
-    """Return names of classes by which metrics tell them apart.
-
-    Args:
-        class_names: Name of each class.
-
-    Returns:
-        The names; where several classes have one, each with the class's number behind it.
-    """
+    """Return names by which metrics tell classes apart: where several have one, with the class's number behind it."""
     counts = Counter(class_names)
     return [name if counts[name] == 1 else f"{name} (class {index})" for index, name in enumerate(class_names)]
 
@@ -197,14 +186,10 @@ class TaskMetrics(Metric, ABC):
 
 
 class ChosenMetrics(TaskMetrics):
-    """A task's own metrics, and metrics of torchmetrics that a user chose.
+    """A task's own metrics, and copies of metrics of torchmetrics that a user chose.
 
     A chosen metric that computes several values, as one for each class, gives `<name>/<key>` or `<name>/<index>`.
-
-    Args:
-        own: The task's own metrics.
-        chosen: The others by name; copied.
-        inputs: Gives their predictions and targets from a task's predictions and batch.
+    `inputs` gives their predictions and targets from a task's predictions and batch.
     """
 
     def __init__(

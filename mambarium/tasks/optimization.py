@@ -65,15 +65,9 @@ def parameter_groups(model: nn.Module, rate_factors: Mapping[str, float] | None 
     """Split the trainable parameters into those with and those without weight decay, and by learning rate.
 
     Each parameter, shared ones too, stands in exactly one group, in the order of `named_parameters`. A parameter that
-    two modules share (a tied embedding) has no decay if it has none in one of them.
-
-    Args:
-        model: The model.
-        rate_factors: Factors on the learning rate by parameter name, 1 for those that aren't named.
-
-    Returns:
-        For each rate one group that takes the optimiser's own `weight_decay` and one with 0, empty groups left out.
-        Groups with another rate than 1 carry it as `RATE_FACTOR`.
+    two modules share (a tied embedding) has no decay if it has none in one of them. For each rate there is one group
+    that takes the optimiser's own `weight_decay` and one with 0, empty groups left out; groups with another rate than 1
+    carry it as `RATE_FACTOR`.
     """
     undecayed = undecayed_parameters(model)
     factors = rate_factors or {}
@@ -90,20 +84,13 @@ def parameter_groups(model: nn.Module, rate_factors: Mapping[str, float] | None 
 
 
 def layer_rates(backbone: Backbone, layer_decay: float) -> dict[str, float]:
-    """Factors on the learning rate that fall from layer to layer towards the input.
+    """Factors on the learning rate, by the backbone's parameter names, that fall from layer to layer towards the input.
 
     A parameter at depth d of a backbone of depth n gets layer_decay^(n + 1 - d); what stands on the backbone has the
     full rate (Clark et al. 2020, "ELECTRA", appendix A; Bao et al. 2021, "BEiT").
 
-    Args:
-        backbone: The backbone.
-        layer_decay: Factor from a layer to the one before it, above 0 and at most 1.
-
-    Returns:
-        Factors by the backbone's parameter names.
-
     Raises:
-        InputError: If the factor is out of range.
+        InputError: If the factor is not above 0 and at most 1.
     """
     if not 0 < layer_decay <= 1:
         raise InputError(f"layer_decay is {layer_decay}; give a factor above 0, at most 1, or null for one rate")
@@ -112,11 +99,7 @@ def layer_rates(backbone: Backbone, layer_decay: float) -> dict[str, float]:
 
 
 def freeze(backbone: Backbone, frozen_stages: int) -> None:
-    """Take a backbone's first stages out of training.
-
-    Args:
-        backbone: The backbone.
-        frozen_stages: How many: of `VisionBackbone.stages()`, or of a sequence backbone's layers by `depth_of`.
+    """Take first stages out of training: of `VisionBackbone.stages()`, or layers of a sequence backbone.
 
     Raises:
         InputError: If it has fewer.

@@ -37,11 +37,7 @@ class ImagesToPredict:
     numbered_by: str | None = None
 
     def pictures(self) -> dict[Path, Path]:
-        """Name the picture of each file, relative to a folder of pictures.
-
-        Raises:
-            InputError: If two files would give the same picture.
-        """
+        """Name the picture of each file, relative to a folder of pictures; InputError if two would have the same."""
         names = {file: file.relative_to(self.root).with_suffix(".png") for file in self.files}
         name, count = Counter(names.values()).most_common(1)[0]
         if count > 1:

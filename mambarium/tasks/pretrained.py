@@ -66,10 +66,7 @@ def load_pretrained(task: Task, source: str | Path, *, ema: bool | None = None) 
 def other_settings(theirs: Any, ours: Any) -> list[str]:
     """Return settings of a backbone that a checkpoint of ours was trained with otherwise, but for dropout.
 
-    Args:
-        theirs: The backbone's class and arguments, as the command line records them.
-        ours: Those of the backbone that the weights go into, or of one around it; nothing is known of one that was
-            built in Python.
+    Both are class and arguments as the command line records them, ours perhaps of a backbone around it.
     """
     if not isinstance(theirs, Mapping) or not isinstance(ours, Mapping):
         return []
@@ -85,11 +82,7 @@ def other_settings(theirs: Any, ours: Any) -> list[str]:
 
 
 def check_ties(state: dict[str, Tensor], head: Assignment, source: str) -> None:
-    """Refuse two different values for parameters that are one.
-
-    Raises:
-        InputError: If there are such.
-    """
+    """Raise InputError for two different values of parameters that are one."""
     first_names: dict[int, str] = {}
     for name in head.values:
         first = first_names.setdefault(state[name].data_ptr(), name)

@@ -32,11 +32,7 @@ class VisionTask(Task):
 
 
 def vision_backbone(backbone: Backbone) -> VisionBackbone:
-    """Return a backbone that a task on images can take.
-
-    Raises:
-        InputError: If it is none.
-    """
+    """Return a backbone that a task on images can take; InputError if it is none."""
     if not isinstance(backbone, VisionBackbone):
         raise InputError(
             f"{type(backbone).__name__} is not a vision backbone; tasks on images take Vim, VMamba, MambaVision, ..."
@@ -45,11 +41,7 @@ def vision_backbone(backbone: Backbone) -> VisionBackbone:
 
 
 def named_classes(num_classes: int, class_names: Sequence[str] | None) -> list[str]:
-    """Return one name per class, numbers where none are given.
-
-    Raises:
-        InputError: If there is not one for each.
-    """
+    """Return one name per class, numbers where none are given; InputError if there is not one for each."""
     names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
     if len(names) != num_classes:
         raise InputError(f"class_names has {len(names)} entries for {num_classes} classes; give one for each class")

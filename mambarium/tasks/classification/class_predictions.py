@@ -46,30 +46,12 @@ class ClassTable(PredictionWriter):
 
 
 def draw_classified(image: Tensor, class_name: str) -> Tensor:
-    """Draw an image with its class below.
-
-    Args:
-        image: (3, height, width), uint8 or floating point in 0 to 1.
-        class_name: The name of its class.
-
-    Returns:
-        uint8 (3, height, width).
-    """
+    """Draw an image (3, height, width), uint8 or floating point in 0 to 1, with its class below, uint8."""
     return with_caption(enlarged(image), [CaptionLine(class_name, WHITE)])
 
 
 def class_below_truth(truth: Tensor, label: int, logits: Tensor, class_names: Sequence[str]) -> Tensor:
-    """Add the likeliest class below a picture, green if it is the true one.
-
-    Args:
-        truth: The picture, as `draw_classified` draws it.
-        label: The true class.
-        logits: (classes,) as a model gives them.
-        class_names: One name per class.
-
-    Returns:
-        uint8 (3, height, width).
-    """
+    """Add the likeliest class of logits (classes,) below a picture uint8, green if it is the true one."""
     probability, number = logits.float().softmax(dim=0).max(dim=0)
     found = f"found {class_names[int(number)]} {float(probability):.2f}"
     return with_caption(truth, [CaptionLine(found, RIGHT if int(number) == label else WRONG)])

@@ -8,14 +8,10 @@ from mambarium.errors import InputError
 
 
 class ImageMixing:
-    """Mixup, cutmix, or one of the two at random for each batch.
+    """Mixup (Zhang et al. 2018), cutmix (Yun et al. 2019), or one of the two at random for each batch.
 
-    All randomness comes from torch's global generator, which a run seeds anew for every batch.
-
-    Args:
-        num_classes: Number of classes.
-        mixup: Alpha of mixup's Beta distribution (Zhang et al. 2018), 0 for none.
-        cutmix: Alpha of cutmix's Beta distribution (Yun et al. 2019), 0 for none.
+    The numbers are the alphas of their Beta distributions, 0 for none. All randomness comes from torch's global
+    generator, which a run seeds anew for every batch.
 
     Raises:
         InputError: If an alpha is negative.

@@ -64,15 +64,12 @@ class FeatureMaps(nn.Module):
     def forward(
         self, features: VisionFeatures, image_size: tuple[int, int], valid_size: Tensor | None = None
     ) -> list[Tensor]:
-        """Return the wanted maps.
+        """Return the wanted maps (batch, channels_i, ceil(height / stride_i), ceil(width / stride_i)).
 
         Args:
             features: The backbone's output.
             image_size: Height and width of the images that it was computed from, padding included.
             valid_size: (batch, 2) height and width of each image without padding; None if nothing is padded.
-
-        Returns:
-            Maps (batch, channels_i, ceil(height / stride_i), ceil(width / stride_i)).
         """
         maps: list[Tensor] = []
         for index, resample, norm, (_, stride) in zip(
@@ -124,38 +121,19 @@ def grid_size(image_size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 def inside(valid_size: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """Which cells of a map show a part of the image.
-
-    Args:
-        valid_size: (batch, 2) height and width of each image without padding, in pixels.
-        size: Height and width of the map.
-        stride: Its stride.
-
-    Returns:
-        (batch, height, width) boolean.
-    """
+    """Which cells (batch, height, width) of a map of this stride show a part of images of `valid_size` (batch, 2)."""
     rows, columns = (torch.arange(length, device=valid_size.device) * stride for length in size)
     return (rows < valid_size[:, :1])[:, :, None] & (columns < valid_size[:, 1:])[:, None, :]
 
 
 def pad_images(images: Tensor, divisor: int) -> Tensor:
-    """Zeros below and to the right until height and width are multiples of a number.
-
-    Args:
-        images: (batch, channels, height, width), normalised.
-        divisor: The number.
-    """
+    """Zeros below and to the right until height and width of images (batch, ...) are multiples of a number."""
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % divisor, 0, -height % divisor))
 
 
 def padded_batch(batch: Batch, divisor: int) -> Batch:
-    """Return a batch whose images are padded as `pad_images` does it; all else is the same.
-
-    Args:
-        batch: A batch of images.
-        divisor: What height and width have to be multiples of.
-    """
+    """Return a batch whose images are padded as `pad_images` does it; all else is the same."""
     padded = batch.copy()
     padded["image"] = pad_images(batch["image"], divisor)
     return padded

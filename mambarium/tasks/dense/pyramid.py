@@ -69,16 +69,7 @@ class FeaturePyramid(nn.Module):
     def forward(
         self, features: VisionFeatures, image_size: tuple[int, int], valid_size: Tensor | None = None
     ) -> list[Tensor]:
-        """Return the levels.
-
-        Args:
-            features: The backbone's output.
-            image_size: Height and width of the images that it was computed from, padding included.
-            valid_size: (batch, 2) height and width of each image without padding; None if nothing is padded.
-
-        Returns:
-            One map (batch, channels, ceil(height / stride), ceil(width / stride)) per stride.
-        """
+        """Return one map (batch, channels, ceil(height / stride), ceil(width / stride)) per stride; as `FeatureMaps`."""
         maps = self.maps(features, image_size, valid_size)
         levels = list(self.merge(OrderedDict((str(i), x) for i, x in enumerate(maps))).values())
         for convolution in self.extra:

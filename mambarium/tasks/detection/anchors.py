@@ -14,10 +14,7 @@ from mambarium.tasks.dense.maps import grid_size, inside
 class GridAnchors(AnchorGenerator):
     """torchvision's anchors with the levels' true strides, which it otherwise guesses from sizes that may be padded.
 
-    Args:
-        strides: Stride of each level.
-        sizes: For each level the sizes of its anchors, square roots of their areas in pixels.
-        aspect_ratios: Height by width of the anchors of each size.
+    `sizes` are for each level those of its anchors, square roots of their areas in pixels; ratios are height by width.
 
     Raises:
         InputError: If there are not as many lists of sizes as strides.
@@ -46,11 +43,7 @@ def level_lengths(image_size: tuple[int, int], strides: Sequence[int], anchors_p
 
 
 def center_boxes(image_size: tuple[int, int], strides: Sequence[int], device: torch.device) -> Tensor:
-    """Return a square of the stride's size around the centre of each cell, level after level.
-
-    Returns:
-        (cells, 4) corners in pixels.
-    """
+    """Return corners (cells, 4) of a square of the stride's size around each cell's centre, level after level."""
     levels = []
     for stride in strides:
         rows, columns = (torch.arange(length, device=device) * stride for length in grid_size(image_size, stride))
@@ -63,16 +56,6 @@ def center_boxes(image_size: tuple[int, int], strides: Sequence[int], device: to
 def cells_inside(
     valid_size: Tensor, image_size: tuple[int, int], strides: Sequence[int], anchors_per_cell: int = 1
 ) -> Tensor:
-    """Which anchors belong to cells that show a part of the image.
-
-    Args:
-        valid_size: (batch, 2) height and width of each image without padding.
-        image_size: Height and width with padding.
-        strides: Stride of each level.
-        anchors_per_cell: Number of anchors of each cell.
-
-    Returns:
-        (batch, anchors) boolean.
-    """
+    """Which anchors (batch, anchors) belong to cells that show a part of images of `valid_size` (batch, 2)."""
     levels = [inside(valid_size, grid_size(image_size, stride), stride).flatten(1) for stride in strides]
     return torch.cat(levels, dim=1).repeat_interleave(anchors_per_cell, dim=1)

@@ -194,15 +194,7 @@ def average_precisions(
     limit: int,
     frequencies: Sequence[Frequency] | None = None,
 ) -> dict[str, float]:
-    """Average precision of boxes or of masks, as `DetectionMetrics` names the figures.
-
-    Args:
-        records: Images by number.
-        class_names: Name of each class.
-        kind: Boxes or masks.
-        limit: Detections that count of each class in an image or, with frequencies, in an image.
-        frequencies: LVIS's frequency of each class; None for COCO's evaluation.
-    """
+    """Average precision of boxes or masks of images by number, as `DetectionMetrics` names the figures and limits."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     order = sorted(records)

@@ -85,18 +85,10 @@ class DetectionFiles(PredictionWriter):
 def draw_objects(
     image: Tensor, boxes: Tensor, labels: Tensor, crowd: Tensor, masks: Tensor | None, class_names: Sequence[str]
 ) -> Tensor:
-    """Draw an image with boxes, masks and class names on it.
+    """Draw an image with boxes, masks and class names on it, uint8 (3, height, width).
 
-    Args:
-        image: (3, height, width), uint8 or floating point in 0 to 1.
-        boxes: (objects, 4) corners x1, y1, x2, y2.
-        labels: (objects,) class numbers.
-        crowd: (objects,) boolean.
-        masks: (objects, height, width) boolean, if there are any.
-        class_names: One name per class.
-
-    Returns:
-        uint8 (3, height, width).
+    The image is uint8 or floating point in 0 to 1; boxes (objects, 4) are corners x1, y1, x2, y2, masks boolean
+    (objects, height, width), if there are any.
     """
     drawn = enlarged(image)
     scale = drawn.shape[1] / image.shape[1], drawn.shape[2] / image.shape[2]
@@ -117,17 +109,9 @@ def draw_objects(
 def detections_beside_truth(
     truth: Tensor, image: Tensor, original_size: tuple[int, int], found: Detections, class_names: Sequence[str]
 ) -> Tensor:
-    """Draw found objects beside a picture of the true ones.
+    """Draw found objects, in the original image's coordinates, beside a picture of the true ones, uint8.
 
-    Args:
-        truth: The picture, as `draw_objects` draws it.
-        image: (3, height, width), uint8 or floating point in 0 to 1.
-        original_size: Height and width of the image as it was read.
-        found: What a detector found, in the original image's coordinates.
-        class_names: One name per class.
-
-    Returns:
-        uint8 (3, height, width).
+    The image is uint8 or floating point in 0 to 1 (3, height, width), and of `original_size` when it was read.
     """
     image = enlarged(image)
     height, width = image.shape[-2:]
@@ -137,16 +121,7 @@ def detections_beside_truth(
 
 
 def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]) -> Tensor:
-    """Draw the surer detections on an image, with their scores.
-
-    Args:
-        image: uint8 (3, height, width).
-        found: What a detector found, in the image's coordinates.
-        class_names: One name per class.
-
-    Returns:
-        uint8 (3, height, width), the image's size.
-    """
+    """Draw the surer detections, with their scores, on an image uint8 (3, height, width) in its coordinates."""
     shown = found.scores.cpu() >= SHOWN_SCORE
     boxes, labels = found.boxes.float().cpu()[shown], found.labels.cpu()[shown]
     size = (image.shape[-2], image.shape[-1])

@@ -64,14 +64,7 @@ class DetectionObjective(VisionObjective):
         self.take_frequencies(class_frequencies)
 
     def take_frequencies(self, class_frequencies: Sequence[Frequency] | None) -> None:
-        """Evaluate as LVIS does from now on, with the frequencies of the data, unless some were given before.
-
-        Args:
-            class_frequencies: The frequency of each class; None changes nothing.
-
-        Raises:
-            InputError: If there is not one for each class.
-        """
+        """Evaluate as LVIS does from now on, with the data's frequencies, unless there are some already, or none here."""
         if class_frequencies is None or self.class_frequencies is not None:
             return
         if len(class_frequencies) != len(self.class_names):

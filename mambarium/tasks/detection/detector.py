@@ -105,14 +105,10 @@ class Limits(NamedTuple):
 def select_detections(
     scores: Tensor, boxes: Tensor, level_lengths: Sequence[int], size: tuple[int, int], limits: Limits
 ) -> Detections:
-    """Return the surest boxes of an image that don't overlap, class by class.
+    """Return the surest boxes of an image that don't overlap, class by class, clipped to its height and width.
 
-    Args:
-        scores: (boxes, classes) from 0 to 1.
-        boxes: (boxes, 4) or, one per class, (boxes, classes, 4) corners in pixels.
-        level_lengths: Number of boxes of each pyramid level, in the order of the boxes.
-        size: Height and width of the image, to which boxes are clipped.
-        limits: What is kept.
+    Scores are (boxes, classes) from 0 to 1, boxes (boxes, 4) or, one per class, (boxes, classes, 4) corners in pixels,
+    of pyramid levels of these lengths one after the other.
     """
     num_classes = scores.shape[1]
     kept_boxes, kept_scores, kept_labels = [], [], []

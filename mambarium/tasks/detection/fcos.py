@@ -96,16 +96,10 @@ class FCOS(Detector):
 
 
 def match_cells(cells: Tensor, lengths: Sequence[int], boxes: Tensor, center_radius: float) -> Tensor:
-    """Return the object that each cell is trained to find.
+    """Return the object (cells,) that each cell is trained to find, the smallest that fits; -1 for none.
 
-    Args:
-        cells: (cells, 4) squares of the stride's size around the cells' centres.
-        lengths: Number of cells of each level.
-        boxes: (objects, 4) corners in pixels.
-        center_radius: Cells within this many strides of an object's centre may be trained to find it.
-
-    Returns:
-        (cells,) number of the object, the smallest that fits; -1 for none.
+    Cells are (cells, 4) squares of the stride's size around their centres, as many in each level as `lengths` says,
+    boxes (objects, 4) corners in pixels.
     """
     if not len(boxes):
         return torch.full((len(cells),), -1, device=cells.device)

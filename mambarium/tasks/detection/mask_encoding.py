@@ -13,13 +13,7 @@ from mambarium.tasks.batches import RunLengths
 def paste_mask(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
     """Put the mask of a box into an image, interpolating between the centres of its cells.
 
-    Args:
-        mask: (rows, columns) probability of each cell of the box to belong to the object.
-        box: (4,) corners x1, y1, x2, y2 in pixels.
-        size: Height and width of the image.
-
-    Returns:
-        (height, width) boolean, on the CPU: pixels of probability at least one half.
+    The mask is (rows, columns) probabilities; returns the pixels (height, width) of one half and more, on the CPU.
     """
     height, width = size
     canvas = torch.zeros(size, dtype=torch.bool)

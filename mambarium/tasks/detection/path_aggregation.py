@@ -16,13 +16,7 @@ from mambarium.tasks.dense.maps import FeatureMaps
 
 
 class CrossStageBlock(nn.Module):
-    """Half of the channels go through bottlenecks, and every step's output is mixed in (C2f of YOLOv8).
-
-    Args:
-        before: Input channels.
-        after: Output channels, even.
-        depth: Number of bottlenecks of two 3x3 convolutions.
-    """
+    """Half of the channels go through `depth` bottlenecks, and every step's output is mixed in (C2f of YOLOv8)."""
 
     def __init__(self, before: int, after: int, depth: int) -> None:
         super().__init__()

@@ -105,12 +105,8 @@ DEFAULT_MASKS = MaskSettings()
 class RegionPooling(nn.Module):
     """RoIAlign from the pyramid level that fits a region's size (Lin et al. 2017, equation 1).
 
-    torchvision's own pooling guesses strides from the sizes of the first batch.
-
-    Args:
-        strides: Strides of the levels that are pooled from; further levels are left alone.
-        output_size: Rows and columns of a pooled region.
-        canonical_size: Side in pixels of regions that are pooled from the level of stride 16.
+    torchvision's own pooling guesses strides from the sizes of the first batch. Regions of `canonical_size` pixels are
+    pooled from the level of stride 16; levels beyond `strides` are left alone.
     """
 
     def __init__(self, strides: Sequence[int], output_size: int, canonical_size: int) -> None:
@@ -121,12 +117,7 @@ class RegionPooling(nn.Module):
         self.level_of = LevelMapper(finest, coarsest, canonical_scale=canonical_size, canonical_level=4)
 
     def forward(self, levels: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
-        """Pooled regions (regions, channels, output_size, output_size), image after image.
-
-        Args:
-            levels: Pyramid levels by name, from fine to coarse.
-            boxes: For each image (regions, 4) corners in pixels.
-        """
+        """Regions (regions, channels, output_size, output_size) of each image's boxes, image after image."""
         maps = list(levels.values())[: len(self.strides)]
         numbers = [torch.full_like(each[:, :1], index) for index, each in enumerate(boxes)]
         regions = torch.cat([torch.cat(numbers), torch.cat(boxes)], dim=1)  # (regions, 5)
@@ -177,13 +168,7 @@ def box_head(channels: int, settings: BoxSettings) -> nn.Module:
 
 
 class BoxPredictor(nn.Module):
-    """Class logits, background first, and box corrections of regions, in float32.
-
-    Args:
-        width: Size of a region's vector.
-        num_classes: Number of classes, background not counted.
-        class_agnostic: Whether all classes share one correction.
-    """
+    """Class logits, background first, and box corrections of regions, in float32."""
 
     def __init__(self, width: int, num_classes: int, class_agnostic: bool = False) -> None:
         super().__init__()
@@ -200,15 +185,7 @@ class BoxPredictor(nn.Module):
 
 
 class MaskBranch(nn.Module):
-    """The masks of boxes: pooling, convolutions, a mask per class.
-
-    Args:
-        pooled_strides: Strides of the levels that are pooled from.
-        channels: Channels of the pyramid.
-        num_classes: Number of classes.
-        canonical_size: As in `BoxSettings`.
-        settings: The head.
-    """
+    """The masks of boxes: pooling, convolutions, a mask per class."""
 
     def __init__(
         self,
@@ -224,13 +201,7 @@ class MaskBranch(nn.Module):
         self.predictor = MaskRCNNPredictor(settings.channels, settings.channels, num_classes)
 
     def forward(self, levels: dict[str, Tensor], boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
-        """Mask logits (boxes of all images, rows, columns) of the classes that the boxes have.
-
-        Args:
-            levels: Pyramid levels by name, from fine to coarse.
-            boxes: For each image (boxes, 4) corners in pixels.
-            labels: For each image (boxes,) class numbers from 0.
-        """
+        """Mask logits (boxes of all images, rows, columns) of the classes (from 0) that each image's boxes have."""
         logits = self.predictor(self.head(self.pooling(levels, boxes))).float()
         return logits[torch.arange(len(logits), device=logits.device), torch.cat(labels)]
 
@@ -242,15 +213,7 @@ class MaskBranch(nn.Module):
         owners: list[Tensor],
         masks: list[Tensor],
     ) -> Tensor:
-        """Mean binary cross-entropy with the objects' masks within the boxes.
-
-        Args:
-            levels: Pyramid levels by name, from fine to coarse.
-            boxes: For each image (boxes, 4) corners in pixels.
-            labels: For each image (boxes,) class numbers from 0.
-            owners: For each image (boxes,) the object that a box shows.
-            masks: For each image (objects, height, width) the objects' masks.
-        """
+        """Mean binary cross-entropy with the masks (objects, height, width) of the boxes' owners, within the boxes."""
         logits = self(levels, boxes, labels)
         if not len(logits):
             return logits.sum()
@@ -287,11 +250,7 @@ def region_targets(objects: list[Objects]) -> list[dict[str, Tensor]]:
 
 
 def masks_of(objects: list[Objects]) -> list[Tensor]:
-    """Return the objects' masks.
-
-    Raises:
-        InputError: If there are none.
-    """
+    """Return the objects' masks; InputError if there are none."""
     masks = [each.masks for each in objects if each.masks is not None]
     if len(masks) < len(objects):
         raise InputError("the data has no instance masks; choose a detector without them, such as FasterRCNN")

@@ -26,7 +26,9 @@ class Assignment(NamedTuple):
 def assign(
     centers: Tensor, scores: Tensor, found: Tensor, boxes: Tensor, labels: Tensor, cells_per_object: int
 ) -> Assignment:
-    """Give each object the cells within it whose score and box fit it best.
+    """Give each object the cells within it whose score and box fit it best, at most `cells_per_object`.
+
+    A cell that fits several objects learns the one that its box overlaps most.
 
     Args:
         centers: (cells, 2) centre of each cell in pixels.
@@ -35,9 +37,6 @@ def assign(
         boxes: (objects, 4) corners of the objects.
         labels: (objects,) class numbers.
         cells_per_object: Most cells of an object.
-
-    Returns:
-        The assignment; a cell that fits several objects learns the one that its box overlaps most.
     """
     cells = len(centers)
     if not len(boxes):

@@ -135,14 +135,9 @@ class YOLO(Detector):
 
 
 def distribution_loss(bins: Tensor, distances: Tensor) -> Tensor:
-    """Cross-entropy with the two bins next to each distance, by nearness; the mean of the four sides.
+    """Cross-entropy (cells,) with the two bins next to each distance, by nearness; the mean of the four sides.
 
-    Args:
-        bins: (cells, 4, bins) logits.
-        distances: (cells, 4) in strides.
-
-    Returns:
-        (cells,)
+    Bins are (cells, 4, bins) logits, distances (cells, 4) in strides.
     """
     last = bins.shape[2] - 1
     distances = distances.clamp(0, last - 0.01)

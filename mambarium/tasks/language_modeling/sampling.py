@@ -13,21 +13,9 @@ def pick_next_token(
     top_p: float | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Draw one token per row.
+    """Draw a token (batch,) per row of logits (batch, vocab_size), with the options of `LanguageModeling.generate`.
 
-    Args:
-        logits: (batch, vocab_size).
-        temperature: Divides the logits; 0 takes the likeliest token.
-        top_k: Keep the k likeliest tokens only.
-        top_p: Keep the smallest set of likeliest tokens that together have at least this probability (Holtzman et al.
-            2020), after temperature and `top_k`.
-        generator: Source of randomness; torch's global one if None.
-
-    Returns:
-        (batch,) tokens.
-
-    Raises:
-        InputError: If an option is out of range.
+    Nucleus sampling (Holtzman et al. 2020) comes after temperature and `top_k`.
     """
     if not temperature >= 0:
         raise InputError(f"temperature is {temperature}; give 0 for the likeliest token, or a number above 0")

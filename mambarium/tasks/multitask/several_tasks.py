@@ -24,11 +24,7 @@ VisionObjectiveFactory = Callable[[VisionBackbone, Sequence[str]], VisionObjecti
 
 
 class MultiTaskMetrics(TaskMetrics):
-    """The metrics of each task as `<task>/<metric>`, and `mean`, the mean of the tasks' primary ones.
-
-    Args:
-        objectives: Each task's objective.
-    """
+    """The metrics of each task as `<task>/<metric>`, and `mean`, the mean of the tasks' primary ones."""
 
     def __init__(self, objectives: Mapping[str, Objective]) -> None:
         super().__init__()
@@ -142,12 +138,7 @@ class ObjectiveSet(Objective):
 
 
 class TaskPrediction(LightningModule):
-    """One of several tasks, for prediction alone.
-
-    Args:
-        backbone: The backbone of all tasks.
-        objective: The task's objective.
-    """
+    """One of several tasks, for prediction alone."""
 
     def __init__(self, backbone: VisionBackbone, objective: VisionObjective) -> None:
         super().__init__()

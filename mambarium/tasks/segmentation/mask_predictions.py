@@ -51,17 +51,9 @@ def write_mask(class_map: Tensor, class_names: Sequence[str], path: Path) -> Non
 
 
 def draw_classes(image: Tensor, mask: Tensor, class_names: Sequence[str]) -> Tensor:
-    """Draw an image with the class of each pixel as a colour on it, and the classes that occur below.
+    """Draw an image with the class of each pixel as a colour on it, and the classes that occur below, as uint8.
 
     Pixels that don't count, and those of a class that is called background, stay as they are.
-
-    Args:
-        image: (3, height, width), uint8 or floating point in 0 to 1.
-        mask: (height, width) class numbers.
-        class_names: One name per class.
-
-    Returns:
-        uint8 (3, height, width).
     """
     drawn = enlarged(image)
     large = F.resize(mask[None].to(torch.uint8), list(drawn.shape[1:]), F.InterpolationMode.NEAREST)[0]
@@ -70,17 +62,7 @@ def draw_classes(image: Tensor, mask: Tensor, class_names: Sequence[str]) -> Ten
 
 
 def classes_beside_truth(truth: Tensor, image: Tensor, predicted: Tensor, class_names: Sequence[str]) -> Tensor:
-    """Draw predicted classes beside a picture of the true ones.
-
-    Args:
-        truth: The picture, as `draw_classes` draws it.
-        image: (3, height, width), uint8 or floating point in 0 to 1.
-        predicted: The class of each pixel (original height, original width).
-        class_names: One name per class.
-
-    Returns:
-        uint8 (3, height, width).
-    """
+    """Draw predicted classes (original height, original width) beside a picture of the true ones, as uint8."""
     fitted = F.resize(predicted[None].cpu(), list(image.shape[-2:]), F.InterpolationMode.NEAREST)[0]
     return arrange([truth, draw_classes(image, fitted, class_names)], columns=2)
 

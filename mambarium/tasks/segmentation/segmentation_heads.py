@@ -23,14 +23,7 @@ class SegmentationHead(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits of the finest map's size.
-
-        Args:
-            maps: (batch, channels, height, width) each, from fine to coarse.
-
-        Returns:
-            (batch, classes, height, width) of the finest map.
-        """
+        """Logits (batch, classes, height, width) of the finest map's size, from maps from fine to coarse."""
 
 
 SegmentationHeadFactory = Callable[[Sequence[FeatureInfo], int], SegmentationHead]
@@ -57,11 +50,7 @@ def conv_norm_relu(
 
 
 def check_head(channels: int, dropout: float, norm: str) -> None:
-    """Refuse settings that no head can have.
-
-    Raises:
-        InputError: In that case.
-    """
+    """Raise InputError for settings that no head can have."""
     if channels < 1:
         raise InputError(f"channels of the segmentation head is {channels}; give 1 or more")
     if not 0 <= dropout < 1:

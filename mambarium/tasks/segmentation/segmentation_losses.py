@@ -13,16 +13,9 @@ from mambarium.tasks.batches import IGNORED_CLASS
 def dice_loss(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """One minus the mean soft Dice coefficient of the classes that occur in the truth (Milletari et al. 2016, eq. 4).
 
-    For each class 2 sum(p t) / (sum(p) + sum(t)) over all counted pixels of the batch, with p the probability and t
-    the truth, 0 or 1.
-
-    Args:
-        logits: (batch, classes, height, width).
-        mask: (batch, height, width) class numbers, `IGNORED_CLASS` where a pixel does not count.
-        class_weights: (classes,) weights of the mean over classes; all alike if None.
-
-    Returns:
-        A scalar in float32, 0 if no pixel counts.
+    For each class 2 sum(p t) / (sum(p) + sum(t)) over all counted pixels of the batch, with p the probability, from
+    logits (batch, classes, height, width), and t the truth, 0 or 1, from the mask (batch, height, width). The mean may
+    have weights (classes,). A scalar in float32, 0 if no pixel counts.
     """
     classes = torch.arange(logits.shape[1], device=mask.device).view(-1, 1, 1)
     truth = mask.unsqueeze(1) == classes  # (batch, classes, height, width)

@@ -11,16 +11,7 @@ from mambarium.tasks.objective import TaskMetrics, distinct_names
 
 
 def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """Count pixels by their true and their predicted class.
-
-    Args:
-        predicted: Class numbers from 0 to below `num_classes`, of any shape.
-        truth: Class numbers of the same shape, `IGNORED_CLASS` where a pixel does not count.
-        num_classes: Number of classes.
-
-    Returns:
-        int64 (true class, predicted class).
-    """
+    """Count pixels, but where the truth is `IGNORED_CLASS`: int64 (true class, predicted class)."""
     counted = truth != IGNORED_CLASS
     pairs = truth[counted].long() * num_classes + predicted[counted].long()
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)

@@ -47,15 +47,7 @@ class Inference:
             raise InputError(f"scales are {list(self.scales)}; give numbers above 0, such as [1.0]")
 
     def class_maps(self, scorer: Scorer, batch: PaddedImages) -> list[Tensor]:
-        """Return the likeliest class of each pixel.
-
-        Args:
-            scorer: Makes logits of images.
-            batch: The images.
-
-        Returns:
-            For each image uint8 (original height, original width) class numbers.
-        """
+        """Return the likeliest class of each pixel, for each image uint8 (original height, original width)."""
         sizes = torch.cat([batch["valid_size"], batch["original_size"]], dim=1)
         found: dict[int, Tensor] = {}
         for (height, width, *original), members in rows_of_equal_size(sizes).items():

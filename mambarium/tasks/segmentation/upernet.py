@@ -15,13 +15,7 @@ POOL_SIZES = (1, 2, 3, 6)
 
 
 class PyramidPooling(nn.Module):
-    """Averages of a map over a few coarse grids, beside the map itself.
-
-    Args:
-        in_channels: Channels of the map.
-        channels: Channels of each pooled map and of the result.
-        norm: `group` or `batch`.
-    """
+    """Averages of a map over a few coarse grids, beside the map itself."""
 
     def __init__(self, in_channels: int, channels: int, norm: Literal["group", "batch"]) -> None:
         super().__init__()
