@@ -86,8 +86,9 @@ class Backbone(nn.Module, ABC):
 
         They are the modules that the first of `layer_patterns` names.
         """
-        named = self.layer_patterns[0][0] if self.layer_patterns else "none"
-        return [block for name, block in self.named_modules() if re.fullmatch(named, f"{name}.")]
+        patterns = [pattern for pattern, _ in self.layer_patterns[:1]]
+        named = dict(self.named_modules())
+        return [named[name] for pattern in patterns for name in named if re.fullmatch(pattern, f"{name}.")]
 
     @property
     def max_depth(self) -> int:

@@ -40,7 +40,7 @@ def class_color(number: int) -> Color:
 
 
 def arrange(pictures: Sequence[Tensor], columns: int) -> Tensor:
-    """Put pictures uint8 (3, height, width) of different sizes in rows on grey, so that dark ones have visible edges."""
+    """Put pictures uint8 (3, height, width) of different sizes in rows on grey, so that dark ones have edges to see."""
     margin = 4
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     widths = [max(row[i].shape[2] for row in rows if i < len(row)) for i in range(min(columns, len(pictures)))]

@@ -69,7 +69,7 @@ class FeaturePyramid(nn.Module):
     def forward(
         self, features: VisionFeatures, image_size: tuple[int, int], valid_size: Tensor | None = None
     ) -> list[Tensor]:
-        """Return one map (batch, channels, ceil(height / stride), ceil(width / stride)) per stride; as `FeatureMaps`."""
+        """Return a map (batch, channels, ceil(height / stride), ceil(width / stride)) per stride; as `FeatureMaps`."""
         maps = self.maps(features, image_size, valid_size)
         levels = list(self.merge(OrderedDict((str(i), x) for i, x in enumerate(maps))).values())
         for convolution in self.extra:

@@ -64,7 +64,7 @@ class DetectionObjective(VisionObjective):
         self.take_frequencies(class_frequencies)
 
     def take_frequencies(self, class_frequencies: Sequence[Frequency] | None) -> None:
-        """Evaluate as LVIS does from now on, with the data's frequencies, unless there are some already, or none here."""
+        """Evaluate as LVIS does from now on, with the data's frequencies, unless it has some or is given none."""
         if class_frequencies is None or self.class_frequencies is not None:
             return
         if len(class_frequencies) != len(self.class_names):
