@@ -103,9 +103,10 @@ class TokenStack(VisionBackbone):
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) < self.patch_size or height % self.stride or width % self.stride:
+            stride = "" if self.stride == self.patch_size else f" and stride {self.stride}"
             raise InputError(
-                f"{type(self).__name__} with patch_size {self.patch_size} takes height and width that are multiples "
-                f"of {self.stride} and at least {self.patch_size}, got {height}x{width}"
+                f"{type(self).__name__} with patch_size {self.patch_size}{stride} takes height and width that are "
+                f"multiples of {self.stride} and at least {self.patch_size}, got {height}x{width}"
             )
         return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
 
