@@ -1,7 +1,6 @@
 """How compiled CPU kernels are cached, announced and run."""
 
 import contextlib
-import functools
 import hashlib
 import importlib
 import logging
@@ -18,6 +17,8 @@ import torch
 _log = logging.getLogger("mambarium")
 _calls = threading.Lock()
 _first_process: int | None = None
+_threads = 1
+_scratch = torch.empty(0, dtype=torch.uint8, device="cpu")
 _announced = False
 _folders: dict[str, Path] = {}
 
@@ -65,32 +66,49 @@ def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: 
     Raises:
         RuntimeError: this process was forked from one that ran a kernel on OpenMP, whose threads it lacks.
     """
-    global _first_process
     import numba
 
     function = getattr(module, kernel)
     with _calls:
-        threads = torch.get_num_threads()
-        before = numba.get_num_threads()  # starts the threads, and may set OpenMP's count, which is torch's too
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        if _first_process is None:
-            _first_process = os.getpid()
-        if _first_process != os.getpid() and numba.threading_layer() == "omp":
-            raise RuntimeError("the CPU kernels can't run in a forked process; use spawn")
+        if _first_process != os.getpid():
+            _start_threads()
         if not function.signatures:
             _announce(module, kernel)
-        config: Any = numba.config
-        threads = min(threads, config.NUMBA_NUM_THREADS)
-        scratch = torch.empty(threads * scratch_bytes, dtype=torch.uint8, device="cpu")
-        numba.set_num_threads(threads)
+        threads, before = min(torch.get_num_threads(), _threads), numba.get_num_threads()
+        # Numba takes a plain tuple's type from the tuple, but asks Python for that of each field of a named one.
+        plain = (tuple(x) if isinstance(x, tuple) else x for x in arguments)
+        if threads != before:
+            numba.set_num_threads(threads)
         try:
-            # Numba takes a plain tuple's type from the tuple, but asks Python for that of each field of a named one.
-            function(*(tuple(x) if isinstance(x, tuple) else x for x in arguments), scratch.data_ptr())
+            function(*plain, _scratch_memory(threads * scratch_bytes))
         finally:
-            numba.set_num_threads(before)
-    if numba.threading_layer() == "workqueue":
-        _warn_about_threads()
+            if threads != before:
+                numba.set_num_threads(before)
+
+
+def _start_threads() -> None:
+    global _first_process, _threads
+    import numba
+
+    threads = torch.get_num_threads()
+    numba.get_num_threads()  # starts the threads, and may set OpenMP's count, which is torch's too
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    layer = numba.threading_layer()
+    if _first_process is not None and layer == "omp":
+        raise RuntimeError("the CPU kernels can't run in a forked process; use spawn")
+    if layer == "workqueue":
+        _log.warning("the CPU kernels run on numba's slow thread pool; install libgomp (OpenMP) or the package tbb")
+    config: Any = numba.config
+    _first_process, _threads = os.getpid(), config.NUMBA_NUM_THREADS
+
+
+def _scratch_memory(size: int) -> int:
+    """Return the address of memory that is kept from one kernel to the next: fresh pages cost many times as much."""
+    global _scratch
+    if _scratch.numel() < size:
+        _scratch = torch.empty(size, dtype=torch.uint8, device="cpu")
+    return _scratch.data_ptr()
 
 
 def _announce(module: ModuleType, kernel: str) -> None:
@@ -101,11 +119,6 @@ def _announce(module: ModuleType, kernel: str) -> None:
         return
     _announced = True
     _log.warning("compiling the CPU kernels, once per machine (about 15 s) ...")
-
-
-@functools.cache
-def _warn_about_threads() -> None:
-    _log.warning("the CPU kernels run on numba's slow thread pool; install libgomp (OpenMP) or the package tbb")
 
 
 @contextlib.contextmanager

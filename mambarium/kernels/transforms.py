@@ -4,6 +4,10 @@ The formula that an operation of torch.library registers serves plain reverse mo
 forward mode takes the derivative that it lacks for zero. So a call asks first whether one of them is at work. Then
 `torch.func.grad`, `vjp`, `jacrev` and `vmap` see an autograd.Function around the operation, and forward mode is left to
 the plain references (`choose_backend`).
+
+Nor do eager calls on plain tensors need the operation: what only it offers are fake tensors, graphs and counters, and
+to find that none is wanted takes torch longer than a small scan. They go to an autograd.Function around the operation's
+Python code.
 """
 
 import inspect
@@ -13,7 +17,14 @@ from typing import Any
 import torch
 from torch.library import CustomOpDef
 
-from mambarium.private_names.torch import functional_transforms_are_active, is_in_forward_mode, operation_schema
+from mambarium.private_names.torch import (
+    functional_transforms_are_active,
+    is_in_dispatch_mode,
+    is_in_forward_mode,
+    operation_schema,
+)
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def under_transforms() -> bool:
@@ -21,8 +32,22 @@ def under_transforms() -> bool:
     return functional_transforms_are_active() or is_in_forward_mode()
 
 
+def is_eager(arguments: tuple[Any, ...]) -> bool:
+    """Return whether a call needs nothing that an operation of torch.library offers beyond its code.
+
+    Not while torch.compile or a mode such as a counter's looks on, nor for tensors without data or of a class of their
+    own.
+    """
+    if torch.compiler.is_compiling() or is_in_dispatch_mode():
+        return False
+    return all(type(x) in _PLAIN and not x.is_meta for x in arguments if isinstance(x, torch.Tensor))
+
+
 def differentiable(
-    operation: CustomOpDef, backward: Callable[..., Any], setup_context: Callable[..., None]
+    operation: CustomOpDef,
+    code: Callable[..., Any],
+    backward: Callable[..., Any],
+    setup_context: Callable[..., None],
 ) -> Callable[..., Any]:
     """Register an operation's backward, and make the function to call it by, transforms included.
 
@@ -31,6 +56,7 @@ def differentiable(
 
     Args:
         operation: returns a tensor or a tuple of tensors.
+        code: what the operation runs.
         backward: as that of torch.autograd.Function.
         setup_context: as that of torch.autograd.Function.
 
@@ -58,21 +84,28 @@ def differentiable(
             return torch.stack(outputs), 0
         return tuple(map(torch.stack, zip(*outputs, strict=True))), (0,) * len(outputs[0])
 
-    rules = {"forward": forward, "setup_context": setup_context, "backward": backward, "vmap": vmap}
-    function = type(name, (torch.autograd.Function,), {rule: staticmethod(f) for rule, f in rules.items()})
-    apply: Callable[..., Any] = function.apply  # type: ignore[attr-defined]  # mypy takes its class for type[function]
+    def make_apply(**rules: Callable[..., Any]) -> Callable[..., Any]:
+        rules |= {"setup_context": setup_context, "backward": backward}
+        function: Any = type(name, (torch.autograd.Function,), {rule: staticmethod(f) for rule, f in rules.items()})
+        return function.apply
+
+    apply, apply_code = make_apply(forward=forward, vmap=vmap), make_apply(forward=code)
 
     def call(*arguments: Any) -> Any:
-        if not under_transforms():
+        if under_transforms():
+            if is_in_forward_mode():
+                raise RuntimeError(f"{name}: forward-mode derivatives are served by backend='reference' only")
+            return apply(*arguments)
+        if not is_eager(arguments):
             return operation(*arguments)
-        if is_in_forward_mode():
-            raise RuntimeError(f"{name}: forward-mode derivatives are served by backend='reference' only")
-        return apply(*arguments)
+        if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in arguments):
+            return apply_code(*arguments)
+        return code(*arguments)
 
     return call
 
 
-def differentiable_once(operation: CustomOpDef) -> Callable[..., Any]:
+def differentiable_once(operation: CustomOpDef, code: Callable[..., Any]) -> Callable[..., Any]:
     """`differentiable` for an operation that computes gradients: theirs are refused."""
 
     def backward(ctx: Any, *grads: Any) -> None:
@@ -83,4 +116,4 @@ def differentiable_once(operation: CustomOpDef) -> Callable[..., Any]:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass
 
-    return differentiable(operation, backward, setup_context)
+    return differentiable(operation, code, backward, setup_context)

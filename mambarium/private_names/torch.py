@@ -10,6 +10,7 @@ from numpy._core.multiarray import _reconstruct, scalar
 from torch.autograd import forward_ad
 from torch.library import CustomOpDef
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -34,6 +35,11 @@ def is_in_forward_mode() -> bool:
     To enter and to leave a level is public, the level is not.
     """
     return forward_ad._current_level >= 0
+
+
+def is_in_dispatch_mode() -> bool:
+    """Whether a mode is told of each operation of torch, as counters, fake tensors and selective checkpoints are."""
+    return is_in_torch_dispatch_mode()
 
 
 def operation_schema(operation: CustomOpDef) -> Any:

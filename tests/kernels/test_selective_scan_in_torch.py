@@ -181,6 +181,14 @@ def test_flop_counter():
     assert counter.get_total_flops() == 3 * forward
 
 
+def test_eager_calls_and_the_operation_are_the_same():
+    case = to_dtype(make_case(2, 35, 20, 3))
+    expected = results(case)
+    with torch.utils.flop_counter.FlopCounterMode(display=False):  # which makes every call one of the operation
+        found = results(case)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_float64_is_served_by_the_reference():
     case = make_case(1, 5, 3, 2)
     assert torch.equal(selective_scan(**case), selective_scan(**case, backend="reference"))

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import subprocess_script
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mambarium.private_names import lightning as lightnings
 from mambarium.private_names import torch as torchs
@@ -144,6 +145,12 @@ def test_forward_mode() -> None:
     inputs = (torch.zeros(2),)
     torch.func.jvp(lambda x: seen.append(torchs.is_in_forward_mode()) or x, inputs, inputs)
     assert seen == [True] and not torchs.is_in_forward_mode()
+
+
+def test_dispatch_mode() -> None:
+    with FlopCounterMode(display=False):
+        assert torchs.is_in_dispatch_mode()
+    assert not torchs.is_in_dispatch_mode()
 
 
 def test_operation_schema() -> None:

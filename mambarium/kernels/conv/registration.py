@@ -57,7 +57,7 @@ causal_conv1d_backward = torch.library.custom_op(
 )
 causal_conv1d_forward.register_fake(lambda x, *rest: torch.empty_like(x))
 causal_conv1d_backward.register_fake(_fake_backward)
-conv_backward = differentiable_once(causal_conv1d_backward)
+conv_backward = differentiable_once(causal_conv1d_backward, _backward)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -74,7 +74,7 @@ def _backward_of_call(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     return grad_x, grad_weight, grad_bias, None, grad_initial, None, None, None
 
 
-conv_forward = differentiable(causal_conv1d_forward, _backward_of_call, _setup_context)
+conv_forward = differentiable(causal_conv1d_forward, _forward, _backward_of_call, _setup_context)
 
 
 @register_flop_formula(torch.ops.mambarium.causal_conv1d_forward)

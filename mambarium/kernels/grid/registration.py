@@ -62,17 +62,17 @@ def _order(numbers: tuple[int, ...], height: int, width: int, device: torch.devi
     return Order(torch.from_numpy(visited_positions(routes, height, width).copy()).to(device))
 
 
-grid_scan_forward, grid_scan_backward = register_scan(
+grid_scan_forward, _grid_scan_backward, _forward_code, _backward_code = register_scan(
     "grid_scan",
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, SymInt[] routes, "
     "bool delta_softplus",
     _as_scan,
 )
-grid_backward = differentiable_once(grid_scan_backward)
+grid_backward = differentiable_once(_grid_scan_backward, _backward_code)
 
 
 def _backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
     return input_gradients(ctx, grid_backward, *incoming)
 
 
-grid_forward = differentiable(grid_scan_forward, _backward, save_inputs)
+grid_forward = differentiable(grid_scan_forward, _forward_code, _backward, save_inputs)

@@ -21,7 +21,9 @@ from mambarium.kernels.scan.description import Gradients, Scan, ScanBackend
 from mambarium.kernels.transforms import differentiable, differentiable_once
 
 
-def register_scan(name: str, inputs: str, describe: Callable[..., Scan]) -> tuple[CustomOpDef, CustomOpDef]:
+def register_scan(
+    name: str, inputs: str, describe: Callable[..., Scan]
+) -> tuple[CustomOpDef, CustomOpDef, Callable[..., Any], Callable[..., Any]]:
     """Register a kind of scan as an operation and its backward, which `differentiable` is yet to bring together.
 
     Args:
@@ -34,7 +36,7 @@ def register_scan(name: str, inputs: str, describe: Callable[..., Scan]) -> tupl
         The forward, (inputs, save_for_backward, backend) to out, of u's dtype and layout, the last state where the
         inputs have an initial one, and the checkpoints. And the backward, (gradient of out, that of the last state,
         inputs, checkpoints, backend) to the gradients, laid out as their inputs, with an empty tensor for each that is
-        None.
+        None. And the code of both.
     """
     names = [part.split()[-1] for part in inputs.split(", ")]
     leaves = [field for field in names if field in Gradients._fields]
@@ -99,7 +101,7 @@ def register_scan(name: str, inputs: str, describe: Callable[..., Scan]) -> tupl
     def _(*arguments: Any, **_: Any) -> int:
         return 2 * flops(arguments[2 if with_state else 1 :])
 
-    return forward_op, backward_op
+    return forward_op, backward_op, forward, backward
 
 
 def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -151,17 +153,17 @@ def _output_like(u: Tensor) -> Tensor:
     return u.select(3, 0) if u.dim() == 5 else u
 
 
-selective_scan_forward, selective_scan_backward = register_scan(
+selective_scan_forward, selective_scan_backward, _forward_code, _backward_code = register_scan(
     "selective_scan",
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state, Tensor? reset, bool delta_softplus, bool reverse",
     Scan,
 )
-scan_backward = differentiable_once(selective_scan_backward)
+scan_backward = differentiable_once(selective_scan_backward, _backward_code)
 
 
 def _backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
     return input_gradients(ctx, scan_backward, *incoming)
 
 
-scan_forward = differentiable(selective_scan_forward, _backward, save_inputs)
+scan_forward = differentiable(selective_scan_forward, _forward_code, _backward, save_inputs)
