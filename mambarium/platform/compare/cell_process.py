@@ -24,20 +24,16 @@ from filelock import FileLock, Timeout
 
 from mambarium.errors import InputError
 from mambarium.platform.compare import bound_process as bound
+from mambarium.platform.worker_signals import STOPPING
 
-STOP_SIGNALS = tuple(
-    signal.Signals[name]
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-    if name in signal.Signals.__members__
-)
+STOP_SIGNALS = tuple(signal.Signals[name] for name in STOPPING if name in signal.Signals.__members__)
 """What terminals and schedulers send to stop a run."""
 
 
 class FolderLock:
     """The right to work in a comparison's folder.
 
-    Attributes:
-        descriptor: The open file that holds the lock; a child that inherits it holds the lock as well.
+    The descriptor is the open file that holds the lock; a child that inherits it holds the lock as well.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -138,12 +134,6 @@ def start_child(
 
     It gets a process group of its own: Ctrl-C in a terminal reaches this process alone, which passes it on
     once.
-
-    Args:
-        command: Program and arguments.
-        log: Where its output goes, both streams in the order of printing.
-        lock: The lock that it inherits.
-        environment: Its environment variables.
     """
     return subprocess.Popen(
         [sys.executable, "-I", bound.__file__, str(os.getpid()), *command],

@@ -69,12 +69,7 @@ class CellRecord:
 
 @dataclass(frozen=True)
 class CellFiles:
-    """Where a cell's files lie.
-
-    Attributes:
-        folder: The comparison's folder.
-        name: The cell's name.
-    """
+    """Where a cell's files lie, by the comparison's folder and the cell's name."""
 
     folder: Path
     name: str
@@ -103,15 +98,8 @@ def save_record(files: CellFiles, record: CellRecord) -> None:
 def load_record(cell: Cell, folder: Path, in_use: bool) -> CellRecord:
     """Tell how far a cell is, judged by its definition of today.
 
-    Args:
-        cell: The cell as the comparison's file has it now.
-        folder: The comparison's folder.
-        in_use: Whether another process runs this comparison; if none does, a cell noted as running was
-            interrupted.
-
-    Returns:
-        The note, with status "stale" where a trained run belongs to another definition, and "pending" where
-        nothing that was learned is left.
+    If no process has the comparison's folder in use, a cell noted as running was interrupted. The status is "stale"
+    where a trained run belongs to another definition, and "pending" where nothing that was learned is left.
     """
     files = CellFiles(folder, cell.name)
     if not files.note.is_file():

@@ -13,7 +13,7 @@ from mambarium.platform.compare.cell_process import FolderLock, SignalRelay, in_
 from mambarium.platform.compare.cell_records import load_record
 from mambarium.platform.compare.matrix import Cell, Matrix, read_matrix
 from mambarium.platform.compare.report import markdown_report, terminal_table, unfinished_lines
-from mambarium.platform.compare.results_table import CellResult, collect_results, write_results
+from mambarium.platform.compare.results_table import collect_results, write_results
 from mambarium.platform.compare.runner import PROGRAM, Runner
 from mambarium.platform.compare.status import Progress
 
@@ -67,15 +67,7 @@ def compare(
 
 
 class Comparison:
-    """One comparison in its folder.
-
-    Args:
-        matrix: The cells.
-        source: The YAML file that they were read from.
-        runs_dir: The folder for runs.
-        program: The command line up to `fit` or `test`.
-        console: Where to print.
-    """
+    """One comparison in its folder, each cell started by the program's command line with `fit` or `test` after it."""
 
     def __init__(self, matrix: Matrix, source: Path, runs_dir: Path, program: Sequence[str], console: Console) -> None:
         self.matrix = matrix
@@ -124,7 +116,9 @@ class Comparison:
         return self._exit_code(selected)
 
     def _refuse_stale(self, selected: Sequence[Cell]) -> None:
-        stale = [result for result in self._results(selected) if result.record.status == "stale"]
+        stale = [
+            result for result in collect_results(selected, self.folder, in_use=False) if result.record.status == "stale"
+        ]
         if not stale:
             return
         names = ", ".join(result.cell.name for result in stale)
@@ -134,23 +128,20 @@ class Comparison:
             f"{self.folder} to run them again"
         )
 
-    def _results(self, cells: Sequence[Cell], busy: bool = False) -> list[CellResult]:
-        return collect_results(cells, self.folder, busy)
-
     def _write(self, busy: bool) -> None:
-        results = self._results(self.matrix.cells, busy)
+        results = collect_results(self.matrix.cells, self.folder, busy)
         write_results(self.folder / "results.csv", results)
         write_atomically(self.folder / "table.md", markdown_report(self.matrix.name, str(self.source), results))
 
     def _print_table(self) -> None:
-        results = self._results(self.matrix.cells, in_use(self.folder))
+        results = collect_results(self.matrix.cells, self.folder, in_use(self.folder))
         self.console.print(terminal_table(self.matrix.name, results))
         for line in unfinished_lines(results):
             self._print(line)
         self._print(f"every value: {self.folder / 'results.csv'}; this table: {self.folder / 'table.md'}")
 
     def _exit_code(self, selected: Sequence[Cell]) -> int:
-        results = self._results(selected)
+        results = collect_results(selected, self.folder, in_use=False)
         return 0 if all(result.record.status == "finished" for result in results) else 1
 
     def _print(self, line: str) -> None:

@@ -67,11 +67,7 @@ class Cell:
         return digest(self.definition)
 
     def options(self, runs_dir: Path) -> list[str]:
-        """Return the command-line options that `fit` and `test` of this cell take.
-
-        Args:
-            runs_dir: The folder in which the cell's run folder lies.
-        """
+        """Return the command-line options that `fit` and `test` of this cell take, its run folder in `runs_dir`."""
         pairs = [
             ("config", str(self.task_config)),
             ("model.backbone", str(self.backbone_config)),
@@ -112,13 +108,7 @@ def read_matrix(path: Path) -> Matrix:
     configuration), `backbones` (name -> backbone file, or a published backbone's name) and optionally `overrides`
     (option -> value, as on the command line, for every cell of the task). The paths of `config` and `backbones` are
     relative to the YAML file; a path within an override is handed to `fit` as it stands, so it is relative to the
-    folder in which `compare` is called.
-
-    Args:
-        path: The YAML file.
-
-    Returns:
-        The comparison, cells ordered by task, backbone and seed as in the file.
+    folder in which `compare` is called. Cells are ordered by task, backbone and seed as in the file.
 
     Raises:
         InputError: The file is missing or says something that it may not; one line names the place and the
@@ -159,12 +149,12 @@ def _task_cells(task: str, entry: object, seeds: list[int], path: Path) -> list[
         _checked_name(backbone, f"{place}.backbones")
         if isinstance(value, str) and not value.endswith(YAML_ENDINGS):
             published(value, f"{backbone_place}: ")
-            cells += [Cell(task, backbone, seed, config, value, overrides) for seed in seeds]
-            continue
-        file = _checked_file(value, path, backbone_place)
-        content = resolve_yaml(file)
-        if not isinstance(content, dict) or "class_path" not in content:
-            raise InputError(f"{backbone_place}: {file} is no backbone file: it has no 'class_path' at its top")
+            file: Path | str = value
+        else:
+            file = _checked_file(value, path, backbone_place)
+            content = resolve_yaml(file)
+            if not isinstance(content, dict) or "class_path" not in content:
+                raise InputError(f"{backbone_place}: {file} is no backbone file: it has no 'class_path' at its top")
         cells += [Cell(task, backbone, seed, config, file, overrides) for seed in seeds]
     return cells
 

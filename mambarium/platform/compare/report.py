@@ -9,26 +9,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from mambarium.platform.compare.cell_records import Outcome
-from mambarium.platform.compare.results_table import CellResult
+from mambarium.platform.compare.results_table import CellResult, listed_versions
 
 _ARROWS = {"max": "↑", "min": "↓"}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One task with one backbone, over the seeds that are finished.
-
-    Attributes:
-        task: The task's name.
-        backbone: The backbone's name.
-        seeds: Number of seeds that the comparison asks for.
-        outcomes: What the finished ones measured, all by the same primary metric.
-    """
+    """One task with one backbone, over the seeds that are finished."""
 
     task: str
     backbone: str
     seeds: int
+    """Number of seeds that the comparison asks for."""
     outcomes: tuple[Outcome, ...]
+    """What the finished ones measured, all by the same primary metric."""
 
     @property
     def values(self) -> list[float]:
@@ -85,13 +80,7 @@ def terminal_table(name: str, results: Sequence[CellResult]) -> Table:
 
 
 def markdown_report(name: str, source: str, results: Sequence[CellResult]) -> str:
-    """Return the report as a Markdown text.
-
-    Args:
-        name: The comparison's name.
-        source: The comparison's YAML file.
-        results: All its cells.
-    """
+    """Return the report as a Markdown text; its source is the comparison's YAML file."""
     lines = [f"# Comparison {name}", ""]
     lines.append(_markdown_row(header for header, _, _ in _COLUMNS))
     lines.append(_markdown_row("---:" if right else "---" for _, _, right in _COLUMNS))
@@ -127,16 +116,12 @@ def _notes(source: str, results: Sequence[CellResult]) -> list[str]:
             {Path(outcome.checkpoint).name for _, outcome in finished if outcome is not None},
         ),
         ("Host", {record.host for record, _ in finished}),
-        ("Versions", {_versions(outcome) for _, outcome in finished if outcome is not None}),
+        ("Versions", {listed_versions(outcome, ", ") for _, outcome in finished if outcome is not None}),
         ("Finished", {record.date[:10] for record, _ in finished}),
     ):
         if values:
             notes.append(f"- {label}: {' / '.join(sorted(values))}")
     return notes
-
-
-def _versions(outcome: Outcome) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted(outcome.versions.items()))
 
 
 def _markdown_row(cells: Iterable[str]) -> str:

@@ -8,28 +8,8 @@ from pathlib import Path
 
 from mambarium.files import write_atomically
 from mambarium.platform.compare.cell_definition import digest
-from mambarium.platform.compare.cell_records import CellRecord, load_record
+from mambarium.platform.compare.cell_records import CellRecord, Outcome, load_record
 from mambarium.platform.compare.matrix import Cell
-
-COLUMNS = (
-    "task",
-    "backbone",
-    "seed",
-    "metric",
-    "value",
-    "direction",
-    "primary",
-    "parameters",
-    "train_seconds",
-    "test_seconds",
-    "checkpoint",
-    "status",
-    "message",
-    "host",
-    "versions",
-    "date",
-    "definition",
-)
 
 
 @dataclass(frozen=True)
@@ -51,43 +31,42 @@ def write_results(path: Path, results: Sequence[CellResult]) -> None:
     A cell without an outcome has one row with its status and no value. `direction` stands at the primary
     metric only; numbers are written so that reading them gives the same float.
     """
+    rows = [row for result in results for row in _rows(result)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    for result in results:
-        writer.writerows(_rows(result))
+    writer.writerows(rows)
     write_atomically(path, text.getvalue())
 
 
 def _rows(result: CellResult) -> list[dict[str, object]]:
-    cell, record = result.cell, result.record
-    common: dict[str, object] = {
-        "task": cell.task,
-        "backbone": cell.backbone,
-        "seed": cell.seed,
-        "status": record.status,
-        "message": record.message,
-        "host": record.host,
-        "date": record.date,
-        "definition": "" if record.definition is None else digest(record.definition),
-    }
-    outcome = record.outcome
-    if outcome is None:
-        return [common]
-    common |= {
-        "parameters": outcome.parameters,
-        "train_seconds": outcome.train_seconds,
-        "test_seconds": outcome.test_seconds,
-        "checkpoint": outcome.checkpoint,
-        "versions": "; ".join(f"{name} {version}" for name, version in sorted(outcome.versions.items())),
-    }
+    cell, record, outcome = result.cell, result.record, result.record.outcome
+    metrics: dict[str, float | None] = {"": None} if outcome is None else {**outcome.metrics}
+    primary = outcome and outcome.primary_metric
     return [
         {
-            **common,
+            "task": cell.task,
+            "backbone": cell.backbone,
+            "seed": cell.seed,
             "metric": name,
-            "value": repr(value),
-            "direction": outcome.direction if name == outcome.primary_metric else "",
-            "primary": int(name == outcome.primary_metric),
+            "value": outcome and repr(value),
+            "direction": outcome.direction if outcome and name == primary else None,
+            "primary": outcome and int(name == primary),
+            "parameters": outcome and outcome.parameters,
+            "train_seconds": outcome and outcome.train_seconds,
+            "test_seconds": outcome and outcome.test_seconds,
+            "checkpoint": outcome and outcome.checkpoint,
+            "status": record.status,
+            "message": record.message,
+            "host": record.host,
+            "versions": outcome and listed_versions(outcome, "; "),
+            "date": record.date,
+            "definition": "" if record.definition is None else digest(record.definition),
         }
-        for name, value in outcome.metrics.items()
+        for name, value in metrics.items()
     ]
+
+
+def listed_versions(outcome: Outcome, separator: str) -> str:
+    """Return the software that an outcome was measured with, in one text."""
+    return separator.join(f"{name} {version}" for name, version in sorted(outcome.versions.items()))

@@ -34,15 +34,7 @@ _INTERRUPTED = {128 + number for number in STOP_SIGNALS} | {-number for number i
 
 @dataclass(frozen=True)
 class Runner:
-    """Brings cells forward, and notes after each command how far they are.
-
-    Attributes:
-        folder: The comparison's folder, in which the cells' run folders lie.
-        program: The command line up to `fit` or `test`.
-        lock: The right to work in the folder.
-        relay: Passes signals on to the running command.
-        progress: Tells the user.
-    """
+    """Brings cells forward, and notes after each command, which the program's command line begins, how far they are."""
 
     folder: Path
     program: Sequence[str]
@@ -51,13 +43,7 @@ class Runner:
     progress: Progress
 
     def run(self, cells: Sequence[Cell], retry_failed: bool, after_each: Callable[[], None]) -> None:
-        """Run the cells that aren't finished, until the last one or a signal.
-
-        Args:
-            cells: The cells; none of them may be stale.
-            retry_failed: Run failed ones again.
-            after_each: Called when a cell has come to an end, good or bad.
-        """
+        """Run the cells that aren't finished, none of them stale, until the last one or a signal."""
         for index, cell in enumerate(cells, start=1):
             if self.relay.received is not None:
                 return

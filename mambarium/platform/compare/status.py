@@ -1,7 +1,6 @@
 """What a comparison shows while it runs: one live line in a terminal, plain lines elsewhere."""
 
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
@@ -12,12 +11,7 @@ from mambarium.platform.compare.matrix import Cell
 
 
 class Progress:
-    """Tells which cell runs, for how long, and how each ended; a context manager around the whole run.
-
-    Args:
-        console: Where to tell it.
-        total: Number of cells.
-    """
+    """Tells which cell of how many runs, for how long, and how each ended; a context manager around the whole run."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
@@ -32,9 +26,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
 
