@@ -33,13 +33,7 @@ class Position(Callback):
 
     @classmethod
     def of(cls, trainer: Trainer) -> "Position":
-        """Find the Trainer's Position.
-
-        Args:
-            trainer: The Trainer, with its callbacks.
-
-        Returns:
-            The first Position among the callbacks.
+        """Return the first Position among the Trainer's callbacks.
 
         Raises:
             InputError: If there is none.
@@ -57,11 +51,7 @@ class Position(Callback):
         return None if self.batches_per_pass is None else self.finished_batches / self.batches_per_pass
 
     def optimizer_steps(self, trainer: Trainer) -> int:
-        """Optimiser steps in the finished batches; the run's last accumulation may be of fewer batches.
-
-        Args:
-            trainer: The Trainer, for `accumulate_grad_batches`.
-        """
+        """Optimiser steps in the finished batches; the run's last accumulation may be of fewer batches."""
         return ceil(self.finished_batches / trainer.accumulate_grad_batches)
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,7 +69,7 @@ class Position(Callback):
                 f"the loader dealt from batch {self.dealt_from} before the checkpoint was restored, as some "
                 "strategies do it; resume with trainer.strategy auto or ddp"
             )
-        seed_all_generators(mixed_seed("training batch", self.seed, self.finished_batches, trainer.global_rank))
+        self._seed_generators("training batch", trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,10 +78,13 @@ class Position(Callback):
         self._finished_here += 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seed_all_generators(mixed_seed("validation", self.seed, self.finished_batches, trainer.global_rank))
+        self._seed_generators("validation", trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seed_all_generators(mixed_seed("test", self.seed, self.finished_batches, trainer.global_rank))
+        self._seed_generators("test", trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seed_all_generators(mixed_seed("predict", self.seed, self.finished_batches, trainer.global_rank))
+        self._seed_generators("predict", trainer)
+
+    def _seed_generators(self, purpose: str, trainer: Trainer) -> None:
+        seed_all_generators(mixed_seed(purpose, self.seed, self.finished_batches, trainer.global_rank))

@@ -11,14 +11,9 @@ import torch
 
 
 def mixed_seed(purpose: str, *numbers: int) -> int:
-    """Return a 64-bit seed that depends on a purpose and on some integers, the same on every machine.
+    """Return a seed in [0, 2**63), BLAKE2b of a purpose and of signed 64-bit integers, such as (seed, pass, index).
 
-    Args:
-        purpose: What the random numbers are for; different purposes never share a stream.
-        numbers: Signed 64-bit integers, such as (seed, pass, index).
-
-    Returns:
-        An integer in [0, 2**63), BLAKE2b of the arguments.
+    Different purposes never share a stream.
     """
     message = struct.pack(f"<{len(numbers)}q", *numbers)
     digest = blake2b(message, digest_size=8, person=purpose.encode()).digest()
@@ -26,11 +21,7 @@ def mixed_seed(purpose: str, *numbers: int) -> int:
 
 
 def seed_all_generators(seed: int) -> None:
-    """Seeds torch (every device), NumPy's and Python's global generators.
-
-    Args:
-        seed: As `mixed_seed` returns it.
-    """
+    """Seed torch (every device), NumPy's and Python's global generators, as `mixed_seed` says."""
     torch.manual_seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     random.seed(seed)

@@ -14,9 +14,6 @@ def shield_worker(worker_index: int) -> None:
 
     Ctrl-C on a terminal and most job schedulers signal every process; the main process needs its workers
     until it has reached the next batch. SIGTERM from the main process itself still ends the worker.
-
-    Args:
-        worker_index: The worker's number, not used.
     """
     for number in signals_to_handle():
         if number != signal.SIGTERM:

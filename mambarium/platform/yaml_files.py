@@ -15,9 +15,6 @@ MOST_VALUES = 100_000
 def load_yaml(path: Path) -> Any:
     """Read a YAML file, strictly.
 
-    Args:
-        path: The file to read.
-
     Raises:
         InputError: The file can't be read or is not valid YAML, or a mapping says a key twice.
     """
@@ -29,11 +26,7 @@ def load_yaml(path: Path) -> Any:
 
 
 def parse_yaml(content: str | bytes, place: str) -> Any:
-    """Parse YAML, strictly.
-
-    Args:
-        content: The YAML.
-        place: Where it stands, for messages.
+    """Parse YAML, strictly; messages name the place where it stands.
 
     Raises:
         InputError: It is not valid YAML, or a mapping says a key twice.
@@ -52,14 +45,7 @@ def parse_yaml(content: str | bytes, place: str) -> Any:
 
 
 def mentions_class(path: Path) -> bool:
-    """Whether a file's text says `class_path`; without it, it describes no class and may be data in any format.
-
-    Args:
-        path: The file to look through.
-
-    Raises:
-        InputError: The file can't be read.
-    """
+    """Whether a file's text says `class_path`; without it, it describes no class and may be data in any format."""
     try:
         with path.open("rb") as lines:
             return any(b"class_path" in line for line in lines)
@@ -70,12 +56,8 @@ def mentions_class(path: Path) -> bool:
 def resolve_yaml(path: Path) -> Any:
     """Read a YAML file, each YAML file that it names by a path relative to itself put in that name's place.
 
-    Args:
-        path: The file to read.
-
-    Returns:
-        The content, with mapping keys as strings. Only a description of a class stands in its name's place: the name of
-        another file, such as data that is YAML too, stays a string.
+    Mapping keys become strings. Only a description of a class takes its name's place: the name of another file, such as
+    data that is YAML too, stays a string.
 
     Raises:
         InputError: A file can't be read or is not valid YAML, or files name each other in a circle.
@@ -113,9 +95,7 @@ class _StrictLoader(yaml.SafeLoader):
 def _written_out(node: yaml.Node, counts: dict[int, int]) -> int:
     """Return the values that a node stands for with its aliases written out.
 
-    Args:
-        node: The node.
-        counts: Those of the nodes seen so far, by identity; 0 for those that this one lies in.
+    Counts are those of the nodes seen so far, by identity; 0 for those that this one lies in.
     """
     if isinstance(node, yaml.ScalarNode):
         return 1

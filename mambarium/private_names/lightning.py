@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
@@ -35,18 +36,18 @@ def starts_processes_by_command(launcher: Any) -> bool:
     return isinstance(launcher, subprocess_script._SubprocessScriptLauncher)
 
 
-def leave_processes_unwatched() -> Callable[[], None]:
-    """Keep Lightning's observer off the processes that it starts, and return what puts it back.
+@contextmanager
+def processes_unwatched() -> Iterator[None]:
+    """Keep Lightning's observer off the processes that it starts inside the block.
 
     It kills all processes, this one included, before the record of the run is written.
     """
     watch = subprocess_script._launch_process_observer
     subprocess_script._launch_process_observer = lambda child_processes: None
-
-    def watch_again() -> None:
+    try:
+        yield
+    finally:
         subprocess_script._launch_process_observer = watch
-
-    return watch_again
 
 
 def drop_signal_handlers(trainer: Trainer) -> None:
@@ -99,15 +100,6 @@ class VerbsCLI(LightningCLI):
         """Do what was asked for; all is instantiated."""
         raise NotImplementedError
 
-    @property
-    def verb_parser(self) -> LightningArgumentParser:
-        """The parser of the given verb."""
-        return self._parser(self.subcommand)
-
-    def made(self, section: str) -> Any:
-        """Return what a section of the configuration was instantiated to."""
-        return self._get(self.config_init, section)
-
 
 def place_between_batches(
     fit_loop: dict[str, Any], finished_batches: int, optimizer_steps: int, validation_owed: bool
@@ -116,14 +108,8 @@ def place_between_batches(
 
     Lightning guesses from its counters in which hook a checkpoint was written and repeats or skips
     validations and log steps accordingly; the counters also drift over chains of resumes. Ours are the truth,
-    so the guess is taken out of play. The names are Lightning 2.6's (`loops/fit_loop.py`,
-    `training_epoch_loop.py`, `evaluation_loop.py`).
-
-    Args:
-        fit_loop: `checkpoint["loops"]["fit_loop"]`.
-        finished_batches: Training batches done.
-        optimizer_steps: Optimiser steps done.
-        validation_owed: Whether a validation follows these batches and has not been completed.
+    so the guess is taken out of play. A validation is owed if it follows these batches and has not been completed.
+    The names are Lightning 2.6's (`loops/fit_loop.py`, `training_epoch_loop.py`, `evaluation_loop.py`).
     """
     # one unfinished epoch: Lightning then neither begins a new one nor takes training for done
     _set_progress(fit_loop["epoch_progress"], ready=1, started=1, processed=0, completed=0)

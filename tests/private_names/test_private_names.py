@@ -78,9 +78,7 @@ def test_average_model() -> None:
     assert lightnings.averaged_model(Timer()) is None
 
 
-@pytest.mark.parametrize(
-    "name", ["_prepare_subcommand_parser", "_parse_ckpt_path", "_run_subcommand", "_parser", "_get"]
-)
+@pytest.mark.parametrize("name", ["_prepare_subcommand_parser", "_parse_ckpt_path", "_run_subcommand"])
 def test_methods_of_the_command_line(name: str) -> None:
     assert callable(getattr(LightningCLI, name))
 
@@ -89,9 +87,8 @@ def test_launcher() -> None:
     launcher = subprocess_script._SubprocessScriptLauncher(LightningEnvironment(), 1, 1)
     assert lightnings.starts_processes_by_command(launcher) and not lightnings.starts_processes_by_command(None)
     before = subprocess_script._launch_process_observer
-    watch_again = lightnings.leave_processes_unwatched()
-    assert subprocess_script._launch_process_observer is not before
-    watch_again()
+    with lightnings.processes_unwatched():
+        assert subprocess_script._launch_process_observer is not before
     assert subprocess_script._launch_process_observer is before
 
 

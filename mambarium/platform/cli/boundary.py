@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from mambarium.errors import InputError, original_line
@@ -62,12 +61,7 @@ class Place(NamedTuple):
 
 
 def run_to_exit_code(doing: str, run: Callable[[], int], debug: bool) -> int:
-    """Run a command to its exit code, and print why it failed on one line.
-
-    Args:
-        doing: What the command does, for the message: its name.
-        run: The command.
-        debug: Print tracebacks too.
+    """Run the command of a name to its exit code, and print why it failed on one line, tracebacks too for debugging.
 
     Returns:
         The command's own exit code; 2 after bad input or a fault of the environment, 1 after an unexpected error, 130
@@ -86,7 +80,9 @@ def run_to_exit_code(doing: str, run: Callable[[], int], debug: bool) -> int:
             traceback.print_exc()
         if isinstance(error, BrokenPipeError) and reader_is_gone():
             return BROKEN_PIPE
-        if has_cause(error, KeyboardInterrupt):  # Lightning turns it into SystemExit(1)
+        if any(
+            isinstance(cause, KeyboardInterrupt) for cause in causes_of(error)
+        ):  # Lightning turns it into SystemExit(1)
             print("stopped", file=sys.stderr)
             return 130
         if isinstance(error, SystemExit):
@@ -182,13 +178,10 @@ def is_raised_by(error: BaseException, *packages: str) -> bool:
 def places_of(error: BaseException) -> list[Place]:
     """Return the lines on an error's way, the one that raised it last."""
     places = []
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None:
-        code, values = trace.tb_frame.f_code, trace.tb_frame.f_globals
-        text = linecache.getline(code.co_filename, trace.tb_lineno, values).strip()
-        module = str(values.get("__name__", ""))
-        places.append(Place(module, code.co_qualname, code.co_filename, trace.tb_lineno, text))
-        trace = trace.tb_next
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code, values = frame.f_code, frame.f_globals
+        text = linecache.getline(code.co_filename, line, values).strip()
+        places.append(Place(str(values.get("__name__", "")), code.co_qualname, code.co_filename, line, text))
     return places
 
 
@@ -199,11 +192,6 @@ def causes_of(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-def has_cause(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether an error is of a kind or was raised while one of it was handled."""
-    return any(isinstance(behind, kind) for behind in causes_of(error))
 
 
 def one_line(error: BaseException) -> str:
@@ -224,11 +212,7 @@ def reader_is_gone() -> bool:
 
 @contextmanager
 def brief_about_threads(debug: bool) -> Iterator[None]:
-    """Have errors of threads and finalizers, which no caller sees, printed on one line.
-
-    Args:
-        debug: Leave their tracebacks as they are.
-    """
+    """Have errors of threads and finalizers, which no caller sees, printed on one line; as they are for debugging."""
     if debug:
         yield
         return

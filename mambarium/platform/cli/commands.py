@@ -32,67 +32,64 @@ def run_training_command(name: str) -> Callable[[list[str]], int]:
 
 
 def run_compare(arguments: list[str]) -> int:
-    """Return the runner of `compare`."""
+    """Run `compare`, whose configuration may be a shipped one."""
     from mambarium.platform.cli.configuration.composition import paired
     from mambarium.platform.cli.configuration.shipped_configs import find_config
     from mambarium.platform.compare.command import compare
 
-    found = [
-        (option, str(find_config(value)) if option in ("--config", "-c") and value else value)
+    options = [
+        (option, str(find_config(value)) if option == "--config" and value else value)
         for option, value in paired(arguments)
     ]
-    return run_function(
-        "compare", compare, [option if value is None else f"{option}={value}" for option, value in found]
-    )
+    return run_function("compare", compare, options)
 
 
 def run_list(arguments: list[str]) -> int:
-    """Return the runner of `list`, whose pattern needs no option's name."""
+    """Run `list`, whose pattern needs no option's name."""
+    from mambarium.platform.cli.configuration.composition import paired
     from mambarium.platform.cli.listing import list_backbones
 
     named = arguments and not arguments[0].startswith("-")
-    return run_function("list", list_backbones, ["--pattern", *arguments] if named else arguments)
+    return run_function("list", list_backbones, paired(["--pattern", *arguments] if named else arguments))
 
 
 def run_show_data(arguments: list[str]) -> int:
-    """Return the runner of `show-data`."""
+    """Run `show-data`."""
     from mambarium.platform.cli.show_data import run_show_data
 
     return run_show_data(arguments)
 
 
 def run_export(arguments: list[str]) -> int:
-    """Return the runner of `export`; `--checkpoint` names its checkpoint too, `--trust` may be given repeatedly."""
+    """Run `export`; `--checkpoint` names its checkpoint too, `--trust` may be given repeatedly."""
     from mambarium.platform.cli.configuration.composition import paired
     from mambarium.platform.cli.export import export
 
     spellings = {"--checkpoint": "--ckpt_path", "--trust": "--trust+"}
-    spelled = [(spellings.get(option, option), value) for option, value in paired(arguments)]
     return run_function(
-        "export", export, [option if value is None else f"{option}={value}" for option, value in spelled]
+        "export", export, [(spellings.get(option, option), value) for option, value in paired(arguments)]
     )
 
 
-def run_function(command: str, function: Callable[..., int], arguments: list[str]) -> int:
-    """Parse arguments by a function's signature and docstring, and call it.
+def run_function(command: str, function: Callable[..., int], options: list[tuple[str, str | None]]) -> int:
+    """Parse options by a function's signature and docstring, and call it.
 
     A boolean argument is a flag, `--dry_run`; every other takes a value.
 
     Raises:
-        InputError: If the arguments don't fit.
+        InputError: If the options don't fit.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from mambarium.platform.cli.configuration.parser import option_names
-
     parser = ArgumentParser(exit_on_error=False, prog=f"mambarium {command}", allow_abbrev=False)
     parser.add_function_arguments(function, as_positional=False)
-    flags = {f"--{name}" for name, value in inspect.signature(function).parameters.items() if value.default is False}
-    given = [f"{argument}=true" if argument in flags else argument for argument in arguments]
+    parameters = inspect.signature(function).parameters
+    flags = {f"--{name}" for name, parameter in parameters.items() if parameter.default is False}
+    given = [(option, "true" if value is None and option in flags else value) for option, value in options]
     try:
-        parsed = parser.parse_args(given)
+        parsed = parser.parse_args([option if value is None else f"{option}={value}" for option, value in given])
     except ArgumentError as error:
-        raise InputError(brief(str(error), option_names(parser))) from error
+        raise InputError(brief(str(error), ["--help", *(f"--{name}" for name in parameters)])) from error
     return function(**parser.instantiate(parsed))
 
 

@@ -8,9 +8,8 @@ from typing import Literal
 from mambarium.errors import InputError
 from mambarium.platform.cli.configuration.allowed_imports import allow_imports
 from mambarium.platform.cli.configuration.building import build_task
-from mambarium.platform.cli.configuration.checkpoint_choice import choose_checkpoint, load_checkpoint, run_path
 from mambarium.platform.cli.configuration.shipped_configs import find_config
-from mambarium.platform.cli.configuration.trained_model import TrainedModel
+from mambarium.platform.cli.configuration.trained_model import choose_checkpoint, run_path
 from mambarium.platform.runs.run_folder import RunFolder
 from mambarium.tasks import export_official, export_transformers
 
@@ -41,8 +40,7 @@ def export(
     if output.exists():
         raise InputError(f"{output} exists; give another --output, or remove it")
     folder = RunFolder(run_path(name, runs_dir, [find_config(config)] if config else [], ckpt_path))
-    path = choose_checkpoint(ckpt_path, folder)
-    trained = TrainedModel(path, load_checkpoint(path))
+    trained = choose_checkpoint(ckpt_path, folder)
     description = trained.description(trust or [])
     allow_imports(trust or [])
     build_task(trained, description, "meta")  # what it says may be of any size; its weights are not
@@ -51,5 +49,5 @@ def export(
         export_official(task, output)
     else:
         export_transformers(task, output)
-    print(f"{format} format of {path}: {output}")
+    print(f"{format} format of {trained.path}: {output}")
     return 0

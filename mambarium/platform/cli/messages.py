@@ -22,11 +22,8 @@ def brief(message: str, known_keys: Iterable[str]) -> str:
     """Return the cause in a jsonargparse message on one line, `key: what is wrong`, with the name that is near.
 
     jsonargparse parses a class's arguments with a parser of its own, so its messages nest; this function is called at
-    each level and puts that level's key in front of what the level inside said.
-
-    Args:
-        message: What jsonargparse says, usually over several lines.
-        known_keys: The keys that this level's parser takes.
+    each level, with the keys that the level's parser takes, and puts the level's key in front of what the level inside
+    said.
     """
     known = list(known_keys)
     level = re.match(r'\s*Parser key "([^"]+)":?', message)

@@ -52,14 +52,9 @@ def add_predict_arguments(parser: LightningArgumentParser) -> None:
 
 
 def predict(model: Task, datamodule: ExactDataModule, trainer: Trainer, options: Any, output: Path) -> None:
-    """Predict with a model whose weights are loaded.
+    """Predict with a model whose weights are loaded, by the parsed options of the command.
 
-    Args:
-        model: The task.
-        datamodule: The data module that the task was trained with.
-        trainer: Runs the prediction on images.
-        options: The parsed options of `predict`.
-        output: Where predictions go if the options don't say: a folder, or for a table a file with its suffix.
+    Where these name no output, predictions go to the one given here: a folder, or for a table a file with its suffix.
 
     Raises:
         InputError: If the option for the task's input is missing, or nothing can be written for such a task.
@@ -105,23 +100,15 @@ def write_predictions(
     images: Path,
     output: Path,
 ) -> str:
-    """Predict, and write what is predicted to a new file or folder.
-
-    Returns:
-        What was written.
-
-    Raises:
-        InputError: If nothing writes such predictions.
-    """
+    """Predict, write what is predicted to a new file or folder, and return what was written."""
     if writer is None or not isinstance(data, ImageData):
         raise InputError(f"predict has no use for {type(model).__name__} with {type(data).__name__}")
-    writing = writer(data.images_to_predict(images), output)
-    callback = WritePredictions(writing)
+    callback = WritePredictions(writer(data.images_to_predict(images), output))
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy
     callbacks.append(callback)
     trainer.predict(model, datamodule=data, return_predictions=False)
     callbacks.remove(callback)
-    return writing.finish()
+    return callback.writer.finish()
 
 
 class WritePredictions(Callback):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from lightning.pytorch import Trainer
 
 from mambarium.platform.cli.boundary import is_lost_connection
-from mambarium.private_names.lightning import leave_processes_unwatched, starts_processes_by_command
+from mambarium.private_names.lightning import processes_unwatched, starts_processes_by_command
 
 FIRST_PROCESS = "MAMBARIUM_FIRST_PROCESS"
 """Environment variable by which the first process tells those that it starts its number."""
@@ -27,11 +27,7 @@ GOES_ON = "run the same command again; fit goes on from its last checkpoint"
 
 
 class Companions:
-    """The other processes of this run that Lightning's launcher started, or the one that started this one.
-
-    Args:
-        trainer: The Trainer.
-    """
+    """The other processes of this run that Lightning's launcher started, or the one that started this one."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._launcher = trainer.strategy.launcher
@@ -95,9 +91,8 @@ def ending_together(trainer: Trainer, when_one_is_gone: Callable[[], None]) -> I
     A process whose companion is gone gets an error from the connection to it, or waits forever, depending on the
     backend. Either way it ends here, with a line that names the rank if no other process has printed one.
 
-    Args:
-        trainer: The Trainer; its processes start and end inside the block.
-        when_one_is_gone: Called in the processes that are left, from a thread of its own if the main one is stuck.
+    Called where one is gone, in the processes that are left, `when_one_is_gone` runs in a thread of its own if the main
+    one is stuck. The Trainer's processes start and end inside the block.
 
     Raises:
         ConnectionError: If another process is gone and has not said why.
@@ -123,11 +118,11 @@ def ending_together(trainer: Trainer, when_one_is_gone: Callable[[], None]) -> I
                     os._exit(found[1])  # the main thread hangs in a collective operation
 
     threading.Thread(target=watch, name="companions", daemon=True).start()
-    watch_again = leave_processes_unwatched()
     cause: BaseException | None = None
     try:
         try:
-            yield
+            with processes_unwatched():
+                yield
         except BaseException as error:
             left.set()
             cause = error
@@ -144,5 +139,4 @@ def ending_together(trainer: Trainer, when_one_is_gone: Callable[[], None]) -> I
             when_one_is_gone()
             raise (ConnectionError(found[0]) if found[0] else SystemExit(found[1])) from cause
     finally:
-        watch_again()
         companions.end()

@@ -36,17 +36,9 @@ def metric_lines(metrics: Mapping[str, float | None]) -> list[str]:
 
 
 def write_result(path: Path, content: dict[str, Any]) -> Path:
-    """Write the result of an evaluation; a newer one of the same evaluation takes the older one's place.
+    """Write the result of an evaluation, and return its file; a newer one of the same takes the older one's place.
 
-    Args:
-        path: The file; where it holds the result of another evaluation, a number is added to its name.
-        content: The result.
-
-    Returns:
-        The file that was written.
-
-    Raises:
-        InputError: If a file of that name holds no result.
+    Where the file holds the result of another evaluation, a number is added to its name.
     """
     names = itertools.chain([path], (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2)))
     result = next(name for name in names if not name.exists() or same_evaluation(name, content))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mambarium.errors import InputError
-from mambarium.platform.cli.configuration.composition import CONFIG_OPTIONS, compose, paired
+from mambarium.platform.cli.configuration.composition import compose
 from mambarium.platform.cli.configuration.parser import StrictParser
 from mambarium.platform.cli.quiet import quiet_lightning
 from mambarium.platform.data.core.data_module import ExactDataModule, Part
@@ -18,35 +16,29 @@ COLUMNS = 4
 
 
 def run_show_data(arguments: list[str]) -> int:
-    """Show samples as a configuration's data module gives them, augmentation included.
-
-    Args:
-        arguments: The options after the command's name.
-
-    Returns:
-        The exit code.
+    """Show samples as a configuration's data module gives them, augmentation included, and return the exit code.
 
     Raises:
         InputError: If the options don't fit, the data can't be read, or the picture exists already.
     """
     quiet_lightning()
-    options = parser().parse_args(of_the_data(arguments))
+    composed = compose(arguments)
+    # model, trainer and the rest of a run are of no interest here
+    of_the_data = {key: value for key, value in composed.config.items() if key in ("data", "seed_everything")}
+    options = parser().parse_args(composed._replace(config=of_the_data).arguments)
     if options.samples < 1 or options.columns < 1 or options.first < 0 or options.pass_index < 0:
         raise InputError("samples and columns must be 1 or more, first and pass_index 0 or more")
     shown = parser().instantiate(options).data
     shown.prepare_data()
-    output = options.output or Path(f"{stem(arguments)}-{options.part}.png")
-    for name, data in shown.of_tasks.items():
-        show(data, options, output.with_stem(f"{output.stem}-{name}") if name else output)
+    name = composed.files[0].stem if composed.files else "data"
+    output = options.output or Path(f"{name}-{options.part}.png")
+    for task, data in shown.of_tasks.items():
+        show(data, options, output.with_stem(f"{output.stem}-{task}") if task else output)
     return 0
 
 
 def show(data: Any, options: Any, output: Path) -> None:
-    """Show one task's samples: images as a PNG file, text and sequences of tokens on the terminal.
-
-    Raises:
-        InputError: If there is no picture of such data, or the file exists already.
-    """
+    """Show one task's samples: images as a PNG file, text and sequences of tokens on the terminal."""
     samples = data.samples_to_show(options.part)
     pass_index = options.pass_index if options.part == "train" else 0
     indices = spread(len(samples), options.samples, options.first)
@@ -85,29 +77,7 @@ def parser() -> StrictParser:
     return made
 
 
-def of_the_data(arguments: list[str]) -> list[str]:
-    """Return the options without what a configuration says about model, trainer and the rest of a run."""
-    composed = compose(arguments).arguments
-    if composed[:1] != ["--config"]:
-        return composed
-    config: dict[str, Any] = yaml.safe_load(composed[1])
-    kept = {key: value for key, value in config.items() if key in ("data", "seed_everything")}
-    return ["--config", yaml.safe_dump(kept, sort_keys=False), *composed[2:]]
-
-
-def stem(arguments: list[str]) -> str:
-    """Return the name of the first configuration file."""
-    files = [value for option, value in paired(arguments) if option in CONFIG_OPTIONS and value]
-    return Path(files[0]).stem if files else "data"
-
-
 def spread(num_samples: int, count: int, first: int) -> list[int]:
-    """Return indices spread evenly over all samples: files often lie class by class.
-
-    Args:
-        num_samples: Samples that there are.
-        count: How many are wanted.
-        first: Which is the first.
-    """
+    """Return some indices, from the first on, spread evenly over all samples: files often lie class by class."""
     count = min(count, num_samples)
     return [(first + position * num_samples // count) % num_samples for position in range(count)]

@@ -39,11 +39,7 @@ def train_seconds(trainer: Trainer) -> float:
 
 
 def describe_start(folder: RunFolder, decision: Decision, trainer: Trainer, model: Task, data: ExactDataModule) -> str:
-    """Return what is about to be trained, on what, for how long, and whether it is new.
-
-    Raises:
-        InputError: If the data can't be read or doesn't fill a batch.
-    """
+    """Return what is about to be trained, on what, for how long, and whether it is new."""
     data.trainer = trainer
     found = decision.found
     how = f"going on from {found.path}, step {found.checkpoint['global_step']}" if found else "new"

@@ -17,18 +17,14 @@ from mambarium.errors import InputError
 from mambarium.kernels import warm_up
 from mambarium.platform.cli.configuration.allowed_imports import allow_imports, check_classes
 from mambarium.platform.cli.configuration.building import LINKED_ARGUMENTS, build_task, instantiated, link_data_to_model
-from mambarium.platform.cli.configuration.checkpoint_choice import (
-    CKPT_PATH_HELP,
-    check_fit,
-    check_same_run,
-    checkpoint_differences,
-    choose_checkpoint,
-    load_checkpoint,
-    run_path,
-)
 from mambarium.platform.cli.configuration.composition import SECTIONS, Composition, compose, paired
 from mambarium.platform.cli.configuration.parser import StrictParser
-from mambarium.platform.cli.configuration.trained_model import TrainedModel
+from mambarium.platform.cli.configuration.trained_model import (
+    CKPT_PATH_HELP,
+    TrainedModel,
+    choose_checkpoint,
+    run_path,
+)
 from mambarium.platform.cli.configuration.trainer_options import evaluation_trainer, fit_trainer
 from mambarium.platform.cli.predict import PREDICT_OPTIONS, add_predict_arguments, predict
 from mambarium.platform.cli.processes import ending_together
@@ -58,10 +54,6 @@ COMMAND_KEYS = ("config", "name", "runs_dir", "resume", "ckpt_path", "trust", *P
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Run one of Lightning's verbs with our defaults.
 
-    Args:
-        verb: fit, validate, test or predict.
-        arguments: The options after it.
-
     Returns:
         The exit code.
     """
@@ -89,8 +81,7 @@ def compose_from_checkpoint(arguments: list[str]) -> tuple[Composition, TrainedM
     given = {option: value for option, value in options if value is not None}
     choice = given.get("--ckpt_path")
     folder = RunFolder(run_path(given.get("--name"), Path(given.get("--runs_dir", "runs")), [], choice))
-    path = choose_checkpoint(choice, folder)
-    trained = TrainedModel(path, load_checkpoint(path))
+    trained = choose_checkpoint(choice, folder)
     trusted = {value for option, value in options if option == "--trust" and value is not None}
     description = trained.description(trusted)
     allow_imports(trusted)
@@ -100,12 +91,10 @@ def compose_from_checkpoint(arguments: list[str]) -> tuple[Composition, TrainedM
 
 
 class TrainingCLI(VerbsCLI):
-    """Parses a configuration, decides by the run's folder what is to be done, and does it.
+    """Parses a verb and its composed options, decides by the run's folder what is to be done, and does it.
 
-    Args:
-        arguments: Verb and composed options.
-        config_files: The configuration files that the options came from, for the run's name.
-        trained: The checkpoint that the options came from, where there is no file.
+    The configuration files that the options came from give the run its name; where there are none, the options came
+    from the `trained` checkpoint.
     """
 
     trainer: Trainer
@@ -173,8 +162,14 @@ class TrainingCLI(VerbsCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
-        check_sections(self.options)
-        check_seed(self.options.seed_everything)
+        for section in SECTIONS:
+            if not isinstance(found := self.options.get(section), Namespace):
+                shown = "nothing" if found is None else repr(found)
+                raise InputError(f"{section}: expected 'key: value' lines, found {shown}")
+        if not 0 <= self.options.seed_everything < 2**32:
+            raise InputError(
+                f"seed_everything is {self.options.seed_everything}; give a whole number from 0 to {2**32 - 1}"
+            )
         check_classes({section: self.options[section].as_dict() for section in SECTIONS}, LINKED_ARGUMENTS)
 
     @property
@@ -184,7 +179,7 @@ class TrainingCLI(VerbsCLI):
 
     def resolved_config(self) -> dict[str, Any]:
         """Return the configuration with every default, as plain data that `--config` can read again."""
-        config = yaml.safe_load(self.verb_parser.dump(self.options, skip_unset=False, format="yaml"))
+        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, format="yaml"))[self.config.subcommand]
         return {key: value for key, value in config.items() if key not in COMMAND_KEYS}
 
     def run_path(self) -> Path:
@@ -210,13 +205,11 @@ class TrainingCLI(VerbsCLI):
             if self.decision.step is Step.NOTHING:
                 return
         elif self.trained is None:
-            path = choose_checkpoint(self.options.ckpt_path, self.folder)
-            self.trained = TrainedModel(path, load_checkpoint(path))
+            self.trained = choose_checkpoint(self.options.ckpt_path, self.folder)
         found = self.decision.found
         trained = self.trained if found is None else TrainedModel(found.path, found.checkpoint)
-        self.config_init = instantiated(self.parser, self.config, trained)
-        self.datamodule = self.made("data")
-        self.model = self.made("model")
+        self.made = instantiated(self.parser, self.config, trained)[self.config.subcommand]
+        self.datamodule, self.model = self.made.data, self.made.model
         self.trainer = self.instantiate_trainer()
 
     def _decide(self) -> Decision:
@@ -230,14 +223,14 @@ class TrainingCLI(VerbsCLI):
             return decision
         if decision.step is not Step.START:
             raise InputError(f"{self.folder.path} goes on from its own checkpoint; leave --ckpt_path out")
-        path = choose_checkpoint(str(given), self.folder)
-        found = Found(path, load_checkpoint(path))
-        check_same_run(found.checkpoint, self.run_config, path)
+        trained = choose_checkpoint(str(given), self.folder)
+        trained.check_same_run(self.run_config)
+        found = Found(trained.path, trained.content)
         check_unfinished(found)
         return Decision(Step.START, found)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        options = dict(self.made("trainer"))
+        options = dict(self.made.trainer)
         seed = self.options.seed_everything
         if self.subcommand == "fit":
             config = yaml.safe_dump(self.run_config, sort_keys=False)
@@ -310,7 +303,7 @@ class TrainingCLI(VerbsCLI):
             self.model.start_from_pretrained()
             return
         # The same configuration makes another model where the data has other classes by now.
-        check_fit(found.checkpoint, self.model, found.path)
+        TrainedModel(found.path, found.checkpoint).check_fit(self.model)
         check_restorable(found, self.trainer, own=self.decision.step is Step.RESUME)
 
     def _train(self) -> None:
@@ -365,9 +358,7 @@ class TrainingCLI(VerbsCLI):
         assert trained is not None
         trained.check_fit(self.model)
         changed = [
-            difference
-            for section in ("model", "data")
-            for difference in checkpoint_differences(trained.content, self.run_config, trained.path, section)
+            difference for section in ("model", "data") for difference in trained.differences(self.run_config, section)
         ]
         for difference in changed:
             print(f"note: {trained.path} was trained with another {difference}; the second value is used")
@@ -378,24 +369,3 @@ class TrainingCLI(VerbsCLI):
             )
         self.model.load_state_dict(trained.content["state_dict"])
         return trained, changed
-
-
-def check_sections(options: Namespace) -> None:
-    """Refuse a configuration without one of its sections, or with a plain value in its place.
-
-    Raises:
-        InputError: If there is none.
-    """
-    for section in SECTIONS:
-        if not isinstance(found := options.get(section), Namespace):
-            raise InputError(f"{section}: expected 'key: value' lines, found {'nothing' if found is None else found!r}")
-
-
-def check_seed(seed: int) -> None:
-    """Refuse a seed that the generators of random numbers don't take.
-
-    Raises:
-        InputError: If it is out of range.
-    """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed_everything is {seed}; give a whole number from 0 to {2**32 - 1}")

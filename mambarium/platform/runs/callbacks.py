@@ -115,14 +115,9 @@ EPOCH_HOOKS = {
 
 
 def check_callbacks(callbacks: Sequence[Callback], logged: Collection[str] = ()) -> None:
-    """Refuse callbacks that can't work here, before anything starts.
+    """Refuse callbacks of the user's that can't work here, or monitor what is surely never logged.
 
-    Args:
-        callbacks: The user's.
-        logged: Names under which the task logs in validation; empty where they aren't known.
-
-    Raises:
-        InputError: For the first that is refused, or that monitors what is surely never logged.
+    The names under which the task logs in validation are empty where they aren't known.
     """
     for callback in callbacks:
         rule = next(RULES[parent] for parent in type(callback).__mro__ if parent in RULES)
@@ -152,9 +147,9 @@ def not_logged(name: str, monitor: str, logged: Collection[str]) -> str:
     return f"{name} monitors '{monitor}', which is not logged; {'near it are' if near else 'there are'}: {names}"
 
 
-def is_foreign(kind: type) -> bool:
-    """Whether a class is neither ours nor Lightning's."""
-    return kind.__module__.split(".")[0] not in ("mambarium", "lightning")
+def is_foreign(kind: Any) -> bool:
+    """Whether a class or function is neither ours nor Lightning's."""
+    return (kind.__module__ or "").split(".")[0] not in ("mambarium", "lightning")
 
 
 class CallbackCheck(Callback):
@@ -175,7 +170,7 @@ class CallbackCheck(Callback):
         for callback in callbacks:
             for hook, when in EPOCH_HOOKS.items():
                 function = getattr(callback, hook)
-                if (function.__module__ or "").split(".")[0] not in ("mambarium", "lightning"):
+                if is_foreign(function):
                     rank_zero_only(print)(
                         f"note: {hook} of {type(callback).__name__} is called once, {when}: all passes are one epoch; "
                         "hooks of validation are called at each",

@@ -5,6 +5,7 @@ import io
 import os
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from io import BufferedRandom
 from pathlib import Path
 from pickle import UnpicklingError
@@ -39,12 +40,7 @@ class AtomicCheckpointIO(CheckpointIO):
         self._handed_over: tuple[Path, dict[str, Any]] | None = None
 
     def hand_over(self, path: Path, checkpoint: dict[str, Any]) -> None:
-        """Lets the next read of a file return what was loaded from it already.
-
-        Args:
-            path: The file.
-            checkpoint: What `load_checkpoint` returned for it.
-        """
+        """Let the next read of a file return what was loaded from it already."""
         self._handed_over = (path, checkpoint)
 
     def save_checkpoint(
@@ -55,10 +51,7 @@ class AtomicCheckpointIO(CheckpointIO):
         That it can be loaded again is tried beforehand, with empty tensors in place of the numbers, so that a
         checkpoint that could not be resumed from is found at once and not after the crash.
 
-        Args:
-            checkpoint: What to write.
-            path: The file.
-            storage_options: Where the file that is replaced is kept; None keeps it nowhere.
+        The file that is replaced is kept as `storage_options`, if given.
 
         Raises:
             InputError: If the disk refuses, or the checkpoint holds what `weights_only` loading refuses.
@@ -86,14 +79,6 @@ class AtomicCheckpointIO(CheckpointIO):
     ) -> dict[str, Any]:
         """Read and verify a checkpoint, or return the one that was handed over, once.
 
-        Args:
-            path: The file.
-            map_location: As in `torch.load`; None loads to the CPU.
-            weights_only: None or True.
-
-        Returns:
-            The checkpoint.
-
         Raises:
             InputError: If the file is missing, damaged, or holds foreign objects.
         """
@@ -109,11 +94,7 @@ class AtomicCheckpointIO(CheckpointIO):
             raise InputError(f"checkpoint {file} {error}: {_way_out(file)}") from error
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Delete a checkpoint, if it is there.
-
-        Args:
-            path: The file.
-        """
+        """Delete a checkpoint, if it is there."""
         Path(path).unlink(missing_ok=True)
 
 
@@ -124,17 +105,23 @@ class DamagedCheckpointError(Exception):
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint file once, verify what was read, and load from that.
 
-    Args:
-        path: The file.
-        map_location: As in `torch.load`.
-
-    Returns:
-        The checkpoint.
-
     Raises:
         DamagedCheckpointError: If it isn't there, isn't what was written, or is no checkpoint.
         InputError: If the system can't read it, or it holds foreign objects.
     """
+    try:
+        return torch.load(io.BytesIO(intact_content(path)), map_location=map_location, weights_only=True)
+    except UnpicklingError as error:
+        raise InputError(
+            f"checkpoint {path} holds foreign objects ({_cause(error)}): only plain tensors, numbers "
+            "and strings are loaded; convert it where it was written"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise DamagedCheckpointError(f"is damaged ({_cause(error)})") from error
+
+
+def intact_content(path: Path) -> bytes:
+    """Return a checkpoint file's bytes, structure and checksums verified; raises as `read_checkpoint` does."""
     if not path.exists():
         raise DamagedCheckpointError("does not exist")
     if not path.is_file():
@@ -147,32 +134,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         ) from None
     if damage := _damage_in(content):
         raise DamagedCheckpointError(damage)
-    try:
-        return torch.load(io.BytesIO(content), map_location=map_location, weights_only=True)
-    except UnpicklingError as error:
-        raise InputError(
-            f"checkpoint {path} holds foreign objects ({_cause(error)}): only plain tensors, numbers "
-            "and strings are loaded; convert it where it was written"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise DamagedCheckpointError(f"is damaged ({_cause(error)})") from error
-
-
-def find_damage(path: Path) -> str | None:
-    """Verify a checkpoint file's structure and checksums.
-
-    Args:
-        path: The file.
-
-    Returns:
-        What is wrong, as the end of a sentence, or None if the file is intact.
-    """
-    if not path.is_file():
-        return "does not exist"
-    try:
-        return _damage_in(path.read_bytes())
-    except OSError as error:
-        return f"cannot be read ({_cause(error)})"
+    return content
 
 
 def _damage_in(content: bytes) -> str | None:
@@ -194,11 +156,7 @@ def _damage_in(content: bytes) -> str | None:
 
 
 class _DigestingWriter:
-    """What `torch.save` writes to: passes a fresh zip archive on to its file and takes its SHA-256 on the way.
-
-    Args:
-        file: The file, empty.
-    """
+    """What `torch.save` writes to: passes a fresh zip archive on to its empty file and takes its SHA-256 on the way."""
 
     def __init__(self, file: BufferedRandom) -> None:
         self._file = file
@@ -230,28 +188,23 @@ class _DigestingWriter:
 
 
 def _way_out(path: Path) -> str:
-    others = [other for other in sorted(path.parent.glob("*.ckpt")) if other != path and find_damage(other) is None]
-    if others:
-        names = ", ".join(other.name for other in others)
-        return f"intact beside it: {names}; copy one over it to go on from there"
+    intact = []
+    for other in sorted(set(path.parent.glob("*.ckpt")) - {path}):
+        with suppress(DamagedCheckpointError, InputError):
+            intact_content(other)
+            intact.append(other.name)
+    if intact:
+        return f"intact beside it: {', '.join(intact)}; copy one over it to go on from there"
     return "no intact checkpoint lies beside it; move the run's folder away or give another name to start afresh"
 
 
 def _cause(error: Exception) -> str:
     """Return the first line of an error, short."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:160]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def check_loadable(checkpoint: dict[str, Any]) -> None:
-    """Save and load a checkpoint in memory, with an empty tensor in place of each plain one.
-
-    Args:
-        checkpoint: The checkpoint, of any size.
-
-    Raises:
-        UnpicklingError: If `weights_only` loading would refuse it.
-    """
+    """Raise UnpicklingError if `weights_only` loading would refuse a checkpoint; its numbers are left out for that."""
     file = io.BytesIO()
     torch.save(_without_numbers(checkpoint), file)
     file.seek(0)

@@ -22,6 +22,9 @@ from mambarium.tasks.objective import PrimaryMetric
 CHECKPOINT_NAMES = ("last.ckpt", "previous.ckpt", "best.ckpt")
 """A run's checkpoints, the one to go on from first."""
 
+MINUTES_BETWEEN = 3.0
+"""Minutes between periodic checkpoints."""
+
 
 class RunCheckpoint(Callback):
     """Writes `last.ckpt`, `previous.ckpt` and `best.ckpt`, and stops the run in good order when a signal asks for it.
@@ -31,7 +34,7 @@ class RunCheckpoint(Callback):
     before a validation (which is then owed), and at the end of training. Never inside a step and never on an
     exception.
 
-    `last.ckpt` is written every so many minutes or steps, before and after each validation, at the end, and
+    `last.ckpt` is written every few minutes or so many steps, before and after each validation, at the end, and
     when the run is asked to stop. `best.ckpt` is the checkpoint after the validation with the best primary
     metric so far, the earliest of equals. `previous.ckpt` is what `last.ckpt` was before, for the case that it is
     damaged one day.
@@ -45,26 +48,12 @@ class RunCheckpoint(Callback):
     Args:
         folder: Where the files go, `runs/<name>/checkpoints`.
         primary_metric: The task's primary metric; None keeps no `best.ckpt`.
-        every_minutes: Minutes between periodic checkpoints.
         every_steps: Optimiser steps between periodic checkpoints, instead of minutes.
-
-    Raises:
-        InputError: If an interval is not above 0.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        primary_metric: PrimaryMetric | None = None,
-        every_minutes: float = 3.0,
-        every_steps: int | None = None,
-    ) -> None:
-        for name, interval in (("every_minutes", every_minutes), ("every_steps", every_steps)):
-            if interval is not None and not interval > 0:
-                raise InputError(f"{name} of checkpoints is {interval}; give a number above 0")
+    def __init__(self, folder: Path, primary_metric: PrimaryMetric | None, every_steps: int | None = None) -> None:
         self.last, self.previous, self.best = (folder / name for name in CHECKPOINT_NAMES)
         self._metric = primary_metric
-        self._every_minutes = every_minutes
         self._every_steps = every_steps
         self._best_value: float | None = None
         self._log: dict[str, float] = {"rows": 0, "seconds": 0.0}
@@ -76,7 +65,8 @@ class RunCheckpoint(Callback):
         self._metrics_file: MetricsFile | None = None
         self._boards: list[RunTensorBoard] = []
         self._signals = StopSignals()
-        self._agreement: Agreement | None = None
+        self._group: Any = None
+        self._has_begun = False
         self._written_at = 0.0
         self._validated = False
         self._is_new_best = False
@@ -118,7 +108,9 @@ class RunCheckpoint(Callback):
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agreement = Agreement(trainer)
+        # gloo, whatever the training uses: it neither waits for a GPU nor meets the gradients' reductions
+        self._group = distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
+        self._has_begun = True
         self._written_at = time.monotonic()
         self._take_up(trainer)
         self._signals.defer(trainer)
@@ -156,15 +148,14 @@ class RunCheckpoint(Callback):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         self._validated = True
-        self.metrics = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
-        }
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.metrics = {name: value for name, value in logged.items() if name.startswith("val/")}
         if self._metric is None:
             return
         name = f"val/{self._metric.name}"
-        if name not in trainer.callback_metrics:
+        if name not in logged:
             raise InputError(f"the task's primary metric {name} was not logged in validation: log it there")
-        value = float(trainer.callback_metrics[name])
+        value = logged[name]
         sign = 1 if self._metric.direction == "max" else -1
         if not math.isnan(value) and (self._best_value is None or sign * value > sign * self._best_value):
             self._best_value = value
@@ -176,7 +167,7 @@ class RunCheckpoint(Callback):
         self._signals.restore()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._agreement is None and self._ended:  # the checkpoint was the run's end: Lightning trains nothing
+        if not self._has_begun and self._ended:  # the checkpoint was the run's end: Lightning trains nothing
             self._take_up(trainer)
             if trainer.is_global_zero and not self.last.exists():
                 duplicate_atomically(Path(str(trainer.ckpt_path)), self.last)
@@ -223,7 +214,7 @@ class RunCheckpoint(Callback):
     def _is_due(self, trainer: Trainer) -> bool:
         if self._every_steps is not None:
             return trainer.global_step % self._every_steps == 0
-        return time.monotonic() - self._written_at >= 60 * self._every_minutes
+        return time.monotonic() - self._written_at >= 60 * MINUTES_BETWEEN
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         (signal_number,) = self._agree(self._signals.received)
@@ -241,33 +232,7 @@ class RunCheckpoint(Callback):
         )
 
     def _agree(self, *values: int) -> list[int]:
-        assert self._agreement is not None
-        return self._agreement.largest(*values)
-
-
-class Agreement:
-    """The largest value that any process brings, known to all of them.
-
-    Goes over the CPU (gloo), whatever the training uses, so that it neither waits for a GPU nor meets the
-    gradients' reductions. With one process it costs nothing.
-
-    Args:
-        trainer: The Trainer, its processes connected; every process must create its Agreement at the same
-            point.
-    """
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._group: Any = distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
-
-    def largest(self, *values: int) -> list[int]:
-        """Return the element-wise maximum over all processes; each must call it at the same point.
-
-        Args:
-            values: This process's integers.
-
-        Returns:
-            As many integers.
-        """
+        """Return the largest of each value in all processes, which must call it at the same point."""
         if self._group is None:
             return list(values)
         together = torch.tensor(values, dtype=torch.int64)

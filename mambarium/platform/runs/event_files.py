@@ -12,14 +12,7 @@ _HEADER = struct.Struct("<QI")
 
 
 def event_files(folder: Path) -> dict[str, list[Path]]:
-    """All event files below a folder, in the order in which TensorBoard reads them.
-
-    Args:
-        folder: The logger's folder; it need not exist.
-
-    Returns:
-        The files of each folder by its path below `folder`, "." for itself.
-    """
+    """All event files below a folder, by their own folder's path below it, in the order in which TensorBoard reads them."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob(f"{PREFIX}*")):
         found.setdefault(path.parent.relative_to(folder).as_posix(), []).append(path)
@@ -27,14 +20,9 @@ def event_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def event_ends(path: Path, start: int = 0) -> Iterator[int]:
-    """Where each whole event ends.
+    """Yield where each whole event of a file ends, in bytes, from the start or from where one ends.
 
-    Args:
-        path: An event file. Its first event, which every file has, says the format's version and is not counted.
-        start: Where an event ends, to go on from; 0 for the whole file.
-
-    Yields:
-        Positions in bytes.
+    The first event, which every file has, says the format's version and is not counted.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -53,11 +41,8 @@ def event_ends(path: Path, start: int = 0) -> Iterator[int]:
 def cut_events(paths: list[Path], count: int) -> None:
     """Keep the first events of one folder's files and no others.
 
-    What is kept comes first in TensorBoard's order, by name, also where the clock has gone back since.
-
-    Args:
-        paths: The folder's files in their order; they hold at least so many events.
-        count: How many are kept.
+    The files, in their order, hold at least so many. What is kept comes first in TensorBoard's order, by name, also
+    where the clock has gone back since.
     """
     kept: list[Path] = []
     for path in paths:

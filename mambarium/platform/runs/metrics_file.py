@@ -28,9 +28,7 @@ class MetricsFile(Logger):
     Checkpoints carry the number of rows; a resumed run cuts what was written after its checkpoint. The
     finished file then equals that of an uninterrupted run, but for `seconds`.
 
-    Args:
-        path: The file.
-        position: The run's position, for `pass`.
+    The Position is that of the run, for `pass`.
     """
 
     def __init__(self, path: Path, position: Position) -> None:
@@ -38,7 +36,8 @@ class MetricsFile(Logger):
         self._path = path
         self._position = position
         self._columns = list(FIXED_COLUMNS)
-        self._rows = 0
+        self.rows = 0
+        """Rows written, the header not counted."""
         self._begun = time.monotonic()
         self._file: io.TextIOWrapper | None = None
 
@@ -51,11 +50,6 @@ class MetricsFile(Logger):
         return ""
 
     @property
-    def rows(self) -> int:
-        """Rows written, the header not counted."""
-        return self._rows
-
-    @property
     def seconds(self) -> float:
         """Seconds of training so far."""
         return time.monotonic() - self._begun
@@ -65,12 +59,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append a row.
-
-        Args:
-            metrics: Values by name; Lightning's `epoch`, always 0 here, is left out.
-            step: The step they belong to.
-        """
+        """Append a row, without Lightning's `epoch`, which is always 0 here."""
         values = {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
         passes = self._position.passes
         values["step"] = "" if step is None else str(step)
@@ -84,26 +73,18 @@ class MetricsFile(Logger):
         assert self._file is not None
         self._file.write(_line([values.get(column, "") for column in self._columns]))
         self._file.flush()
-        self._rows += 1
+        self.rows += 1
 
     @rank_zero_only
     def begin(self, rows: int, seconds: float) -> None:
-        """Goes on from a checkpoint, or from nothing: cuts what was written after it.
-
-        Args:
-            rows: Rows at the checkpoint.
-            seconds: Seconds of training at the checkpoint.
-
-        Raises:
-            InputError: If the file holds fewer.
-        """
+        """Go on from a checkpoint, or from nothing: cut what was written after so many rows and seconds of training."""
         self.check(rows)
         self._close()
         remove_stale_temporaries(self._path.parent)
         self._begun = time.monotonic() - seconds
         self._columns = list(FIXED_COLUMNS)
         if not self._path.exists() and rows == 0:
-            self._rows = 0
+            self.rows = 0
             return
         table = self._read()
         kept = table[:rows]
@@ -112,14 +93,7 @@ class MetricsFile(Logger):
         self._rewrite(kept)
 
     def check(self, rows: int) -> None:
-        """Refuses to go on where rows are missing.
-
-        Args:
-            rows: Rows at the checkpoint.
-
-        Raises:
-            InputError: If the file holds fewer.
-        """
+        """Refuse to go on where the file holds fewer rows than at the checkpoint."""
         if rows and (found := len(self._read())) < rows:
             raise InputError(f"{self._path} holds {found} of the {rows} rows that the checkpoint counts")
 
@@ -160,7 +134,7 @@ class MetricsFile(Logger):
             file.write(_line(self._columns).encode())
             for row in table:
                 file.write(_line([row.get(column, "") for column in self._columns]).encode())
-        self._rows = len(table)
+        self.rows = len(table)
 
 
 def _line(fields: list[str]) -> str:

@@ -23,27 +23,16 @@ STATES = {
 
 
 class Found(NamedTuple):
-    """A checkpoint to go on from.
-
-    Attributes:
-        path: Its file.
-        checkpoint: Its content.
-        notes: A line for the user on each checkpoint that would have come before it.
-    """
+    """A checkpoint to go on from."""
 
     path: Path
     checkpoint: dict[str, Any]
     notes: tuple[str, ...] = ()
+    """A line for the user on each checkpoint that would have come before it."""
 
 
 def find_checkpoint(folder: Path) -> Found | None:
-    """Read the best checkpoint that is left: `last.ckpt`, else `previous.ckpt`, else `best.ckpt`.
-
-    Args:
-        folder: `runs/<name>/checkpoints`; it need not exist.
-
-    Returns:
-        The checkpoint; None if there is no file of these names.
+    """Read the best checkpoint that is left: `last.ckpt`, else `previous.ckpt`, else `best.ckpt`; None if there is none.
 
     Raises:
         InputError: If there are files and none of them is a checkpoint to go on from.
@@ -54,11 +43,10 @@ def find_checkpoint(folder: Path) -> Found | None:
             continue
         try:
             checkpoint = read_checkpoint(path)
+            if lack := missing_state(checkpoint):
+                raise DamagedCheckpointError(f"is no checkpoint of a run ({lack})")
         except DamagedCheckpointError as error:
             unfit.append((path, str(error)))
-            continue
-        if lack := missing_state(checkpoint):
-            unfit.append((path, f"is no checkpoint of a run ({lack})"))
             continue
         instead = f"the run goes on from {path.name}, step {checkpoint['global_step']}"
         notes = [f"{bad} {damage}: it is kept as {name_aside(bad).name}, {instead}" for bad, damage in unfit]
@@ -75,11 +63,7 @@ def find_checkpoint(folder: Path) -> Found | None:
 
 
 def missing_state(checkpoint: Any) -> str | None:
-    """Return what a checkpoint lacks that a run needs to go on exactly, or None.
-
-    Args:
-        checkpoint: What was loaded.
-    """
+    """Return what a loaded checkpoint lacks that a run needs to go on exactly, or None."""
     if not isinstance(checkpoint, dict):
         return f"it holds a {type(checkpoint).__name__} where a checkpoint has named entries"
     for name, kind in (("state_dict", dict), ("global_step", int), ("loops", dict), ("callbacks", dict)):
@@ -100,14 +84,7 @@ def missing_state(checkpoint: Any) -> str | None:
 
 
 def check_unfinished(found: Found) -> None:
-    """Refuse a checkpoint, from anywhere, with which a run could not go on or has nothing left to do.
-
-    Args:
-        found: The checkpoint.
-
-    Raises:
-        InputError: If it lacks a state, or is the end of its run.
-    """
+    """Refuse a checkpoint, from anywhere, with which a run could not go on or has nothing left to do."""
     weights = f"a new run starts from its weights with --model.pretrained {found.path} in place of --ckpt_path"
     if lack := missing_state(found.checkpoint):
         raise InputError(f"{found.path}: no run can go on from it ({lack}); {weights}")
@@ -119,14 +96,9 @@ def check_unfinished(found: Found) -> None:
 
 
 def hand_over(found: Found | None, trainer: Trainer) -> Path | None:
-    """Let a Trainer restore what has been read already.
+    """Let a Trainer restore what has been read already, and return the file for `Trainer.fit`; None to begin anew.
 
-    Args:
-        found: The checkpoint, None to begin anew; whoever still refers to it keeps its memory from being freed.
-        trainer: The Trainer, with AtomicCheckpointIO.
-
-    Returns:
-        The file, for `Trainer.fit`.
+    Whoever still refers to the checkpoint keeps its memory from being freed.
     """
     if found is None:
         return None
@@ -139,13 +111,7 @@ def hand_over(found: Found | None, trainer: Trainer) -> Path | None:
 def check_restorable(found: Found, trainer: Trainer, own: bool) -> None:
     """Refuse a checkpoint that would restore less than the run has, before anything is written.
 
-    Args:
-        found: The checkpoint.
-        trainer: The Trainer that is to go on from it.
-        own: Whether it lies in the run's own folder, beside the logs that it counts.
-
-    Raises:
-        InputError: If the state of a callback, or a part of the logs before the checkpoint, is missing.
+    One of the run's `own` folder counts the logs beside it, which must be there too.
     """
     states = found.checkpoint["callbacks"]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Trainer's connectors, unseen by mypy

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -52,23 +53,14 @@ class Step(Enum):
 
 
 class Decision(NamedTuple):
-    """A step and what it starts from.
-
-    Attributes:
-        step: What is to be done.
-        found: The checkpoint to go on from; None begins with fresh weights.
-    """
+    """A step, and the checkpoint to go on from; without one it begins with fresh weights."""
 
     step: Step
     found: Found | None = None
 
 
 class RunFolder:
-    """Paths and record of one run.
-
-    Args:
-        path: The folder; it need not exist.
-    """
+    """Paths and record of one run; the folder need not exist."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,26 +83,19 @@ class RunFolder:
             return {}
         try:
             record = json.loads(self.record_path.read_text(encoding="utf-8"))
+            if not isinstance(record, dict):
+                raise ValueError(f"a {type(record).__name__}")
+            if record.get("status") not in get_args(Status) or not isinstance(record.get("parts"), list):
+                raise ValueError("no status and parts")
         except (OSError, ValueError) as error:
-            raise self._unreadable(str(error)) from error
-        if not isinstance(record, dict):
-            raise self._unreadable(f"a {type(record).__name__}")
-        if record.get("status") not in get_args(Status) or not isinstance(record.get("parts"), list):
-            raise self._unreadable("no status and parts")
+            raise InputError(
+                f"{self.record_path} is not the record that a run writes (found {error}); put it back, or remove it, "
+                "and the same command goes on from the run's checkpoints"
+            ) from error
         return record
 
-    def _unreadable(self, found: str) -> InputError:
-        return InputError(
-            f"{self.record_path} is not the record that a run writes (found {found}); put it back, or remove it, and "
-            "the same command goes on from the run's checkpoints"
-        )
-
     def lock(self) -> None:
-        """Keep other processes from training into this folder until this process ends.
-
-        Raises:
-            InputError: If another process holds it.
-        """
+        """Keep other processes from training into this folder until this process ends; refuse where one does."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -197,11 +182,7 @@ class RunFolder:
             )
 
     def _stored_config(self) -> dict[str, Any]:
-        """Return the configuration in `config.yaml`.
-
-        Raises:
-            InputError: If it can't be read.
-        """
+        """Return the configuration in `config.yaml`."""
         try:
             return parsed_config(self.config_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -219,16 +200,15 @@ class RunFolder:
     def begin(self, config: dict[str, Any], decision: Decision) -> None:
         """Write configuration and record at the start of a run or of a further part of it."""
         if decision.step is Step.START:
-            self.write_record(status="running", started=now(), parts=[part()])
+            self._write_record({"status": "running", "started": now(), "parts": [part()]})
             self._write_config(config)
             self.metrics_path.unlink(missing_ok=True)
             return
         record = self.record() or {"started": now(), "parts": []}
         assert decision.found is not None
         step = decision.found.checkpoint["global_step"]
-        self.write_record(
-            **{**record, "status": "running", "checkpoint_step": step, "parts": [*record["parts"], part()]}
-        )
+        parts = [*record["parts"], part()]
+        self._write_record({**record, "status": "running", "checkpoint_step": step, "parts": parts})
         try:
             self._stored_config()
         except InputError:
@@ -246,42 +226,25 @@ class RunFolder:
             values: Entries of the record to set: train_seconds over all parts, step, checkpoint_step (of the last
                 checkpoint), metrics, parameters, references.
         """
-        record = self.record()
-        self.write_record(
-            **{
-                **record,
-                "status": status,
-                "ended": now(),
-                **values,
-            }
-        )
+        self._write_record({**self.record(), "status": status, "ended": now(), **values})
 
-    def write_record(self, **record: Any) -> None:
-        """Replace the record."""
+    def _write_record(self, record: dict[str, Any]) -> None:
         write_atomically(self.record_path, json.dumps(record, indent=2) + "\n")
 
 
 def part() -> dict[str, Any]:
     """When, where and with what a part of a run was trained."""
-    packages = ("mambarium", "torch", "lightning", "numpy")
+    versions = {}
+    for name in ("mambarium", "torch", "lightning", "numpy"):
+        with suppress(PackageNotFoundError):  # the package itself may run from a source folder
+            versions[name] = version(name)
     return {
         "started": now(),
         "command": " ".join(sys.argv),
         "host": platform.node(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages if installed(name)},
+        "versions": versions,
     }
-
-
-def installed(name: str) -> bool:
-    """Whether a distribution's metadata can be found; the package itself may run from a source folder."""
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def now() -> str:

@@ -12,13 +12,7 @@ from mambarium.private_names.lightning import drop_signal_handlers
 
 
 class Interrupted(Exception):
-    """A fit was stopped by a signal; what it had done up to its last checkpoint is safe.
-
-    Args:
-        signal_number: The signal.
-        rank: The process that raises it.
-        message: One line for the user.
-    """
+    """A fit was stopped by a signal in the process of a rank; what it had done up to its last checkpoint is safe."""
 
     def __init__(self, signal_number: int, rank: int, message: str) -> None:
         super().__init__(message)
@@ -48,11 +42,7 @@ class StopSignals:
         self._earlier: dict[int, signal.Handlers | int | object] = {}
 
     def install(self, trainer: Trainer) -> None:
-        """Take over the signals' handlers.
-
-        Args:
-            trainer: The Trainer, before it fits.
-        """
+        """Take over the signals' handlers, before the Trainer fits."""
         self.received = 0
         self._deferred = False
         self._asked_by_hand = False
@@ -70,9 +60,6 @@ class StopSignals:
 
         Lightning has put its own handlers over ours by now. Its SIGTERM handler broadcasts from inside the
         handler and its SLURM handler writes a checkpoint there, in the middle of a step: both are taken out.
-
-        Args:
-            trainer: The Trainer, at the start of training.
         """
         if self._earlier:
             drop_signal_handlers(trainer)

@@ -19,9 +19,7 @@ class RunTensorBoard(TensorBoardLogger):
     Checkpoints carry the number of events; a resumed run cuts what was written after its checkpoint, and writes
     it again. A TensorBoard that is open meanwhile shows such points twice until it is started again.
 
-    Args:
-        folder: Where the event files go, `runs/<name>/tensorboard`.
-        position: The run's position, for the curve `pass`.
+    The Position is that of the run, for the curve `pass`.
     """
 
     def __init__(self, folder: Path, position: Position) -> None:
@@ -38,10 +36,6 @@ class RunTensorBoard(TensorBoardLogger):
         """Write points, with `pass` in place of Lightning's `epoch`, which is always 0 here.
 
         What is no number has no point: it is the figure of a class that does not occur.
-
-        Args:
-            metrics: Values by name.
-            step: The step they belong to.
         """
         values = {name: value for name, value in metrics.items() if name != "epoch" and not math.isnan(value)}
         if self._position.passes is not None:
@@ -50,16 +44,10 @@ class RunTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def begin(self, events: Mapping[str, int] | None) -> None:
-        """Goes on from a checkpoint, or from nothing: cuts what was written after it.
+        """Go on from a checkpoint with so many events by sub-folder, or from nothing: cut what was written after it.
 
         Lightning opens the writer before it reads the checkpoint. What has been written by now, such as
         hyper-parameters, is new at a fresh start and doubled at every other.
-
-        Args:
-            events: Events at the checkpoint by sub-folder; None for a fresh start.
-
-        Raises:
-            InputError: If the files hold fewer.
         """
         if events is None:
             for paths in self._earlier.values():
@@ -75,14 +63,7 @@ class RunTensorBoard(TensorBoardLogger):
         self._counted.clear()
 
     def check(self, events: Mapping[str, int]) -> None:
-        """Refuses to go on where events are missing.
-
-        Args:
-            events: Events at the checkpoint by sub-folder.
-
-        Raises:
-            InputError: If the files of a folder hold fewer.
-        """
+        """Refuse to go on where a sub-folder's files hold fewer events than at the checkpoint."""
         for name, count in events.items():
             found = sum(1 for path in self._earlier.get(name, []) for _ in event_ends(path))
             if found < count:

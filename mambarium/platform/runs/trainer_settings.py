@@ -20,13 +20,13 @@ from mambarium.platform.runs.validation_schedule import ValidationSchedule
 from mambarium.tasks.objective import PrimaryMetric
 
 INSTEAD = {
-    "max_epochs": "a run's length is data.passes or trainer.max_steps",
-    "min_epochs": "a run's length is data.passes or trainer.max_steps",
+    **dict.fromkeys(
+        ("max_epochs", "min_epochs", "limit_train_batches"), "a run's length is data.passes or trainer.max_steps"
+    ),
     "check_val_every_n_epoch": "trainer.val_check_interval says it in steps (500) or passes (2.0)",
     "reload_dataloaders_every_n_epochs": "the data is one stream over all passes; leave it out",
     "overfit_batches": "give a small data set and data.passes",
     "fast_dev_run": "short runs: trainer.max_steps",
-    "limit_train_batches": "a run's length is data.passes or trainer.max_steps",
     "num_sanity_val_steps": "a short trainer.val_check_interval finds errors in validation as early",
     "use_distributed_sampler": "data modules share batches among processes themselves; leave it out",
     "enable_checkpointing": "checkpoints/last.ckpt and best.ckpt are always written; leave it out",
@@ -52,9 +52,6 @@ def exact_trainer_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         given: The user's Trainer options; those at Lightning's default count as not given.
-
-    Returns:
-        All options for Trainer, `given` with ours in place.
 
     Raises:
         InputError: If one of the options in `INSTEAD` was given.
@@ -82,29 +79,17 @@ def exact_callbacks(
     seed: int,
     primary_metric: PrimaryMetric | None,
     val_check_interval: int | float | None = None,
-    every_minutes: float = 3.0,
     every_steps: int | None = None,
 ) -> list[Callback]:
     """Return the callbacks of exact resume, in the order they need; put them before all others.
 
-    Args:
-        checkpoint_folder: `runs/<name>/checkpoints`.
-        seed: The run's seed.
-        primary_metric: The task's; None keeps no best.ckpt.
-        val_check_interval: The user's `trainer.val_check_interval`; None is 1.0, once per pass.
-        every_minutes: Minutes between periodic checkpoints.
-        every_steps: Optimiser steps between them, instead of minutes.
-
-    Returns:
-        The callbacks; the first is the Position.
-
-    Raises:
-        InputError: If an interval is not above 0, or `val_check_interval` is a time.
+    The first is the Position. Arguments are those of `RunCheckpoint` and the user's `trainer.val_check_interval`; None
+    is 1.0, once per pass.
     """
     return [
         Position(seed),
         ValidationSchedule(1.0 if val_check_interval is None else val_check_interval),
-        RunCheckpoint(checkpoint_folder, primary_metric, every_minutes, every_steps),
+        RunCheckpoint(checkpoint_folder, primary_metric, every_steps),
         FiniteLoss(),
         AverageBeforeItsStart(),
         CallbackCheck(),
@@ -112,15 +97,7 @@ def exact_callbacks(
 
 
 def exact_loggers(run_folder: Path, position: Position) -> list[Logger]:
-    """Return the run's loggers: `metrics.csv` and `tensorboard/`.
-
-    Args:
-        run_folder: `runs/<name>`.
-        position: The Position among the callbacks.
-
-    Returns:
-        The loggers.
-    """
+    """Return the run's loggers: `metrics.csv` and `tensorboard/`, with the Position among the callbacks."""
     return [
         MetricsFile(run_folder / "metrics.csv", position),
         RunTensorBoard(run_folder / "tensorboard", position),

@@ -16,23 +16,14 @@ from mambarium.trust import IMPORT_PATH, TRUSTED_PACKAGES, import_paths, named
 
 
 def packages_named(config: Any, options: Iterable[str | None]) -> set[str]:
-    """Return the top-level packages that a user's configuration files and options name, Python's own left out.
-
-    Args:
-        config: The content of the files.
-        options: The options' values.
-    """
+    """Return the top-level packages that the content of a user's files and options' values name, but Python's own."""
     texts = [path for _, path in import_paths(config)] + [text for text in options if text]
     packages = {found[0].split(".")[0] for text in texts for found in re.finditer(IMPORT_PATH, text)}
     return packages - set(sys.stdlib_module_names) - {"jsonargparse"}
 
 
 def allow_imports(packages: Iterable[str]) -> None:
-    """Have the parser import from the known packages and from these, and from nowhere else.
-
-    Args:
-        packages: Packages or modules that the user named.
-    """
+    """Have the parser import from the known packages and from those that the user named, and from nowhere else."""
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*TRUSTED_PACKAGES, *packages])
 
 

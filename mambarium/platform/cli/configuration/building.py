@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,22 +32,6 @@ def link_data_to_model(parser: LightningArgumentParser) -> None:
         parser.link_arguments(f"data.{fact}", f"model.init_args.{fact}", apply_on="instantiate")
 
 
-def data_makers(trained: TrainedModel | None) -> list[tuple[Callable[..., ExactDataModule], type, bool]]:
-    """Return instantiators that give a data module what a checkpoint knows of the data it was trained on.
-
-    Args:
-        trained: The checkpoint; data modules are made as always if None.
-    """
-
-    def make(data_class: type[ExactDataModule], *args: Any, **kwargs: Any) -> ExactDataModule:
-        data = data_class(*args, **kwargs)
-        if trained is not None and (state := trained.data_state(data_class)) is not None:
-            data.load_state_dict(state)
-        return data
-
-    return [(make, ExactDataModule, True)]
-
-
 def build_task(trained: TrainedModel, description: dict[str, Any], device: str = "cpu") -> Task:
     """Return the task that a checkpoint holds, with its weights; on the meta device, to see whether the weights fit.
 
@@ -60,8 +43,15 @@ def build_task(trained: TrainedModel, description: dict[str, Any], device: str =
     Raises:
         InputError: If the description doesn't build a task, or the weights aren't that task's.
     """
+    parser = StrictParser()
+    parser.add_subclass_arguments(Task, "model", required=True)
+    parser.add_subclass_arguments(ExactDataModule, "data", required=True)
+    link_data_to_model(parser)
     try:
-        task = described_task(trained, description, device)
+        parsed = parser.parse_object({key: description[key] for key in ("model", "data")})
+        check_classes(parsed.as_dict(), LINKED_ARGUMENTS)
+        with torch.device(device):
+            task: Task = instantiated(parser, parsed, trained).model
     # Constructors raise errors of many kinds on what a file may say.
     except Exception as error:
         raise InputError(f"{trained.path}: its model can't be built ({one_line(root_of(error))})") from error
@@ -71,22 +61,18 @@ def build_task(trained: TrainedModel, description: dict[str, Any], device: str =
     return task
 
 
-def described_task(trained: TrainedModel, description: dict[str, Any], device: str) -> Task:
-    """Return the task of a description, with freshly drawn weights; arguments as for `build_task`."""
-    parser = StrictParser()
-    parser.add_subclass_arguments(Task, "model", required=True)
-    parser.add_subclass_arguments(ExactDataModule, "data", required=True)
-    link_data_to_model(parser)
-    parsed = parser.parse_object({key: description[key] for key in ("model", "data")})
-    check_classes(parsed.as_dict(), LINKED_ARGUMENTS)
-    with torch.device(device):
-        return instantiated(parser, parsed, trained).model
-
-
 def instantiated(parser: LightningArgumentParser, parsed: Namespace, trained: TrainedModel | None) -> Namespace:
     """Return the objects of a parsed configuration, the data module knowing what a checkpoint knows of its data.
 
     Raises:
         InputError: If a constructor refuses its arguments, inside the errors that jsonargparse makes of it.
     """
-    return parser.instantiate(parsed, instantiators=[*data_makers(trained), (make_backbone, Backbone, True)])
+
+    def make_data(data_class: type[ExactDataModule], *args: Any, **kwargs: Any) -> ExactDataModule:
+        data = data_class(*args, **kwargs)
+        if trained is not None and (state := trained.data_state(data_class)) is not None:
+            data.load_state_dict(state)
+        return data
+
+    makers = [(make_data, ExactDataModule, True), (make_backbone, Backbone, True)]
+    return parser.instantiate(parsed, instantiators=makers)

@@ -18,7 +18,6 @@ from mambarium.platform.cli.configuration.allowed_imports import packages_named
 from mambarium.platform.cli.configuration.shipped_configs import find_config
 from mambarium.platform.yaml_files import YAML_ENDINGS, mentions_class, parse_yaml, resolve_yaml
 
-CONFIG_OPTIONS = ("--config", "-c")
 SECTIONS = ("model", "data", "trainer")
 
 FROM_VARIANT = "mambarium.backbones.from_variant"
@@ -29,14 +28,23 @@ class Composition(NamedTuple):
     """A command line after composition.
 
     Attributes:
-        arguments: The options for the parser, with one `--config` that holds the composed YAML text.
+        config: What files say and options that give a class.
+        options: The other options.
         files: The configuration files that were read.
         packages: The packages that files and options name classes of.
     """
 
-    arguments: list[str]
+    config: dict[str, Any]
+    options: list[str]
     files: list[Path]
     packages: set[str]
+
+    @property
+    def arguments(self) -> list[str]:
+        """All of it for the parser, which takes a configuration that options may complete as text alone."""
+        return (
+            ["--config", yaml.safe_dump(self.config, sort_keys=False), *self.options] if self.config else self.options
+        )
 
 
 def compose(arguments: list[str], base: dict[str, Any] | None = None) -> Composition:
@@ -50,34 +58,34 @@ def compose(arguments: list[str], base: dict[str, Any] | None = None) -> Composi
         InputError: If a file is missing or not a YAML mapping, or an option's value is no YAML or has no place there.
     """
     options = paired(arguments)
-    files = [find_config(value) for option, value in options if option in CONFIG_OPTIONS and value is not None]
+    files = [find_config(value) for option, value in options if option == "--config" and value is not None]
     config: dict[str, Any] = {}
     for file in files:
         config = merged(config, read_mapping(file))
-    packages = packages_named(config, (value for option, value in options if option not in CONFIG_OPTIONS))
+    packages = packages_named(config, (value for option, value in options if option != "--config"))
     config = merged(base or {}, config)
     remaining: list[str] = []
     for option, value in options:
         keys = option.removeprefix("--").split(".")
         if value is None:
             remaining.append(option)
-        elif option not in CONFIG_OPTIONS:
+        elif option != "--config":
             new = class_value(option, value, get(config, keys)) if keys[0] in SECTIONS else None
             if new is None:
                 remaining.append(f"{option}={value}")
             else:
                 put(config, keys, new)
-    if config:
-        remaining = ["--config", yaml.safe_dump(with_variants(config), sort_keys=False), *remaining]
-    return Composition(remaining, files, packages)
+    return Composition(with_variants(config), remaining, files, packages)
 
 
 def paired(arguments: list[str]) -> list[tuple[str, str | None]]:
-    """Options with their values, whether written `--key value` or `--key=value`; None for an option without one."""
+    """Options with their values, however they are written; None for an option without one, `--config` for `-c`."""
     pairs: list[tuple[str, str | None]] = []
     rest = list(arguments)
     while rest:
         option = rest.pop(0)
+        if option.startswith("-c"):
+            option = f"--config={option[2:].removeprefix('=')}" if len(option) > 2 else "--config"
         if not option.startswith("-"):
             pairs.append((option, None))
         elif "=" in option:
@@ -118,7 +126,7 @@ def merged(old: Any, new: Any) -> Any:
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
     if "class_path" in old and "class_path" in new:
-        if class_name(old) != class_name(new):
+        if str(old["class_path"]).rsplit(".")[-1] != str(new["class_path"]).rsplit(".")[-1]:
             return new
         new = {**new, "class_path": max(old["class_path"], new["class_path"], key=len)}
     return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
@@ -153,16 +161,6 @@ def with_variants(value: Any) -> Any:
     return {**config, **published, "init_args": {**published["init_args"], **arguments}}
 
 
-def class_name(config: dict[str, Any]) -> str:
-    """Return the short name of a configured class."""
-    return str(config["class_path"]).rsplit(".", 1)[-1]
-
-
-def is_pattern(value: str) -> bool:
-    """Whether a value is a pattern of file names, as data can be given."""
-    return any(sign in value for sign in "*?[")
-
-
 def class_value(option: str, value: str, old: Any) -> dict[str, Any] | None:
     """Return the class that an option's value gives, merged into what was there; None if the value gives no class.
 
@@ -178,7 +176,8 @@ def class_value(option: str, value: str, old: Any) -> dict[str, Any] | None:
         or (isinstance(old, dict) and "class_path" in old)
     )
     if value.endswith(YAML_ENDINGS):
-        if not expected and (is_pattern(value) or not mentions_class(find_config(value))):
+        is_pattern = any(sign in value for sign in "*?[")  # of files of data
+        if not expected and (is_pattern or not mentions_class(find_config(value))):
             return None
         content = (read_mapping if expected else resolve_yaml)(find_config(value))
         return content if isinstance(content, dict) and "class_path" in content else None

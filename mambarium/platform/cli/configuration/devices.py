@@ -42,11 +42,8 @@ class ClippedMixedPrecision(MixedPrecision):
 def device_settings(given: dict[str, Any]) -> dict[str, Any]:
     """Settle accelerator, devices and precision: a GPU if there is one, and one device, unless told otherwise.
 
-    Args:
-        given: All options of the Trainer.
-
     Returns:
-        The options with those settled, `plugins` as a list.
+        All options of the Trainer with those settled, `plugins` as a list.
 
     Raises:
         InputError: If one of them can't be had.
@@ -70,11 +67,7 @@ def device_settings(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def accelerator_name(given: Any) -> str:
-    """`cpu` or `cuda` for what the user gave.
-
-    Raises:
-        InputError: If it is another, or no GPU is there.
-    """
+    """`cpu` or `cuda` for what the user gave; refused if it is another, or no GPU is there."""
     for name, kind in (("cpu", CPUAccelerator), ("cuda", CUDAAccelerator)):
         given = name if isinstance(given, kind) else given
     if given == "auto":
@@ -89,8 +82,7 @@ def accelerator_name(given: Any) -> str:
 def check_strategy(given: Any) -> None:
     """Refuse strategies under which a run can't be resumed exactly, or leaves its result in a process that has ended.
 
-    Raises:
-        InputError: If it is another than one device, or DDP that starts the command again.
+    One device is left, and DDP that starts the command again.
     """
     restarts = type(given) is DDPStrategy and starts_the_command_again(given)
     if not restarts and given not in STRATEGIES:

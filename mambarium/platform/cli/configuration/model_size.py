@@ -36,11 +36,7 @@ def make_backbone(backbone_class: type[Backbone], *args: Any, **kwargs: Any) -> 
 
 @contextmanager
 def refused_above(most_bytes: int) -> Iterator[None]:
-    """Refuse, while it is made, a module whose parameters take more memory, or are more than any backbone needs.
-
-    Raises:
-        InputError: Inside the block.
-    """
+    """Refuse, inside the block, to make a module of more memory, or of more parameters than any backbone needs."""
     tensors = total = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

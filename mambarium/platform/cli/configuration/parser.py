@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -15,21 +14,8 @@ class StrictParser(LightningArgumentParser):
     """Takes no abbreviated keys and raises `InputError`, one line with a suggestion, instead of printing usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.allow_abbrev = False
-
-    def _get_option_tuples(self, option_string: str) -> list:
-        """No option matches a prefix of its name: argparse would take `--trainer.max_epoch` for `max_epochs`."""
-        return []
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(brief(message, self.known_keys())) from ex
-
-    def known_keys(self) -> list[str]:
-        """Keys and class names that a user may have meant, the long ones without their path too."""
-        return sorted({*option_names(self), *(action.dest for action in self._actions)})
-
-
-def option_names(parser: argparse.ArgumentParser) -> list[str]:
-    """Names of all options of a parser; there is no public list of them."""
-    return [name for action in parser._actions for name in action.option_strings]
+        keys = ["help", "print_config", *self.get_defaults(skip_validation=True).keys()]
+        raise InputError(brief(message, [*keys, *(f"--{key}" for key in keys)])) from ex

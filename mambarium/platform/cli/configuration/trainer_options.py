@@ -6,7 +6,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mambarium.errors import InputError
@@ -33,25 +32,13 @@ class RunConfig(Callback):
 
 
 def fit_trainer(
-    options: dict[str, Any],
-    folder: RunFolder,
-    data: ExactDataModule,
-    seed: int,
-    task: Task,
-    config: str,
+    options: dict[str, Any], folder: RunFolder, data: ExactDataModule, seed: int, task: Task, config: str
 ) -> Trainer:
     """Return the Trainer of `fit`: exactly resumable, with our loggers and callbacks beside the user's.
 
     Samples are shown in TensorBoard by `PredictionPictures` and `TextSamples`, progress on the terminal by `Progress`,
-    unless the user configured their own.
-
-    Args:
-        options: The `trainer` section, instantiated.
-        folder: The run's folder.
-        data: The run's data.
-        seed: The run's seed.
-        task: The task, for its primary metric and what it logs.
-        config: The resolved configuration as YAML.
+    unless the user configured their own. Options are the instantiated `trainer` section, `config` is the resolved
+    configuration as YAML.
 
     Raises:
         InputError: If an option or a callback has no meaning in an exactly resumable run, or can't be had, or the run's
@@ -68,28 +55,22 @@ def fit_trainer(
     callbacks = exact_callbacks(folder.checkpoints, seed, task.primary_metric, options["val_check_interval"])
     position = callbacks[0]
     assert isinstance(position, Position)
-    ours = [
-        shown for shown in (PredictionPictures(), TextSamples()) if not any(type(shown) is type(own) for own in users)
-    ]
+    kinds = {type(callback) for callback in users}
+    ours = [callback for callback in (PredictionPictures(), TextSamples()) if type(callback) not in kinds]
     callbacks += [RunConfig(config), *ours, *users]
     if options["enable_progress_bar"] is not False and not has_progress_bar(users):
         callbacks.append(Progress())
     settings = exact_trainer_settings(options)
     settings["callbacks"] = callbacks
-    settings["logger"] = [*exact_loggers(folder.path, position), *user_loggers(options["logger"])]
+    loggers = [] if isinstance(options["logger"], bool) else as_list(options["logger"])
+    settings["logger"] = [*exact_loggers(folder.path, position), *loggers]
     return make_trainer(settings)
 
 
 def evaluation_trainer(options: dict[str, Any], seed: int, devices: int | None = None) -> Trainer:
     """Return the Trainer of `validate`, `test` and `predict`: no loggers, no checkpoints, no bar but the user's.
 
-    Args:
-        options: The `trainer` section, instantiated.
-        seed: The run's seed.
-        devices: Number of devices instead of the section's.
-
-    Raises:
-        InputError: If an option or a callback has no meaning here.
+    Options are the instantiated `trainer` section; the number of devices, if given, is used instead of its own.
     """
     settings = exact_trainer_settings(options)
     users = as_list(options["callbacks"])
@@ -123,11 +104,7 @@ def make_trainer(settings: dict[str, Any]) -> Trainer:
 
 
 def check_length(options: dict[str, Any], data: ExactDataModule) -> None:
-    """Refuse a run whose length is given twice, not at all, or as 0 steps, and steps of no batches.
-
-    Raises:
-        InputError: In those cases.
-    """
+    """Refuse a run whose length is given twice, not at all, or as 0 steps, and steps of no batches."""
     if not options["accumulate_grad_batches"] >= 1:
         raise InputError(f"trainer.accumulate_grad_batches is {options['accumulate_grad_batches']}; give 1 or more")
     if options["max_steps"] == 0:
@@ -140,11 +117,6 @@ def check_length(options: dict[str, Any], data: ExactDataModule) -> None:
             "the length of the run is given twice, by data.passes and trainer.max_steps; set data.passes to null or "
             "trainer.max_steps to -1"
         )
-
-
-def user_loggers(option: Any) -> list[Logger]:
-    """Loggers that the user configured beside ours."""
-    return [] if option in (None, True, False) else as_list(option)
 
 
 def has_progress_bar(callbacks: list[Callback]) -> bool:
