@@ -70,7 +70,6 @@ class HubData(ExactDataModule):
 
     @property
     def where(self) -> str:
-        """The name of the data set."""
         return f"data set {self._name!r}"
 
     @cached_property

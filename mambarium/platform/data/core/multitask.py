@@ -83,11 +83,9 @@ class MultiTaskData(ExactDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of each task's data, by the task's name."""
         return {name: data.state_dict() for name, data in self.tasks.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what a checkpoint knows of each task's data."""
         for name, data in self.tasks.items():
             data.load_state_dict(state_dict.get(name, {}))
 
@@ -100,28 +98,22 @@ class MultiTaskData(ExactDataModule):
             data.setup(stage)
 
     def training_samples(self) -> "MultiTaskSamples":
-        """Return the training samples of all tasks."""
         return MultiTaskSamples({name: data.training_samples() for name, data in self.tasks.items()})
 
     def validation_samples(self) -> "MultiTaskSamples":
-        """Return the validation samples of all tasks."""
         return MultiTaskSamples({name: data.validation_samples() for name, data in self.tasks.items()})
 
     def test_samples(self) -> "MultiTaskSamples":
-        """Return the test samples of all tasks."""
         return MultiTaskSamples({name: data.test_samples() for name, data in self.tasks.items()})
 
     @property
     def collate(self) -> "CollateTasks":
-        """What makes a `MultiTaskBatch`."""
         return CollateTasks({name: data.collate for name, data in self.tasks.items()})
 
     def description(self) -> list[str]:
-        """Return what a user should know of each task's data."""
         return [f"{line} ({name})" for name, data in self.tasks.items() for line in data.description()]
 
     def reference_figures(self) -> dict[str, float]:
-        """Return each task's figures, its name before theirs."""
         return {
             f"{name}: {figure}": value
             for name, data in self.tasks.items()
@@ -130,7 +122,6 @@ class MultiTaskData(ExactDataModule):
 
     @property
     def batches_per_pass(self) -> int:
-        """Steps in one pass."""
         return batches_per_pass(self._streams(), self.turns)
 
     def _training_batches(self, position: Position) -> MultiTaskBatches:

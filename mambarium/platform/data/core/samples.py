@@ -36,6 +36,9 @@ class ReplacingBroken(Generic[Sample]):
     """A source that gives, in place of a sample that can't be read, the next one that can: for training.
 
     Which one that is depends on the data alone. Each process notes each broken sample when it first meets it.
+
+    Raises:
+        InputError: If no sample can be read.
     """
 
     def __init__(self, source: SampleSource[Sample]) -> None:
@@ -46,11 +49,6 @@ class ReplacingBroken(Generic[Sample]):
         return len(self._source)
 
     def read(self, key: SampleKey) -> Sample:
-        """Return the sample, or the next readable one.
-
-        Raises:
-            InputError: If no sample can be read.
-        """
         pass_index, first = key
         for offset in range(len(self)):
             index = (first + offset) % len(self)
@@ -88,7 +86,6 @@ class OmittingBroken(Generic[Sample]):
         return len(self._indices)
 
     def read(self, key: SampleKey) -> Sample:
-        """Return a readable sample."""
         return self._source.read((key[0], self._indices[key[1]]))
 
 

@@ -106,16 +106,13 @@ class ImageData(ExactDataModule):
 
     @property
     def facts_need_reading(self) -> bool:
-        """Whether the classes are not given."""
         return self._given_class_names is None
 
     def read_facts(self) -> Facts:
-        """Find out the classes."""
         given = self._given_class_names
         return {"class_names": self.read_class_names() if given is None else given}
 
     def settings(self) -> dict[str, Any]:
-        """Return the normalisation."""
         return {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
 
     @abstractmethod
@@ -218,15 +215,12 @@ class ImageData(ExactDataModule):
         return [*lines, *(f"note     {sentence}" for sentence in self._shared_images)]
 
     def training_samples(self) -> Samples:
-        """Return the augmented training images."""
         return self._part("train")
 
     def validation_samples(self) -> Samples:
-        """Return the validation images."""
         return self._part("val")
 
     def test_samples(self) -> Samples:
-        """Return the test images."""
         return self._part("test")
 
     def _part(self, name: str) -> Samples:

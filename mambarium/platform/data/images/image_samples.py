@@ -35,11 +35,7 @@ class CombiningTransform(Transform):
         """
 
     def forward(self, *inputs: Any) -> Any:
-        """Refuse to work on a sample alone.
-
-        Raises:
-            InputError: Always.
-        """
+        """Refuse to work on a sample alone, by an InputError."""
         raise InputError(
             f"{type(self).__name__} combines several samples; list it in data.train_transforms itself, not inside "
             "another transform, and not for image classification"

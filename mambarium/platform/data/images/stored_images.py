@@ -24,11 +24,9 @@ class ImageFiles:
         return len(self._files)
 
     def stored(self, index: int) -> Path:
-        """Return a file."""
         return self._folder / self._files[index]
 
     def name(self, index: int) -> str:
-        """Return what an error message calls a file: its path."""
         return str(self.stored(index))
 
     def chosen(self, indices: Sequence[int]) -> "ImageFiles":
@@ -68,7 +66,6 @@ class ImageRows:
         return len(self._rows)
 
     def name(self, index: int) -> str:
-        """Return what an error message calls a row."""
         return f"{self._where}, row {self._rows[index]}"
 
     def stored(self, index: int) -> bytes | Path:

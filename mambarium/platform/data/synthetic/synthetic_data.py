@@ -98,24 +98,19 @@ class SyntheticSequences(ExactDataModule):
         return self.rule.vocab_size
 
     def read_facts(self) -> Facts:
-        """Find out the number of tokens, which the arguments say."""
         return {"vocab_size": self.vocab_size}
 
     def training_samples(self) -> "DrawnSequences":
-        """Return the training sequences."""
         return DrawnSequences(self.rule, self.length, self.num_samples, "training", self.seed, self.predict_all)
 
     def validation_samples(self) -> "DrawnSequences":
-        """Return the sequences to validate on."""
         return DrawnSequences(self.rule, self.eval_length, self.num_eval_samples, "validation", 0)
 
     def test_samples(self) -> "DrawnSequences":
-        """Return the sequences to test on."""
         return DrawnSequences(self.rule, self.test_length, self.num_eval_samples, "test", 0)
 
     @property
     def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:
-        """What makes a `TokenBatch`."""
         return collate_windows
 
     def sample_text(self, index: int, sample: TokenWindow) -> str:
@@ -132,7 +127,6 @@ class SyntheticSequences(ExactDataModule):
         )
 
     def reference_figures(self) -> dict[str, float]:
-        """Return the accuracy of guessing."""
         return {"chance accuracy": self.rule.chance}
 
 

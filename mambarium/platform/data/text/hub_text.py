@@ -59,12 +59,10 @@ class HubText(HubData, Text):
 
     @cached_property
     def splits(self) -> Splits[TokenStream]:
-        """The tokens of the three splits."""
         train, val = self._stream("train"), self._stream("val")
         return Splits(train, val, self._stream("test") if "test" in self._rows else val)
 
     def raw_text(self, split: str, limit: int) -> bytes:
-        """Return the first bytes of a split."""
         text = bytearray()
         for piece, _ in self._pieces(split if split in self._rows else "val"):
             text += piece

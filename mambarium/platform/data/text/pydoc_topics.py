@@ -25,12 +25,10 @@ class PydocTopics(Text):
 
     @cached_property
     def splits(self) -> Splits[TokenStream]:
-        """Nine tenths of the text, and the last tenth twice."""
         held_out = byte_stream(self._parts[1])
         return Splits(byte_stream(self._parts[0]), held_out, held_out)
 
     def raw_text(self, split: str, limit: int) -> bytes:
-        """Return the first bytes of a split."""
         return self._parts[0 if split == "train" else 1][:limit]
 
     @cached_property

@@ -97,7 +97,6 @@ class Text(ExactDataModule):
 
     @property
     def facts_need_reading(self) -> bool:
-        """Whether there is a tokenizer file."""
         return self._tokenizer is not None
 
     def read_facts(self) -> Facts:
@@ -114,7 +113,6 @@ class Text(ExactDataModule):
         super().require_agreement(found)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take the tokenizer over from a checkpoint."""
         super().load_state_dict(state_dict)
         if "tokenizer" in self._restored:
             json = self._restored["tokenizer"]
@@ -136,20 +134,16 @@ class Text(ExactDataModule):
         _ = self.splits
 
     def training_samples(self) -> TrainingWindows:
-        """Return the training windows."""
         return TrainingWindows(self.splits.train, self.length, self.seed, "training text")
 
     def validation_samples(self) -> EvaluationWindows:
-        """Return the windows of the validation text."""
         return EvaluationWindows(self.splits.val, self.eval_length, "validation text")
 
     def test_samples(self) -> EvaluationWindows:
-        """Return the windows of the test text."""
         return EvaluationWindows(self.splits.test, self.eval_length, "test text")
 
     @property
     def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:
-        """What makes a `TokenBatch`."""
         return collate_windows
 
     def encode(self, text: str) -> list[int]:
@@ -166,11 +160,6 @@ class Text(ExactDataModule):
         return f"{head}\n{self.decode(sample.tokens.tolist())}"
 
     def reference_figures(self) -> dict[str, float]:
-        """Return bits per byte of the validation text under a unigram, an n-gram and lzma.
-
-        They are counted on at most `REFERENCE_TRAINING_BYTES` of the training text and
-        `REFERENCE_HELD_OUT_BYTES` of the validation text.
-        """
         return text_reference_figures(
             self.raw_text("train", REFERENCE_TRAINING_BYTES), self.raw_text("val", REFERENCE_HELD_OUT_BYTES)
         )

@@ -48,7 +48,6 @@ class TextFiles(Text):
 
     @property
     def where(self) -> str:
-        """The text to train on."""
         train = self._patterns["train"]
         return train if isinstance(train, str) else ", ".join(train or [])
 
@@ -62,7 +61,6 @@ class TextFiles(Text):
 
     @cached_property
     def splits(self) -> Splits[TokenStream]:
-        """The tokens of the three texts."""
         train, val = self._stream("train"), self._stream("val")
         return Splits(train, val, val if self._spans["test"] is self._spans["val"] else self._stream("test"))
 
@@ -71,5 +69,4 @@ class TextFiles(Text):
         return cached_stream(lambda: pieces(spans), content_key(spans), self.found_tokenization, self._cache_dir)
 
     def raw_text(self, split: str, limit: int) -> bytes:
-        """Return the first bytes of a split."""
         return first_bytes(self._spans[split], limit)

@@ -54,7 +54,6 @@ class Digits(ClassificationImages):
         )
 
     def read_splits(self) -> Splits[LabelledSource]:
-        """Return training digits, and the held-out ones twice."""
         source = _DigitImages(self.image_size)
         train, held_out = _split(source.labels)
         held_out_source = Subset(source, held_out)

@@ -50,12 +50,10 @@ class HubImages(HubData, ClassificationImages):
         self._image_column, self._label_column = image_column, label_column
 
     def read_class_names(self) -> list[str]:
-        """Return the classes of the training split."""
         training = self.parts["train"]
         return _class_names(training.rows, training.where, self._label_column)
 
     def read_splits(self) -> Splits[LabelledSource]:
-        """Return the images of the three splits, or what stands in for a missing one."""
         class_names = self.found_facts["class_names"]
         sources = {}
         for name, part in self.parts.items():

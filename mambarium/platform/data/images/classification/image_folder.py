@@ -57,7 +57,6 @@ class ImageFolder(ClassificationImages):
 
     @property
     def where(self) -> str:
-        """The folder."""
         return str(self._path)
 
     @cached_property
@@ -65,11 +64,9 @@ class ImageFolder(ClassificationImages):
         return _find_split_folders(self._path)
 
     def read_class_names(self) -> list[str]:
-        """Return the names of the folders of training images."""
         return list(_several_classes(self._folders["train"]))
 
     def read_splits(self) -> Splits[LabelledSource]:
-        """Return the images of the three folders, or what stands in for a missing one."""
         names = self.found_facts["class_names"]
         stored = {split: _labelled_files(folder, names) for split, folder in self._folders.items()}
         sources = {

@@ -78,11 +78,9 @@ class ClassificationImages(ImageData):
         self.cache = cache
 
     def settings(self) -> dict[str, Any]:
-        """Return normalisation and size of the images."""
         return {**super().settings(), "image_size": self.image_size}
 
     def augmented(self, source: Any, transforms: Sequence[Transform], training: bool) -> AugmentedSamples[NamedImage]:
-        """Return the data set of a source and its transforms."""
         if self._broken == "raise":
             source = cached_if_small(source, self.cache)
         of_images = [OfImage(transform) for transform in transforms]
@@ -96,17 +94,14 @@ class ClassificationImages(ImageData):
         return draw_classified(sample.image, self.class_names[sample.label])
 
     def class_counts(self, source: LabelledSource) -> list[int]:
-        """Count the images of each class."""
         return np.bincount(source.labels, minlength=self.num_classes).tolist()
 
     @property
     def collate(self) -> "CollateImages":
-        """What makes an `ImageBatch`."""
         return CollateImages(self.normalization)
 
     @property
     def prediction_collate(self) -> "CollateForPrediction":
-        """What makes a `PredictionBatch`."""
         return CollateForPrediction(self.normalization, self.image_size)
 
 
@@ -147,7 +142,6 @@ class CollateImages:
     normalization: Normalization
 
     def __call__(self, samples: list[LabelledImage]) -> ImageBatch:
-        """Stack samples."""
         return ImageBatch(
             image=self.normalization(torch.stack([sample.image for sample in samples])),
             label=torch.tensor([sample.label for sample in samples]),
@@ -174,7 +168,6 @@ class CollateForPrediction:
     image_size: int
 
     def __call__(self, samples: list[UnlabelledImage]) -> PredictionBatch:
-        """Stack samples."""
         for sample in samples:
             _require_size(sample.image, self.image_size, sample.path)
         return PredictionBatch(

@@ -45,5 +45,4 @@ class DenseImages(ImageData, Generic[Sample]):
 
     @property
     def prediction_collate(self) -> CollateForPadding:
-        """What makes a `PaddedPredictionBatch`."""
         return CollateForPadding(self.normalization, self.size_multiple)

@@ -30,7 +30,6 @@ class _Resize(v2.Transform):
     """Scales all entries of a sample to the size that `make_params` says."""
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize one entry."""
         return F.resize(inpt, list(params["size"]), antialias=True)
 
 
@@ -53,7 +52,6 @@ class ResizeShortSide(_Resize):
         self.long_side = long_side
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the size."""
         short_side = self.short_sides[int(torch.randint(len(self.short_sides), ()))]
         return {"size": fitted_size(*_image_size(flat_inputs), short_side, self.long_side or float("inf"))}
 
@@ -86,7 +84,6 @@ class LargeScaleJitter(_Resize):
         self.scales = scales
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the factor."""
         factor = float(torch.empty(()).uniform_(*self.scales))
         size = fitted_size(*_image_size(flat_inputs), factor * self.short_side, factor * self.long_side)
         return {"size": size}
@@ -119,7 +116,6 @@ class WindowCrop(v2.Transform):
         self.max_class_share = max_class_share
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the window."""
         image_height, image_width = _image_size(flat_inputs)
         height, width = self.height, self.width
         if self.smallest is not None:

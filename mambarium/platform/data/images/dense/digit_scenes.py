@@ -71,11 +71,9 @@ class DigitScenes(ABC):
         return self._num_scenes
 
     def name(self, index: int) -> str:
-        """Return what an error message calls a scene."""
         return f"{self._part} scene {index}"
 
     def stored(self, index: int) -> None:
-        """Say no: scenes are drawn, not stored."""
         return None
 
     @abstractmethod
@@ -230,6 +228,5 @@ class DigitSceneImages(DenseImages[Sample]):
         self.num_scenes = num_scenes
 
     def read_splits(self) -> Splits[DigitScenes]:
-        """Return new scenes for each training pass, fixed ones for evaluation."""
         counts: dict[Part, int] = {"train": self.num_scenes, "val": EVALUATION_SCENES, "test": EVALUATION_SCENES}
         return Splits.of({part: self.scenes(part, self.image_size, count, self.seed) for part, count in counts.items()})

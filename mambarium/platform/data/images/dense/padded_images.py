@@ -71,6 +71,5 @@ class CollateForPadding(CollatePadded):
     """Makes a `PaddedPredictionBatch`."""
 
     def __call__(self, samples: list[UnlabelledImage]) -> PaddedPredictionBatch:
-        """Pad and stack samples."""
         images, sizes, numbers, paths = zip(*samples, strict=True)
         return PaddedPredictionBatch(**self.padded(images, sizes, numbers), path=list(paths))

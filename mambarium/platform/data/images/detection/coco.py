@@ -72,7 +72,6 @@ class CocoDetection(StoredDetection):
 
     @property
     def where(self) -> str:
-        """The annotations of the training images."""
         return str(self._parts["train"][0])
 
     @cached_property
@@ -80,7 +79,6 @@ class CocoDetection(StoredDetection):
         return read_coco(self._parts["train"][0], self._masks)
 
     def read_facts(self) -> Facts:
-        """Find out the categories of the training annotations."""
         names = class_names(self._training_content, self._parts["train"][0])
         return {
             "class_names": list(names.values()),
@@ -89,7 +87,6 @@ class CocoDetection(StoredDetection):
         }
 
     def read_splits(self) -> Splits[ImagesWithObjects]:
-        """Return the images of the annotation files."""
         facts = self.found_facts
         names = dict(zip(facts["category_ids"], facts["class_names"], strict=True))
         sources = {}
@@ -103,7 +100,6 @@ class CocoDetection(StoredDetection):
         return Splits.of(sources)
 
     def image_ids(self, files: Sequence[Path]) -> tuple[list[int], str] | None:
-        """Find the ids of images by their files, in the annotation files of their folder."""
         wanted = [file.parent.resolve() / file.name for file in files]
         for file, folder in reversed(self._parts.values()):
             if not file.is_file() or not all(path.is_relative_to(folder.resolve()) for path in wanted):

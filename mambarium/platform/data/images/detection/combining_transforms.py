@@ -34,7 +34,7 @@ class Mosaic(CombiningTransform):
         probability: How often samples are combined; others are only scaled to `size`.
 
     Raises:
-        InputError: If a number is out of range.
+        InputError: If a number is out of range, or a sample has no boxes.
     """
 
     def __init__(self, size: int, probability: float = 1.0) -> None:
@@ -46,11 +46,6 @@ class Mosaic(CombiningTransform):
         self._resize = ResizeShortSide([size], size)
 
     def combine(self, sample: DetectionSample, draw: Callable[[], DetectionSample]) -> DetectionSample:
-        """Combine a sample with three others.
-
-        Raises:
-            InputError: If samples have no boxes.
-        """
         _require_boxes(sample, self)
         if float(torch.rand(())) >= self.probability:
             return self._resize(sample)
@@ -80,7 +75,7 @@ class CopyPaste(CombiningTransform):
         probability: How often objects are pasted.
 
     Raises:
-        InputError: If the probability is out of range.
+        InputError: If the probability is out of range, or a sample has no masks.
     """
 
     def __init__(self, probability: float = 0.5) -> None:
@@ -90,11 +85,6 @@ class CopyPaste(CombiningTransform):
         self.probability = probability
 
     def combine(self, sample: DetectionSample, draw: Callable[[], DetectionSample]) -> DetectionSample:
-        """Paste objects of a drawn sample.
-
-        Raises:
-            InputError: If samples have no masks.
-        """
         _require_boxes(sample, self)
         if "masks" not in sample:
             raise InputError("CopyPaste needs masks of the objects; set data.masks to true, or take it out")

@@ -53,11 +53,9 @@ class DetectionImages(DenseImages[DetectionSample]):
         return {**super().read_facts(), "category_ids": None, "class_frequencies": None}
 
     def class_counts(self, source: Any) -> list[int] | None:
-        """Count the objects of each class, crowds not among them."""
         return source.objects.class_counts(self.num_classes) if hasattr(source, "objects") else None
 
     def training_counts(self) -> tuple[Sequence[int], str] | None:
-        """Count the objects of each class that are trained on."""
         counts = self.class_counts(self.splits.train)
         return None if counts is None else (counts, "training object")
 
@@ -84,7 +82,6 @@ class DetectionImages(DenseImages[DetectionSample]):
     def augmented(
         self, source: SampleSource[DetectionSample], transforms: Sequence[Transform], training: bool
     ) -> AugmentedSamples[DetectionSample]:
-        """Return the data set of a source and its transforms."""
         if training:
             return AugmentedSamples(source, removing_whole_objects(transforms), self.seed, finish=visible_objects)
         keeping = [with_original_masks, *transforms] if transforms else []
@@ -92,7 +89,6 @@ class DetectionImages(DenseImages[DetectionSample]):
 
     @property
     def collate(self) -> CollateDetection:
-        """What makes a `DetectionBatch`."""
         return CollateDetection(self.normalization, self.size_multiple)
 
 

@@ -140,7 +140,7 @@ class RemovingWholeObjects(Transform):
     """A transform, after which objects that it removed are removed from every entry of the sample.
 
     torchvision's `SanitizeBoundingBoxes` removes them from boxes, masks and what it finds as the labels: it is given
-    the numbers of the rows as these.
+    the numbers of the rows as these. Raises SampleError if an object was removed from some entries only.
     """
 
     def __init__(self, transform: Transform) -> None:
@@ -148,11 +148,6 @@ class RemovingWholeObjects(Transform):
         self._transform = transform
 
     def forward(self, sample: DetectionSample) -> DetectionSample:
-        """Change a sample.
-
-        Raises:
-            SampleError: If an object was removed from some entries only.
-        """
         num_objects = len(sample["labels"])
         changed: dict[str, Any] = self._transform({ROWS: torch.arange(num_objects), **sample})
         rows = changed.pop(ROWS, None)  # a transform may give back the entries that it knows alone
@@ -175,7 +170,6 @@ class CollateDetection(CollatePadded):
     """Makes a `DetectionBatch`."""
 
     def __call__(self, samples: list[DetectionSample]) -> DetectionBatch:
-        """Pad and stack samples."""
         images, size = self.padded_samples(samples)
         masks = [pad(sample["masks"].as_subclass(Tensor), size, False) for sample in samples if "masks" in sample]
         batch = DetectionBatch(

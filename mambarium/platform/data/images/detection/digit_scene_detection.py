@@ -10,7 +10,6 @@ class DetectionScenes(DigitScenes):
     """Scenes with boxes and masks."""
 
     def read(self, key: SampleKey) -> DetectionSample:
-        """Return a scene with its digits' boxes and masks."""
         scene = self.scene(key)
         return detection_sample(
             scene.image, boxes_of_masks(scene.masks), scene.labels, image_id=key[1], masks=scene.masks

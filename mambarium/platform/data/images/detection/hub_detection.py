@@ -76,13 +76,11 @@ class HubDetection(HubData, StoredDetection):
         return {name: _objects_of(part.rows, part.where, column, self._keys) for name, part in self.parts.items()}
 
     def read_class_names(self) -> list[str]:
-        """Return the classes that the column declares, or else all that occur in the training split."""
         training = self.parts["train"]
         column, label_key = self._objects_column, self._keys[1]
         return _class_names(training.rows, training.where, column, label_key, self._objects["train"])
 
     def read_splits(self) -> Splits[ImagesWithObjects]:
-        """Return the images of the three splits, or what stands in for a missing one."""
         num_rows = {part: len(objects) for part, objects in self._objects.items()}
         return Splits.of(
             {

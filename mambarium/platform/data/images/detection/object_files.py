@@ -80,7 +80,6 @@ class ImagesWithObjects(DecodedImages):
         self.objects = ObjectTable([image_ids[index] for index in kept], known, objects)
 
     def read(self, key: SampleKey) -> DetectionSample:
-        """Return an image with its objects."""
         sample = self.objects.sample(key[1], self.image(key[1]), self.name(key[1]))
         if self._checked_classes is not None and (checked := self._checked_classes[key[1]]) is not None:
             sample["negative_classes"], sample["partial_classes"] = checked

@@ -61,7 +61,6 @@ class VocDetection(StoredDetection):
 
     @property
     def where(self) -> str:
-        """The list of training images."""
         return str(self._lists["train"])
 
     @cached_property
@@ -69,7 +68,6 @@ class VocDetection(StoredDetection):
         return self._read_list("train")
 
     def read_class_names(self) -> list[str]:
-        """Return all names in the training annotations, in alphabetical order."""
         return sorted({item.name for annotation in self._training for item in annotation.objects})
 
     def _read_list(self, part: str) -> "list[VocAnnotation]":
@@ -93,7 +91,6 @@ class VocDetection(StoredDetection):
         return annotations
 
     def read_splits(self) -> Splits[ImagesWithObjects]:
-        """Return the images of the lists."""
         class_names = self.found_facts["class_names"]
         sources = {}
         for part, file in self._lists.items():

@@ -12,7 +12,6 @@ class SegmentationScenes(DigitScenes):
     """Scenes with the class of each pixel: 0 for the background, digit + 1."""
 
     def read(self, key: SampleKey) -> SegmentationSample:
-        """Return a scene with the class of each pixel."""
         scene = self.scene(key)
         classes = (scene.labels + 1)[:, None, None] * scene.masks  # (digits, size, size)
         return segmentation_sample(scene.image, classes.amax(dim=0).to(torch.uint8), image_id=key[1])

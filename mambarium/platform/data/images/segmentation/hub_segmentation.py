@@ -58,7 +58,6 @@ class HubSegmentation(HubData, StoredSegmentation):
         self._image_column, self._mask_column = image_column, mask_column
 
     def read_splits(self) -> Splits[ImagesWithMasks]:
-        """Return the images of the three splits, or what stands in for a missing one."""
         num_rows = {name: len(part.rows) for name, part in self.parts.items()}
         parts = divided(num_rows, self.val_fraction)
         return Splits.of({name: self._source(part, rows) for name, (part, rows) in parts.items()})

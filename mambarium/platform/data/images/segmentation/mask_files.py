@@ -128,7 +128,6 @@ class ImagesWithMasks(DecodedImages):
         self._image_ids = image_ids
 
     def read(self, key: SampleKey) -> SegmentationSample:
-        """Return an image with its mask."""
         image = self.image(key[1])
         mask = self.decoder.decode(self.masks.stored(key[1]), image, self.masks.name(key[1]))
         return segmentation_sample(image, mask, image_id=self._image_ids[key[1]])

@@ -63,11 +63,9 @@ class MaskFolder(StoredSegmentation):
 
     @property
     def where(self) -> str:
-        """The folder."""
         return str(self._root)
 
     def read_splits(self) -> Splits[ImagesWithMasks]:
-        """Return the images of the folders; without test images, the validation images are the test images."""
         if not self._root.is_dir():
             raise InputError(f"{self._root}: no such folder (data.path)")
         folders = {split: pair for split in self._layout.folders if (pair := self._folders(split))}

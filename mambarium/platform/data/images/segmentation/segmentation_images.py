@@ -34,11 +34,6 @@ class SegmentationImages(DenseImages[SegmentationSample]):
         return count_masks(source, self.num_classes, self._broken) if isinstance(source, ImagesWithMasks) else None
 
     def training_counts(self) -> tuple[Sequence[int], str] | None:
-        """Count the pixels of each class in training masks that are stored.
-
-        Raises:
-            InputError: If the masks hold one of two classes and the ignored value alone.
-        """
         if (counts := self._training_pixels) is None:
             return None
         source = self.splits.train
@@ -61,12 +56,10 @@ class SegmentationImages(DenseImages[SegmentationSample]):
     def augmented(
         self, source: SampleSource[SegmentationSample], transforms: Sequence[Transform], training: bool
     ) -> AugmentedSamples[SegmentationSample]:
-        """Return the data set of a source and its transforms."""
         return AugmentedSamples(source, transforms, self.seed, finish=without_original_mask if training else None)
 
     @property
     def collate(self) -> CollateSegmentation:
-        """What makes a `SegmentationBatch`."""
         return CollateSegmentation(self.normalization, self.size_multiple)
 
 

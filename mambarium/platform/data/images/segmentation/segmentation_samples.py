@@ -51,7 +51,6 @@ class CollateSegmentation(CollatePadded):
     """Makes a `SegmentationBatch`."""
 
     def __call__(self, samples: list[SegmentationSample]) -> SegmentationBatch:
-        """Pad and stack samples."""
         images, size = self.padded_samples(samples)
         masks = [pad(sample["mask"].as_subclass(Tensor), size, IGNORED_CLASS) for sample in samples]
         return SegmentationBatch(
