@@ -57,8 +57,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
     a model has to know of the data it learnt from (`read_facts`) is part of the run's checkpoints. A module that a
     checkpoint was restored into says it without reading, and refuses data that says something else.
 
-    A subclass defines `training_samples`, `validation_samples` and `test_samples`, `collate`, and, if there are any,
-    `read_facts` and `fact_names`.
+    A subclass defines `samples`, `collate`, and, if there are any, `read_facts` and `fact_names`.
 
     Args:
         batch_size: Samples per optimisation step, over all processes together.
@@ -88,16 +87,20 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         self._restored: Facts = {}
 
     @abstractmethod
-    def training_samples(self) -> Samples:
-        """Return the data set trained on; called often, so made once."""
+    def samples(self, part: Part) -> Samples:
+        """Return the data set trained on, validated on or tested on; called often, so made once."""
 
-    @abstractmethod
+    def training_samples(self) -> Samples:
+        """Return the data set trained on."""
+        return self.samples("train")
+
     def validation_samples(self) -> Samples:
         """Return the data set validated on."""
+        return self.samples("val")
 
-    @abstractmethod
     def test_samples(self) -> Samples:
         """Return the data set tested on."""
+        return self.samples("test")
 
     @property
     def of_tasks(self) -> dict[str, ExactDataModule]:
@@ -106,7 +109,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
 
     def samples_to_show(self, part: Part) -> Samples:
         """Return the samples of a part of the data for a few of them to be looked at."""
-        return {"train": self.training_samples, "val": self.validation_samples, "test": self.test_samples}[part]()
+        return self.samples(part)
 
     def sample_text(self, index: int, sample: Any) -> str | None:
         """Show a sample as text; None, as here, if it is no text."""

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from mambarium.errors import InputError
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.core.data_module import ExactDataModule, RunOptions, Samples
+from mambarium.platform.data.core.data_module import ExactDataModule, Part, RunOptions, Samples
 from mambarium.platform.data.core.order import EvaluationBatches, GlobalBatches
 from mambarium.platform.data.core.task_turns import (
     MultiTaskBatches,
@@ -97,14 +97,8 @@ class MultiTaskData(ExactDataModule):
         for data in self.tasks.values():
             data.setup(stage)
 
-    def training_samples(self) -> "MultiTaskSamples":
-        return MultiTaskSamples({name: data.training_samples() for name, data in self.tasks.items()})
-
-    def validation_samples(self) -> "MultiTaskSamples":
-        return MultiTaskSamples({name: data.validation_samples() for name, data in self.tasks.items()})
-
-    def test_samples(self) -> "MultiTaskSamples":
-        return MultiTaskSamples({name: data.test_samples() for name, data in self.tasks.items()})
+    def samples(self, part: Part) -> "MultiTaskSamples":
+        return MultiTaskSamples({name: data.samples(part) for name, data in self.tasks.items()})
 
     @property
     def collate(self) -> "CollateTasks":
@@ -142,11 +136,11 @@ class MultiTaskData(ExactDataModule):
         return self._loader(samples, MultiTaskEvaluationBatches(streams))
 
 
+@dataclass(eq=False)
 class MultiTaskSamples:
     """The samples of several tasks as one set."""
 
-    def __init__(self, tasks: Mapping[str, Samples]) -> None:
-        self.tasks = dict(tasks)
+    tasks: dict[str, Samples]
 
     def __len__(self) -> int:
         return sum(len(samples) for samples in self.tasks.values())

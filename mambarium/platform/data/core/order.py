@@ -1,6 +1,7 @@
 """In which order samples are dealt out: whole global batches, cut by position and shared among processes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Sampler
@@ -25,6 +26,7 @@ def _process_share(batch_size: int, world_size: int) -> int:
     return batch_size // world_size
 
 
+@dataclass(eq=False)
 class GlobalBatches:
     """One process's share of each global batch, by the batch's number.
 
@@ -33,7 +35,7 @@ class GlobalBatches:
     permutation). Process r takes the r-th equal slice of each global batch, so any number of processes sees
     the same global batches.
 
-    Args:
+    Attributes:
         num_samples: Samples in the training set.
         batch_size: Samples in a global batch, over all processes.
         seed: The run's seed.
@@ -44,58 +46,62 @@ class GlobalBatches:
         InputError: If the batch can't be shared equally or the training set doesn't fill one batch.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self._share = _process_share(batch_size, world_size)
-        if num_samples < batch_size:
+    num_samples: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        self._share = _process_share(self.batch_size, self.world_size)
+        if self.num_samples < self.batch_size:
             raise InputError(
-                f"data.batch_size is {batch_size}, but there are {num_samples} training samples; give no more"
+                f"data.batch_size is {self.batch_size}, but there are {self.num_samples} training samples; give no more"
             )
-        self._num_samples = num_samples
-        self._batch_size = batch_size
-        self._seed = seed
-        self._rank = rank
-        self.batches_per_pass = num_samples // batch_size
-        self._order_of = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+        self.batches_per_pass = self.num_samples // self.batch_size
+        self._order_of, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, batch_index: int) -> list[SampleKey]:
         """Return the keys of this process's share of a batch, counted from 0 over all passes."""
         pass_index, batch_of_pass = divmod(batch_index, self.batches_per_pass)
         if pass_index != self._order_of:
             self._order, self._order_of = self.order(pass_index), pass_index
-        start = batch_of_pass * self._batch_size + self._rank * self._share
+        start = batch_of_pass * self.batch_size + self.rank * self._share
         return [(pass_index, index) for index in self._order[start : start + self._share].tolist()]
 
     def order(self, pass_index: int) -> torch.Tensor:
         """Return the permutation of all samples in a pass: int64 (num_samples,)."""
-        generator = torch.Generator().manual_seed(mixed_seed("order", self._seed, pass_index))
-        return torch.randperm(self._num_samples, generator=generator)
+        generator = torch.Generator().manual_seed(mixed_seed("order", self.seed, pass_index))
+        return torch.randperm(self.num_samples, generator=generator)
 
 
+@dataclass(eq=False)
 class TrainingBatches(Sampler[list[SampleKey]]):
     """Batch sampler of a whole run, all passes in one, that starts wherever the run's position is.
 
-    Args:
+    Attributes:
         batches: This process's share of each global batch.
         total_batches: Global batches in the whole run, from its first start to its end.
         position: The run's position, read when iteration begins: a checkpoint is restored by then.
     """
 
-    def __init__(self, batches: GlobalBatches, total_batches: int, position: Position) -> None:
-        self.batches = batches
-        self._total_batches = total_batches
-        self._position = position
-        position.batches_per_pass = batches.batches_per_pass
+    batches: GlobalBatches
+    total_batches: int
+    position: Position
+
+    def __post_init__(self) -> None:
+        self.position.batches_per_pass = self.batches.batches_per_pass
 
     def __len__(self) -> int:
-        return self._total_batches
+        return self.total_batches
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        first = self._position.dealt_from = self._position.finished_batches
-        for batch_index in range(first, self._total_batches):
+        first = self.position.dealt_from = self.position.finished_batches
+        for batch_index in range(first, self.total_batches):
             yield self.batches[batch_index]
 
 
+@dataclass(eq=False)
 class EvaluationBatches(Sampler[list[SampleKey]]):
     """Batch sampler that deals every sample exactly once over all processes, in order.
 
@@ -103,7 +109,7 @@ class EvaluationBatches(Sampler[list[SampleKey]]):
     collective operations in evaluation (DistributedDataParallel copies buffers in each forward) hang
     otherwise. A rest of fewer samples than processes therefore joins the batch before it.
 
-    Args:
+    Attributes:
         num_samples: Samples in the evaluation set.
         batch_size: Samples in a global batch, over all processes.
         rank: This process, from 0.
@@ -113,26 +119,28 @@ class EvaluationBatches(Sampler[list[SampleKey]]):
         InputError: If the batch can't be shared equally or there are fewer samples than processes.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        _process_share(batch_size, world_size)
-        if num_samples < world_size:
+    num_samples: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        _process_share(self.batch_size, self.world_size)
+        if self.num_samples < self.world_size:
             raise InputError(
-                f"{num_samples} evaluation samples can't be shared by {world_size} processes; lower trainer.devices"
+                f"{self.num_samples} evaluation samples can't be shared by {self.world_size} processes; lower "
+                "trainer.devices"
             )
-        self._num_samples = num_samples
-        self._batch_size = batch_size
-        self._rank = rank
-        self._world_size = world_size
 
     def __len__(self) -> int:
-        full, rest = divmod(self._num_samples, self._batch_size)
-        return max(1, full + (rest >= self._world_size))
+        full, rest = divmod(self.num_samples, self.batch_size)
+        return max(1, full + (rest >= self.world_size))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for batch_index in range(len(self)):
-            start = batch_index * self._batch_size
+            start = batch_index * self.batch_size
             last = batch_index == len(self) - 1
-            end = self._num_samples if last else start + self._batch_size
-            share, extra = divmod(end - start, self._world_size)
-            first = start + self._rank * share + min(self._rank, extra)
-            yield [(0, index) for index in range(first, first + share + (self._rank < extra))]
+            end = self.num_samples if last else start + self.batch_size
+            share, extra = divmod(end - start, self.world_size)
+            first = start + self.rank * share + min(self.rank, extra)
+            yield [(0, index) for index in range(first, first + share + (self.rank < extra))]

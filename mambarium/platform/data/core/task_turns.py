@@ -1,6 +1,7 @@
 """Which task has its turn in which batch of a run that trains several."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -24,12 +25,13 @@ def batches_per_pass(streams: Mapping[str, GlobalBatches], turns: Turns) -> int:
     return {"joint": max(lengths), "round_robin": max(lengths) * len(lengths), "proportional": sum(lengths)}[turns]
 
 
+@dataclass(eq=False)
 class MultiTaskBatches(Sampler[list[TaskSampleKey]]):
     """Batch sampler of a whole run over several tasks, that starts wherever the run's position is.
 
     Whose turn a step is follows from (seed, step) alone, the same on every process.
 
-    Args:
+    Attributes:
         streams: The global batches of each task.
         turns: How the tasks share the steps.
         total_batches: Steps in the whole run, from its first start to its end.
@@ -37,57 +39,52 @@ class MultiTaskBatches(Sampler[list[TaskSampleKey]]):
         position: The run's position, read when iteration begins: a checkpoint is restored by then.
     """
 
-    def __init__(
-        self, streams: Mapping[str, GlobalBatches], turns: Turns, total_batches: int, seed: int, position: Position
-    ) -> None:
-        self._streams = dict(streams)
-        self._turns = turns
-        self._total_batches = total_batches
-        self._seed = seed
-        self._position = position
-        position.batches_per_pass = batches_per_pass(streams, turns)
+    streams: Mapping[str, GlobalBatches]
+    turns: Turns
+    total_batches: int
+    seed: int
+    position: Position
+
+    def __post_init__(self) -> None:
+        self.position.batches_per_pass = batches_per_pass(self.streams, self.turns)
 
     def __len__(self) -> int:
-        return self._total_batches
+        return self.total_batches
 
     def __iter__(self) -> Iterator[list[TaskSampleKey]]:
-        first = self._position.dealt_from = self._position.finished_batches
-        names = list(self._streams)
+        first = self.position.dealt_from = self.position.finished_batches
+        names = list(self.streams)
         on_turn = self._on_turn()
         done = [first] * len(names) if on_turn is None else on_turn[:first].bincount(minlength=len(names)).tolist()
-        for step in range(first, self._total_batches):
+        for step in range(first, self.total_batches):
             tasks = range(len(names)) if on_turn is None else [int(on_turn[step])]
             keys: list[TaskSampleKey] = []
             for task in tasks:
-                keys += [(names[task], *key) for key in self._streams[names[task]][done[task]]]
+                keys += [(names[task], *key) for key in self.streams[names[task]][done[task]]]
                 done[task] += 1
             yield keys
 
     def _on_turn(self) -> torch.Tensor | None:
         """Return the task of each step (total_batches,); None if every task has each step."""
-        if self._turns == "joint":
+        if self.turns == "joint":
             return None
-        if self._turns == "round_robin":
-            return torch.arange(self._total_batches) % len(self._streams)
-        shares = torch.tensor([float(stream.batches_per_pass) for stream in self._streams.values()])
-        generator = torch.Generator().manual_seed(mixed_seed("turns", self._seed))
-        return torch.multinomial(shares, self._total_batches, replacement=True, generator=generator)
+        if self.turns == "round_robin":
+            return torch.arange(self.total_batches) % len(self.streams)
+        shares = torch.tensor([float(stream.batches_per_pass) for stream in self.streams.values()])
+        generator = torch.Generator().manual_seed(mixed_seed("turns", self.seed))
+        return torch.multinomial(shares, self.total_batches, replacement=True, generator=generator)
 
 
+@dataclass(eq=False)
 class MultiTaskEvaluationBatches(Sampler[list[TaskSampleKey]]):
-    """Batch sampler that deals every sample of every task exactly once over all processes, one task after the other.
+    """Batch sampler that deals every sample of every task exactly once over all processes, one task after the other."""
 
-    Args:
-        streams: The evaluation batches of each task.
-    """
-
-    def __init__(self, streams: Mapping[str, EvaluationBatches]) -> None:
-        self._streams = dict(streams)
+    streams: Mapping[str, EvaluationBatches]
 
     def __len__(self) -> int:
-        return sum(len(stream) for stream in self._streams.values())
+        return sum(len(stream) for stream in self.streams.values())
 
     def __iter__(self) -> Iterator[list[TaskSampleKey]]:
-        for name, stream in self._streams.items():
+        for name, stream in self.streams.items():
             for keys in stream:
                 yield [(name, *key) for key in keys]

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.data_module import BatchOptions, ExactDataModule, Samples
+from mambarium.platform.data.core.data_module import BatchOptions, ExactDataModule, Part, Samples
 from mambarium.platform.data.core.known_facts import Facts
 from mambarium.platform.data.core.messages import shortened
 from mambarium.platform.data.core.samples import BrokenPolicy, OmittingBroken, ReplacingBroken
@@ -214,26 +214,17 @@ class ImageData(ExactDataModule):
             lines.append(f"depth    more than 8 bits: {known[0]:g} is black, {known[1]:g} is white")
         return [*lines, *(f"note     {sentence}" for sentence in self._shared_images)]
 
-    def training_samples(self) -> Samples:
-        return self._part("train")
-
-    def validation_samples(self) -> Samples:
-        return self._part("val")
-
-    def test_samples(self) -> Samples:
-        return self._part("test")
-
-    def _part(self, name: str) -> Samples:
-        if name == "test" and self.splits.test is self.splits.val:
-            name = "val"
-        if name not in self._parts_read:
-            training = name == "train"
+    def samples(self, part: Part) -> Samples:
+        if part == "test" and self.splits.test is self.splits.val:
+            part = "val"
+        if part not in self._parts_read:
+            training = part == "train"
             transforms = self._train_transforms if training else self._eval_transforms
-            source = getattr(self.splits, name)
+            source = getattr(self.splits, part)
             if self._broken == "skip":
                 source = (ReplacingBroken if training else OmittingBroken)(source)
-            self._parts_read[name] = self.augmented(source, transforms, training)
-        return self._parts_read[name]
+            self._parts_read[part] = self.augmented(source, transforms, training)
+        return self._parts_read[part]
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return a loader over the images of `predict_path`; each process reads its share of the files.

@@ -2,12 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from mambarium.errors import InputError
-from mambarium.platform.data.core.data_module import ExactDataModule, RunOptions
+from mambarium.platform.data.core.data_module import ExactDataModule, Part, RunOptions
 from mambarium.platform.data.core.known_facts import Facts
 from mambarium.platform.data.text.token_windows import TokenWindow, collate_windows
 from mambarium.platform.randomness import mixed_seed
@@ -100,14 +101,11 @@ class SyntheticSequences(ExactDataModule):
     def read_facts(self) -> Facts:
         return {"vocab_size": self.vocab_size}
 
-    def training_samples(self) -> "DrawnSequences":
-        return DrawnSequences(self.rule, self.length, self.num_samples, "training", self.seed, self.predict_all)
-
-    def validation_samples(self) -> "DrawnSequences":
-        return DrawnSequences(self.rule, self.eval_length, self.num_eval_samples, "validation", 0)
-
-    def test_samples(self) -> "DrawnSequences":
-        return DrawnSequences(self.rule, self.test_length, self.num_eval_samples, "test", 0)
+    def samples(self, part: Part) -> "DrawnSequences":
+        if part == "train":
+            return DrawnSequences(self.rule, self.length, self.num_samples, "training", self.seed, self.predict_all)
+        length, purpose = (self.eval_length, "validation") if part == "val" else (self.test_length, "test")
+        return DrawnSequences(self.rule, length, self.num_eval_samples, purpose, seed=0)
 
     @property
     def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:
@@ -130,26 +128,27 @@ class SyntheticSequences(ExactDataModule):
         return {"chance accuracy": self.rule.chance}
 
 
+@dataclass(frozen=True)
 class DrawnSequences:
     """So many sequences of a length, each a function of their purpose, a seed and its key.
 
     `predict_all` makes every next token a target.
     """
 
-    def __init__(self, rule: Rule, length: int, count: int, purpose: str, seed: int, predict_all: bool = False) -> None:
-        self._rule = rule
-        self._length = length
-        self._count = count
-        self._purpose, self._seed = purpose, seed
-        self._predict_all = predict_all
+    rule: Rule
+    length: int
+    count: int
+    purpose: str
+    seed: int
+    predict_all: bool = False
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __getitem__(self, key: tuple[int, int]) -> TokenWindow:
-        number = mixed_seed(f"seq {self._purpose}", self._seed, *key)
-        tokens, targets = self._rule.draw(np.random.default_rng(number), self._length)
-        if self._predict_all:
+        number = mixed_seed(f"seq {self.purpose}", self.seed, *key)
+        tokens, targets = self.rule.draw(np.random.default_rng(number), self.length)
+        if self.predict_all:
             targets[:-1] = np.where(targets[:-1] == IGNORED_TARGET, tokens[1:], targets[:-1])
         return TokenWindow(tokens, targets, int((targets != IGNORED_TARGET).sum()))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mambarium.errors import InputError
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.core.data_module import BatchOptions, ExactDataModule, RunOptions
+from mambarium.platform.data.core.data_module import BatchOptions, ExactDataModule, Part, RunOptions
 from mambarium.platform.data.core.known_facts import Facts, disagreement
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.text.reference_figures import text_reference_figures
@@ -133,14 +133,11 @@ class Text(ExactDataModule):
         """Tokenise where that has not been done yet, in one process of a machine before the others look."""
         _ = self.splits
 
-    def training_samples(self) -> TrainingWindows:
-        return TrainingWindows(self.splits.train, self.length, self.seed, "training text")
-
-    def validation_samples(self) -> EvaluationWindows:
-        return EvaluationWindows(self.splits.val, self.eval_length, "validation text")
-
-    def test_samples(self) -> EvaluationWindows:
-        return EvaluationWindows(self.splits.test, self.eval_length, "test text")
+    def samples(self, part: Part) -> TrainingWindows | EvaluationWindows:
+        if part == "train":
+            return TrainingWindows(self.splits.train, self.length, self.seed, "training text")
+        stream, name = (self.splits.val, "validation text") if part == "val" else (self.splits.test, "test text")
+        return EvaluationWindows(stream, self.eval_length, name)
 
     @property
     def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:
