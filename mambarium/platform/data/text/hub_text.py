@@ -7,7 +7,7 @@ from typing import Any
 from mambarium.errors import InputError
 from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.hub import HubData, HubOptions
-from mambarium.platform.data.core.splits import Splits, require_fraction
+from mambarium.platform.data.core.splits import require_fraction
 from mambarium.platform.data.text.spans import PIECE_BYTES
 from mambarium.platform.data.text.text_data import Text, TextOptions
 from mambarium.platform.data.text.token_cache import cached_stream
@@ -28,8 +28,7 @@ class HubText(HubData, Text):
     folder.
 
     Args:
-        name: The data set's name, for instance `Salesforce/wikitext`, or a builder of the library, or a
-            folder.
+        name: The data set's name, for instance `Salesforce/wikitext`, or a builder of the library, or a folder.
         column: Column of the text.
         separator: Written after each row, and part of the text; may be a special token of the tokenizer.
         tokenizer: A `tokenizer.json` of the `tokenizers` library; None: bytes.
@@ -37,8 +36,7 @@ class HubText(HubData, Text):
         options: Those of `HubData`, and the others of `Text`.
 
     Raises:
-        InputError: If the data set, a split or the column does not exist, or the tokenizer file does not
-            parse.
+        InputError: If the data set, a split or the column does not exist, or the tokenizer file does not parse.
     """
 
     def __init__(
@@ -58,20 +56,7 @@ class HubText(HubData, Text):
         self._cache_dir = cache_dir
 
     @cached_property
-    def splits(self) -> Splits[TokenStream]:
-        train, val = self._stream("train"), self._stream("val")
-        return Splits(train, val, self._stream("test") if "test" in self._rows else val)
-
-    def raw_text(self, split: str, limit: int) -> bytes:
-        text = bytearray()
-        for piece, _ in self._pieces(split if split in self._rows else "val"):
-            text += piece
-            if len(text) >= limit:
-                break
-        return bytes(text[:limit])
-
-    @cached_property
-    def _rows(self) -> dict[str, Any]:
+    def texts(self) -> dict[str, Any]:
         """A `datasets.Dataset` for each part that there is, "train" and "val" among them."""
         for part in self.parts.values():
             feature = part.rows.features[self._column]
@@ -85,15 +70,17 @@ class HubText(HubData, Text):
             rows["train"] = rows["train"].select(range(cut))
         return rows
 
-    def _stream(self, part: str) -> TokenStream:
-        key = f"{content_key(self._rows[part])} {self._column} {self._separator!r}"
-        return cached_stream(lambda: self._pieces(part), key, self.found_tokenization, self._cache_dir)
+    def stream(self, part: str) -> TokenStream:
+        key = f"{content_key(self.texts[part])} {self._column} {self._separator!r}"
+        return cached_stream(lambda: self.pieces(part), key, self.found_tokenization, self._cache_dir)
 
-    def _pieces(self, part: str) -> Iterator[tuple[bytes, str]]:
+    def pieces(self, part: str) -> Iterator[tuple[bytes, str]]:
         where = f"{self.where}, {part} rows"
         piece: list[str] = []
         size = 0
-        for row, text in enumerate(self._texts(part)):
+        batches = self.texts[part].select_columns([self._column]).iter(batch_size=1000)
+        texts = (text for batch in batches for text in batch[self._column])
+        for row, text in enumerate(texts):
             if text is None:
                 raise InputError(f"{where}: row {row} has no text; filter such rows out of the data set")
             piece += [text, self._separator]
@@ -103,7 +90,3 @@ class HubText(HubData, Text):
                 piece, size = [], 0
         if piece:
             yield "".join(piece).encode(), where
-
-    def _texts(self, part: str) -> Iterator[str | None]:
-        for rows in self._rows[part].select_columns([self._column]).iter(batch_size=1000):
-            yield from rows[self._column]

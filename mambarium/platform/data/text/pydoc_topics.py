@@ -1,9 +1,9 @@
 """The Python language reference that comes with every Python: real text on a machine without network."""
 
+from collections.abc import Iterator
 from functools import cached_property
 
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.text.text_data import Text, TextOptions
 from mambarium.platform.data.text.token_stream import TokenStream, byte_stream
 
@@ -24,17 +24,15 @@ class PydocTopics(Text):
         super().__init__(tokenizer=None, **options)
 
     @cached_property
-    def splits(self) -> Splits[TokenStream]:
-        held_out = byte_stream(self._parts[1])
-        return Splits(byte_stream(self._parts[0]), held_out, held_out)
-
-    def raw_text(self, split: str, limit: int) -> bytes:
-        return self._parts[0 if split == "train" else 1][:limit]
-
-    @cached_property
-    def _parts(self) -> tuple[bytes, bytes]:
+    def texts(self) -> dict[str, bytes]:
         from pydoc_data.topics import topics
 
         text = "".join(topics[name] for name in sorted(topics)).encode()
         cut = len(text) * 9 // 10
-        return text[:cut], text[cut:]
+        return {"train": text[:cut], "val": text[cut:]}
+
+    def pieces(self, part: str) -> Iterator[tuple[bytes, str]]:
+        yield self.texts[part], "pydoc_data.topics"
+
+    def stream(self, part: str) -> TokenStream:
+        return byte_stream(self.texts[part])

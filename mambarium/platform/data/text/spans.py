@@ -1,5 +1,6 @@
 """Parts of text files: found, cut in two, hashed and read piece by piece."""
 
+import codecs
 import glob
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -10,6 +11,9 @@ from mambarium.errors import InputError
 
 PIECE_BYTES = 2**20
 """About how much of a file is read at once."""
+
+CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
+"""Those that no UTF-8 character begins with."""
 
 
 class TextSpan(NamedTuple):
@@ -50,7 +54,7 @@ def find_text(patterns: str | Sequence[str]) -> list[TextSpan]:
             raise InputError(f"{path}: no such text file, and no file matches it as a pattern")
         for file in files:
             if file.is_file():
-                spans.append(TextSpan(file, 0, _size(file)))
+                spans.append(TextSpan(file, 0, file.stat().st_size))
     if not sum(span.stop for span in spans):
         raise InputError(f"{patterns}: there is no text in it")
     return spans
@@ -97,24 +101,12 @@ def pieces(spans: Sequence[TextSpan]) -> Iterator[tuple[bytes, str]]:
         rest = b""
         for block in _blocks(span):
             block = rest + block
-            end = block.rfind(b"\n") + 1 or _end_of_character(block)
+            end = block.rfind(b"\n") + 1 or codecs.utf_8_decode(block, "replace", False)[1]
             rest = block[end:]
             if end:
                 yield block[:end], str(span.path)
         if rest:
             yield rest, str(span.path)
-
-
-def first_bytes(spans: Sequence[TextSpan], limit: int) -> bytes:
-    """Return the first bytes of a text, at most `limit`."""
-    parts: list[bytes] = []
-    for span in spans:
-        for block in _blocks(span):
-            if limit <= 0:
-                return b"".join(parts)
-            parts.append(block[:limit])
-            limit -= len(block)
-    return b"".join(parts)
 
 
 def _blocks(span: TextSpan) -> Iterator[bytes]:
@@ -129,39 +121,10 @@ def _blocks(span: TextSpan) -> Iterator[bytes]:
                 left -= len(block)
                 yield block
     except OSError as error:
-        raise _unreadable(span.path, error) from error
-
-
-def _size(path: Path) -> int:
-    try:
-        with open(path, "rb") as file:
-            return file.seek(0, 2)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be read as text ({error.strerror})")
-
-
-def _is_continuation(byte: int) -> bool:
-    return byte & 0xC0 == 0x80
+        raise InputError(f"{span.path}: cannot be read as text ({error.strerror})") from error
 
 
 def _start_of_character(span: TextSpan, position: int) -> int:
     """Move a position forward to where a UTF-8 character starts; by three bytes at most."""
-    ahead = first_bytes([span._replace(start=position)], 3)
-    continuation = 0
-    while continuation < len(ahead) and _is_continuation(ahead[continuation]):
-        continuation += 1
-    return position + continuation
-
-
-def _end_of_character(block: bytes) -> int:
-    """Where the last whole UTF-8 character of a block ends; the block's end if it is not UTF-8."""
-    for back in range(1, min(4, len(block)) + 1):
-        byte = block[-back]
-        if not _is_continuation(byte):
-            length = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return len(block) if length <= back else len(block) - back
-    return len(block)
+    ahead = next(_blocks(span._replace(start=position)), b"")[:3]
+    return position + len(ahead) - len(ahead.lstrip(CONTINUATION_BYTES))

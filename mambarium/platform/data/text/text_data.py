@@ -1,7 +1,7 @@
 """The data module of language modelling; where the text comes from is left to its subclasses."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -122,12 +122,30 @@ class Text(ExactDataModule):
 
     @property
     @abstractmethod
-    def splits(self) -> Splits[TokenStream]:
-        """The tokenised text."""
+    def texts(self) -> Mapping[str, Any]:
+        """The text of "train", of "val" and, if it is another one, of "test"."""
 
     @abstractmethod
-    def raw_text(self, split: str, limit: int) -> bytes:
-        """Return the first `limit` bytes of split "train", "val" or "test"."""
+    def pieces(self, part: str) -> Iterator[tuple[bytes, str]]:
+        """Give one of the texts piece by piece, each with what an error message calls it."""
+
+    @abstractmethod
+    def stream(self, part: str) -> TokenStream:
+        """Tokenise one of the texts."""
+
+    @cached_property
+    def splits(self) -> Splits[TokenStream]:
+        """The tokens of the three texts."""
+        return Splits.of({part: self.stream(part) for part in self.texts})
+
+    def raw_text(self, part: str, limit: int) -> bytes:
+        """Return the first `limit` bytes of "train", "val" or "test"."""
+        text = bytearray()
+        for piece, _ in self.pieces(part if part in self.texts else "val"):
+            text += piece
+            if len(text) >= limit:
+                break
+        return bytes(text[:limit])
 
     def prepare_data(self) -> None:
         """Tokenise where that has not been done yet, in one process of a machine before the others look."""

@@ -1,10 +1,11 @@
 """Text from local files."""
 
+from collections.abc import Iterator
 from functools import cached_property
 
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.core.splits import Splits, require_fraction
-from mambarium.platform.data.text.spans import TextSpan, content_key, cut, find_text, first_bytes, pieces
+from mambarium.platform.data.core.splits import require_fraction
+from mambarium.platform.data.text.spans import TextSpan, content_key, cut, find_text, pieces
 from mambarium.platform.data.text.text_data import Text, TextOptions
 from mambarium.platform.data.text.token_cache import cached_stream
 from mambarium.platform.data.text.token_stream import TokenStream
@@ -13,12 +14,10 @@ from mambarium.platform.data.text.token_stream import TokenStream
 class TextFiles(Text):
     """Text of local files, as bytes (vocabulary 256) or through a tokenizer file.
 
-    Files follow one another in one stream. The text is tokenised once and kept in a cache folder, by its
-    content.
+    Files follow one another in one stream. The text is tokenised once and kept in a cache folder, by its content.
 
     Args:
-        train: Text to train on: a file, a pattern such as `books/**/*.md`, a folder (all its `.txt` files),
-            or a list.
+        train: Text to train on: a file, a pattern such as `books/**/*.md`, a folder (all its `.txt` files), or a list.
         val: Text to validate on, likewise; None: the last `val_fraction` of the training text.
         test: Text to test on, likewise; None: the validation text.
         val_fraction: Part of the training text to hold out where `val` is not given.
@@ -52,21 +51,15 @@ class TextFiles(Text):
         return train if isinstance(train, str) else ", ".join(train or [])
 
     @cached_property
-    def _spans(self) -> dict[str, list[TextSpan]]:
+    def texts(self) -> dict[str, list[TextSpan]]:
         spans = {part: find_text(patterns) for part, patterns in self._patterns.items() if patterns is not None}
         if "val" not in spans:
             spans["train"], spans["val"] = cut(spans["train"], self._val_fraction)
-        spans.setdefault("test", spans["val"])
         return spans
 
-    @cached_property
-    def splits(self) -> Splits[TokenStream]:
-        train, val = self._stream("train"), self._stream("val")
-        return Splits(train, val, val if self._spans["test"] is self._spans["val"] else self._stream("test"))
+    def pieces(self, part: str) -> Iterator[tuple[bytes, str]]:
+        return pieces(self.texts[part])
 
-    def _stream(self, split: str) -> TokenStream:
-        spans = self._spans[split]
-        return cached_stream(lambda: pieces(spans), content_key(spans), self.found_tokenization, self._cache_dir)
-
-    def raw_text(self, split: str, limit: int) -> bytes:
-        return first_bytes(self._spans[split], limit)
+    def stream(self, part: str) -> TokenStream:
+        key = content_key(self.texts[part])
+        return cached_stream(lambda: self.pieces(part), key, self.found_tokenization, self._cache_dir)

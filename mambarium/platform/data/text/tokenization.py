@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,51 +17,15 @@ GAPS = 4
 """How many numbers, for each token, a tokenizer file may count."""
 
 
-class Tokenization(Protocol):
-    """Turns text into token numbers that together account for every byte of it."""
-
-    vocab_size: int
-    fingerprint: str
-
-    @property
-    def json(self) -> str | None:
-        """All that there is to know of it, as the `tokenizers` library writes it; None: bytes."""
-        ...
-
-    def tokenize(self, piece: bytes, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Tokenise a piece of text.
-
-        Args:
-            piece: The text.
-            name: What an error message calls it.
-
-        Returns:
-            Token numbers, and the bytes that each stands for (None: one each), which add up to `len(piece)`
-            if there are tokens.
-
-        Raises:
-            InputError: If the piece is not text that can be tokenised.
-        """
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Return the token numbers of a prompt."""
-        ...
-
-    def decode(self, tokens: list[int]) -> str:
-        """Return the text of token numbers."""
-        ...
-
-
 class ByteTokenization:
-    """Each byte is a token; any file is text."""
+    """Each byte is a token; any file is text, and there is no JSON to keep of it."""
 
     vocab_size = 256
     fingerprint = "bytes"
     json = None
 
     def tokenize(self, piece: bytes, name: str) -> tuple[np.ndarray, None]:
-        """Return the bytes as numbers."""
+        """Return the bytes as numbers, each of which stands for one."""
         return np.frombuffer(piece, dtype=np.uint8), None
 
     def encode(self, text: str) -> list[int]:
@@ -128,10 +92,14 @@ class JsonTokenization:
         return {name: value for name, value in self.__dict__.items() if name != "_tokenizer"}
 
     def tokenize(self, piece: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Tokenise UTF-8 text.
+        """Tokenise UTF-8 text: return token numbers, and the bytes of the piece that each stands for.
 
         A token stands for the text from the end of the token before it to its own end, the last one for all that is
-        left: so the widths add up to the piece exactly, whatever the tokenizer drops, splits or normalises.
+        left: so the widths add up to the piece exactly, whatever the tokenizer drops, splits or normalises. Without a
+        token both are empty.
+
+        Raises:
+            InputError: If the piece is not UTF-8, or the tokenizer refuses it.
         """
         try:
             text = piece.decode()
@@ -161,6 +129,10 @@ class JsonTokenization:
         """Return the text of token numbers."""
         with self._refusals():
             return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
+
+
+Tokenization = ByteTokenization | JsonTokenization
+"""Turns text into token numbers that together account for every byte of it."""
 
 
 def read_tokenization(path: str | None) -> Tokenization:
