@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -19,6 +19,27 @@ class StoredPart(NamedTuple):
     rows: Any
     where: str
     folders: tuple[Path, ...]
+
+
+def class_names(feature: Any, values: Collection[Any]) -> list[str] | None:
+    """Return the names of a column's classes: those that it declares, or else its values if all are texts or numbers.
+
+    Args:
+        feature: The type of the column, as the library describes it.
+        values: The different values in it; from numbers, the classes run from 0 to the highest.
+
+    Returns:
+        One name per class; None if the values are no classes.
+    """
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel) and feature.names:
+        return list(feature.names)
+    if all(isinstance(value, str) for value in values):
+        return sorted(values)
+    if all(isinstance(value, int) and value >= 0 for value in values):
+        return [str(label) for label in range(max(values) + 1)]
+    return None
 
 
 class HubOptions(TypedDict, total=False):

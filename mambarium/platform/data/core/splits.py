@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
+
 from mambarium.errors import InputError
 
 Source = TypeVar("Source")
@@ -91,6 +93,14 @@ def hold_out(labels: Sequence[int], names: Sequence[str], fraction: float) -> tu
     if not held_out:
         raise InputError("no class has two samples, so none can be held out; give validation data of its own")
     return [index for index in range(len(labels)) if index not in held_out], sorted(held_out)
+
+
+def ranks_in_class(labels: np.ndarray) -> np.ndarray:
+    """Count how many samples of its class come before each sample, whose classes are given (samples,)."""
+    ranks = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        ranks[labels == label] = np.arange((labels == label).sum())
+    return ranks
 
 
 def require_fraction(fraction: float) -> None:

@@ -10,9 +10,9 @@ from torchvision.transforms.v2 import Transform
 from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.data_module import BatchOptions
 from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.core.splits import Splits
+from mambarium.platform.data.core.splits import Splits, ranks_in_class
 from mambarium.platform.data.images.classification.labelled_images import ClassificationImages
-from mambarium.platform.data.images.classification.labelled_sources import LabelledSource, NamedImage, Subset
+from mambarium.platform.data.images.classification.labelled_sources import LabelledSource, NamedImage
 
 
 class Digits(ClassificationImages):
@@ -54,33 +54,29 @@ class Digits(ClassificationImages):
         )
 
     def read_splits(self) -> Splits[LabelledSource]:
-        source = _DigitImages(self.image_size)
-        train, held_out = _split(source.labels)
-        held_out_source = Subset(source, held_out)
-        return Splits.of({"train": Subset(source, train), "val": held_out_source})
+        train, held_out = (_DigitImages(numbers, self.image_size) for numbers in _split(_digits()[1]))
+        return Splits(train, held_out, held_out)
 
     def reference_figures(self) -> dict[str, float]:
         """Return the held-out accuracy of a support vector machine on the raw pixels, same split."""
-        from sklearn.datasets import load_digits
         from sklearn.svm import SVC
 
-        pixels, labels = load_digits(return_X_y=True)
-        train, held_out = _split(labels.tolist())
+        pixels, labels = _digits()
+        train, held_out = _split(labels)
         classifier = SVC(gamma=0.001).fit(pixels[train], labels[train])
         return {"RBF-SVM accuracy": float(classifier.score(pixels[held_out], labels[held_out]))}
 
 
 class _DigitImages:
-    """All digits as RGB images."""
+    """Some of the digits as RGB images."""
 
-    def __init__(self, image_size: int) -> None:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        grey = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)  # (1797, 8, 8)
+    def __init__(self, numbers: np.ndarray, image_size: int) -> None:
+        pixels, labels = _digits()
+        grey = torch.from_numpy(pixels[numbers]).view(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
         resize = v2.Resize(image_size, antialias=True)
-        self._images = resize(grey.unsqueeze(1).expand(-1, 3, -1, -1)).contiguous()  # (1797, 3, size, size)
-        self.labels: Sequence[int] = digits.target.tolist()
+        self._images = resize(grey.expand(-1, 3, -1, -1)).contiguous()  # (digits, 3, size, size)
+        self._numbers = numbers
+        self.labels: Sequence[int] = labels[numbers].tolist()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,15 +88,17 @@ class _DigitImages:
         return NamedImage(self._images[key[1]].clone(), self.labels[key[1]], self.name(key[1]))
 
     def name(self, index: int) -> str:
-        return f"scikit-learn digit {index}"
+        return f"scikit-learn digit {self._numbers[index]}"
 
 
-def _split(labels: Sequence[int]) -> tuple[list[int], list[int]]:
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return all digits, the pixels of each (digits, 64) from 0 to 16, and which they are (digits,)."""
+    from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)
+
+
+def _split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return indices to train on and to hold out."""
-    seen = [0] * 10
-    held_out = []
-    for label in labels:
-        held_out.append(seen[label] % 5 == 0)
-        seen[label] += 1
-    mask = np.array(held_out)
-    return np.flatnonzero(~mask).tolist(), np.flatnonzero(mask).tolist()
+    held_out = ranks_in_class(labels) % 5 == 0
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -4,14 +4,10 @@ from typing import Any
 
 from mambarium.errors import InputError
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.core.hub import HubData, HubOptions
+from mambarium.platform.data.core.hub import HubData, HubOptions, class_names
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.classification.labelled_images import ClassificationImages, ClassificationOptions
-from mambarium.platform.data.images.classification.labelled_sources import (
-    LabelledImages,
-    LabelledSource,
-    labelled_splits,
-)
+from mambarium.platform.data.images.classification.labelled_sources import LabelledImages, labelled_splits
 from mambarium.platform.data.images.stored_images import ImageRows
 
 
@@ -50,51 +46,39 @@ class HubImages(HubData, ClassificationImages):
         self._image_column, self._label_column = image_column, label_column
 
     def read_class_names(self) -> list[str]:
-        training = self.parts["train"]
-        return _class_names(training.rows, training.where, self._label_column)
+        rows, where, _ = self.parts["train"]
+        column = self._label_column
+        values = rows.unique(column)
+        if not values:
+            raise InputError(f"{where}: has no rows")
+        names = class_names(rows.features[column], values)
+        if names is None:
+            raise InputError(
+                f"{where}: column {column!r} holds {rows.features[column]} with such values as {values[0]!r}, not "
+                "classes; set data.label_column"
+            )
+        if len(names) == 1:
+            raise InputError(f"{where}: column {column!r} holds one class alone, {names[0]}; set data.label_column")
+        return names
 
-    def read_splits(self) -> Splits[LabelledSource]:
-        class_names = self.found_facts["class_names"]
+    def read_splits(self) -> Splits[LabelledImages]:
+        names = self.found_facts["class_names"]
         sources = {}
         for name, part in self.parts.items():
             images = ImageRows(part, self._image_column, range(len(part.rows)))
-            labels = _labels(part.rows, part.where, self._label_column, class_names)
+            labels = _labels(part.rows, part.where, self._label_column, names)
             sources[name] = LabelledImages(images, labels, self.reader)
         return labelled_splits(sources, self.val_fraction)
 
 
-def _class_names(rows: Any, where: str, column: str) -> list[str]:
-    import datasets
-
-    feature = rows.features[column]
-    declared = feature.names if isinstance(feature, datasets.ClassLabel) else None
-    values = declared or rows.unique(column)
-    if not values:
-        raise InputError(f"{where}: has no rows")
-    if declared:
-        names = list(declared)
-    elif all(isinstance(value, str) for value in values):
-        names = sorted(values)
-    elif all(isinstance(value, int) for value in values) and min(values) >= 0:
-        names = [str(label) for label in range(max(values) + 1)]
-    else:
-        raise InputError(
-            f"{where}: column {column!r} holds {feature} with such values as {values[0]!r}, not classes; set "
-            "data.label_column"
-        )
-    if len(names) == 1:
-        raise InputError(f"{where}: column {column!r} holds one class alone, {names[0]}; set data.label_column")
-    return names
-
-
-def _labels(rows: Any, where: str, column: str, class_names: list[str]) -> list[int]:
+def _labels(rows: Any, where: str, column: str, names: list[str]) -> list[int]:
     values = rows[column][:]
-    numbers = {name: number for number, name in enumerate(class_names)}
+    numbers = {name: number for number, name in enumerate(names)}
     labels = [numbers.get(value, -1) if isinstance(value, str) else value for value in values]
     for row, label in enumerate(labels):
-        if label is None or not 0 <= label < len(class_names):
+        if label is None or not 0 <= label < len(names):
             raise InputError(
-                f"{where}, row {row}: {values[row]!r} in column {column!r} is none of the "
-                f"{len(class_names)} classes of the training split"
+                f"{where}, row {row}: {values[row]!r} in column {column!r} is none of the {len(names)} classes of the "
+                "training split"
             )
     return labels

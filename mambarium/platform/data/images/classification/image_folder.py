@@ -9,11 +9,7 @@ from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.messages import note
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.classification.labelled_images import ClassificationImages, ClassificationOptions
-from mambarium.platform.data.images.classification.labelled_sources import (
-    LabelledImages,
-    LabelledSource,
-    labelled_splits,
-)
+from mambarium.platform.data.images.classification.labelled_sources import LabelledImages, labelled_splits
 from mambarium.platform.data.images.image_files import (
     PassedOver,
     composed,
@@ -66,7 +62,7 @@ class ImageFolder(ClassificationImages):
     def read_class_names(self) -> list[str]:
         return list(_several_classes(self._folders["train"]))
 
-    def read_splits(self) -> Splits[LabelledSource]:
+    def read_splits(self) -> Splits[LabelledImages]:
         names = self.found_facts["class_names"]
         stored = {split: _labelled_files(folder, names) for split, folder in self._folders.items()}
         sources = {

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mambarium.platform.data.core.order import SampleKey
+from mambarium.platform.data.core.samples import SampleSource
 from mambarium.platform.data.core.splits import Splits, divided
-from mambarium.platform.data.images.intensity import ImageReader
+from mambarium.platform.data.images.intensity import ImageReader, StoredImages
 from mambarium.platform.data.images.stored_images import DecodedImages, ImageFiles, ImageRows
 
 CACHE_LIMIT = 512 * 2**20
@@ -26,24 +26,10 @@ class NamedImage(NamedTuple):
     name: str
 
 
-class LabelledSource(Protocol):
-    """Labelled images by index."""
+class LabelledSource(SampleSource[NamedImage], StoredImages, Protocol):
+    """Labelled images by index, the same in every pass."""
 
     labels: Sequence[int]
-
-    def __len__(self) -> int: ...
-
-    def read(self, key: SampleKey) -> NamedImage:
-        """Return the image of an index, the same in every pass."""
-        ...
-
-    def stored(self, index: int) -> bytes | Path | None:
-        """Return the file of an image, or its content; None if it is made here."""
-        ...
-
-    def name(self, index: int) -> str:
-        """Return what an error message calls an image: its path or its row."""
-        ...
 
 
 class LabelledImages(DecodedImages):
@@ -56,26 +42,9 @@ class LabelledImages(DecodedImages):
     def read(self, key: SampleKey) -> NamedImage:
         return NamedImage(self.image(key[1]), self.labels[key[1]], self.name(key[1]))
 
-
-class Subset:
-    """Some images of a source, in the order of the indices."""
-
-    def __init__(self, source: LabelledSource, indices: Sequence[int]) -> None:
-        self._source = source
-        self._indices = list(indices)
-        self.labels: Sequence[int] = [source.labels[index] for index in self._indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def read(self, key: SampleKey) -> NamedImage:
-        return self._source.read((key[0], self._indices[key[1]]))
-
-    def stored(self, index: int) -> bytes | Path | None:
-        return self._source.stored(self._indices[index])
-
-    def name(self, index: int) -> str:
-        return self._source.name(self._indices[index])
+    def chosen(self, indices: Sequence[int]) -> "LabelledImages":
+        """Return some of the images, in the given order."""
+        return LabelledImages(self._images.chosen(indices), [self.labels[index] for index in indices], self._reader)
 
 
 class Cached:
@@ -113,17 +82,12 @@ def cached_if_small(source: LabelledSource, cache: bool | None) -> LabelledSourc
 
 
 def labelled_splits(
-    stored: Mapping[str, LabelledSource], val_fraction: float, key: Callable[[int], str] = str
-) -> Splits[LabelledSource]:
+    stored: Mapping[str, LabelledImages], val_fraction: float, key: Callable[[int], str] = str
+) -> Splits[LabelledImages]:
     """Find what stands in for a part that a data set does not have; arguments as for `divided`.
 
     Raises:
         InputError: If nothing is left to validate on.
     """
     parts = divided({part: len(source) for part, source in stored.items()}, val_fraction, stored["train"].labels, key)
-    return Splits.of(
-        {
-            name: stored[part] if len(indices) == len(stored[part]) else Subset(stored[part], indices)
-            for name, (part, indices) in parts.items()
-        }
-    )
+    return Splits.of({name: stored[part].chosen(indices) for name, (part, indices) in parts.items()})

@@ -1,9 +1,10 @@
 """Scenes of handwritten digits on dark photographs: detection and segmentation on a machine without network."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.data_module import BatchOptions, Part
 from mambarium.platform.data.core.order import SampleKey
 from mambarium.platform.data.core.samples import Sample
-from mambarium.platform.data.core.splits import Splits
+from mambarium.platform.data.core.splits import Splits, ranks_in_class
 from mambarium.platform.data.images.dense.dense_images import DenseImages
 from mambarium.platform.randomness import mixed_seed
 
@@ -53,7 +54,8 @@ class Scene(NamedTuple):
     masks: Tensor
 
 
-class DigitScenes(ABC):
+@dataclass(eq=False)
+class DigitScenes(Generic[Sample]):
     """Scenes by index, each a pure function of (seed, pass, index) in training and of the index alone in evaluation.
 
     Real digits of scikit-learn are enlarged, tinted and pasted on darkened crops of its two photographs. The digits
@@ -61,48 +63,49 @@ class DigitScenes(ABC):
     every ten goes to validation and the sixth to test, the others are trained on (as in `Digits`).
     """
 
-    def __init__(self, part: Part, image_size: int, num_scenes: int, seed: int) -> None:
-        self._part: Part = part
-        self._image_size = image_size
-        self._num_scenes = num_scenes
-        self._seed = seed
+    part: Part
+    image_size: int
+    num_scenes: int
+    seed: int
+    annotated: Callable[[Scene, int], Sample]
+    """Makes a sample of a scene and its index."""
 
     def __len__(self) -> int:
-        return self._num_scenes
+        return self.num_scenes
 
     def name(self, index: int) -> str:
-        return f"{self._part} scene {index}"
+        return f"{self.part} scene {index}"
 
     def stored(self, index: int) -> None:
         return None
 
-    @abstractmethod
-    def read(self, key: SampleKey) -> Any:
-        """Return a scene as a sample."""
+    def read(self, key: SampleKey) -> Sample:
+        return self.annotated(self.scene(key), key[1])
 
     def scene(self, key: SampleKey) -> Scene:
         """Draw the scene of a pass and an index."""
-        numbers = (self._seed, *key) if self._part == "train" else (key[1],)
-        random = np.random.Generator(np.random.PCG64(mixed_seed(f"{self._part} scene", *numbers)))
-        size = self._image_size
+        numbers = (self.seed, *key) if self.part == "train" else (key[1],)
+        random = np.random.Generator(np.random.PCG64(mixed_seed(f"{self.part} scene", *numbers)))
+        size = self.image_size
         image = self._background(random)  # (3, size, size)
+        digits, classes = digits_of(self.part)
         owner = torch.full((size, size), -1)  # which digit a pixel belongs to
         labels: list[int] = []
         taken: list[tuple[int, int, int]] = []  # top, left, side
         for _ in range(random.integers(1, MAX_DIGITS, endpoint=True)):
-            index = int(random.integers(len(self._digits)))
+            index = int(random.integers(len(digits)))
             side = round(size * random.uniform(*DIGIT_SIZE))
             place = _free_place(random, size, side, taken)
             if place is None:
                 continue
             taken.append((*place, side))
-            opacity = F.interpolate(self._digits[index][None, None], size=(side, side), mode="bilinear")[0, 0]
+            opacity = F.interpolate(digits[index][None, None], size=(side, side), mode="bilinear")[0, 0]
             tint = torch.from_numpy(random.uniform(0.3, 1.0, 3)).float()
             tint *= random.uniform(0.7, 1.0) / tint.max()
             rows, columns = slice(place[0], place[0] + side), slice(place[1], place[1] + side)
             image[:, rows, columns] += (tint[:, None, None] - image[:, rows, columns]) * opacity
             owner[rows, columns].masked_fill_(opacity > INK, len(labels))
-            labels.append(self._labels[index])
+            labels.append(classes[index])
         masks = owner == torch.arange(len(labels))[:, None, None]  # (digits, size, size)
         visible = masks.flatten(1).any(dim=1)
         return Scene(image.mul_(255).round_().to(torch.uint8), torch.tensor(labels)[visible], masks[visible])
@@ -111,45 +114,32 @@ class DigitScenes(ABC):
         """Return a darkened crop (3, size, size) of a photograph, in 0 to 1."""
         photograph = self._photographs[random.integers(len(self._photographs))]
         height, width = photograph.shape[1:]
-        top = random.integers(height - self._image_size, endpoint=True)
-        left = random.integers(width - self._image_size, endpoint=True)
-        crop = photograph[:, top : top + self._image_size, left : left + self._image_size]
+        top = random.integers(height - self.image_size, endpoint=True)
+        left = random.integers(width - self.image_size, endpoint=True)
+        crop = photograph[:, top : top + self.image_size, left : left + self.image_size]
         return crop * random.uniform(*BACKGROUND_BRIGHTNESS)
 
     @cached_property
     def _photographs(self) -> list[Tensor]:
         """Photographs (3, height, width) in 0 to 1, each as it is and up to four times reduced."""
         reduced = [F.avg_pool2d(image, factor) for image in _sample_photographs() for factor in (1, 2, 3, 4)]
-        return [image for image in reduced if image.shape[1] >= self._image_size]
+        return [image for image in reduced if image.shape[1] >= self.image_size]
 
-    @cached_property
-    def _chosen(self) -> list[int]:
-        seen = [0] * 10
-        chosen = []
-        for index, label in enumerate(_all_digits()[1].tolist()):
-            split = {0: "val", 5: "test"}.get(seen[label] % 10, "train")
-            seen[label] += 1
-            if split == self._part:
-                chosen.append(index)
-        return chosen
 
-    @cached_property
-    def _digits(self) -> Tensor:
-        """Digits (digits, 8, 8) as opacities in 0 to 1."""
-        return _all_digits()[0][self._chosen]
-
-    @cached_property
-    def _labels(self) -> list[int]:
-        return _all_digits()[1][self._chosen].tolist()
+def of_part(labels: np.ndarray, part: Part) -> np.ndarray:
+    """Say which digits belong to a part, given which they are: both (digits,)."""
+    ranks = ranks_in_class(labels) % 10
+    return {"val": ranks == 0, "test": ranks == 5, "train": (ranks != 0) & (ranks != 5)}[part]
 
 
 @cache
-def _all_digits() -> tuple[Tensor, Tensor]:
-    """Return all digits (digits, 8, 8) as opacities in 0 to 1, and which they are (digits,)."""
+def digits_of(part: Part) -> tuple[Tensor, list[int]]:
+    """Return the digits of a part (digits, 8, 8) as opacities in 0 to 1, and which they are."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return torch.from_numpy(digits.images).float().div(16), torch.from_numpy(digits.target)
+    chosen = of_part(digits.target, part)
+    return torch.from_numpy(digits.images[chosen]).float().div(16), digits.target[chosen].tolist()
 
 
 @cache
@@ -182,7 +172,7 @@ class DigitSceneImages(DenseImages[Sample]):
     Each pass brings new training scenes; the 256 validation scenes and the 256 test scenes are always the same. The
     digits are split before pasting, so none is seen in two splits.
 
-    A subclass defines `names_of_classes` and `scenes`.
+    A subclass defines `names_of_classes` and `annotated`.
 
     Args:
         image_size: Height and width of a scene, 32 or more; small backbones learn 48 to 64 within minutes on a CPU.
@@ -195,8 +185,11 @@ class DigitSceneImages(DenseImages[Sample]):
     """
 
     names_of_classes: ClassVar[list[str]]
-    scenes: ClassVar[type[DigitScenes]]
-    """Scenes with their annotations."""
+
+    @staticmethod
+    @abstractmethod
+    def annotated(scene: Scene, index: int) -> Sample:
+        """Make a sample of a scene and its index."""
 
     def __init__(
         self,
@@ -227,6 +220,7 @@ class DigitSceneImages(DenseImages[Sample]):
         self.image_size = image_size
         self.num_scenes = num_scenes
 
-    def read_splits(self) -> Splits[DigitScenes]:
+    def read_splits(self) -> Splits[DigitScenes[Sample]]:
         counts: dict[Part, int] = {"train": self.num_scenes, "val": EVALUATION_SCENES, "test": EVALUATION_SCENES}
-        return Splits.of({part: self.scenes(part, self.image_size, count, self.seed) for part, count in counts.items()})
+        size, seed = self.image_size, self.seed
+        return Splits.of({part: DigitScenes(part, size, count, seed, self.annotated) for part, count in counts.items()})

@@ -1,19 +1,8 @@
 """Handwritten digits on dark photographs, with boxes and masks."""
 
-from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.images.dense.digit_scenes import DigitSceneImages, DigitScenes
+from mambarium.platform.data.images.dense.digit_scenes import DigitSceneImages, Scene
 from mambarium.platform.data.images.detection.detection_images import DetectionImages
 from mambarium.platform.data.images.detection.detection_samples import DetectionSample, boxes_of_masks, detection_sample
-
-
-class DetectionScenes(DigitScenes):
-    """Scenes with boxes and masks."""
-
-    def read(self, key: SampleKey) -> DetectionSample:
-        scene = self.scene(key)
-        return detection_sample(
-            scene.image, boxes_of_masks(scene.masks), scene.labels, image_id=key[1], masks=scene.masks
-        )
 
 
 class DigitSceneDetection(DigitSceneImages[DetectionSample], DetectionImages):
@@ -24,4 +13,7 @@ class DigitSceneDetection(DigitSceneImages[DetectionSample], DetectionImages):
     """
 
     names_of_classes = [str(digit) for digit in range(10)]  # noqa: RUF012  # typed in the base class
-    scenes = DetectionScenes
+
+    @staticmethod
+    def annotated(scene: Scene, index: int) -> DetectionSample:
+        return detection_sample(scene.image, boxes_of_masks(scene.masks), scene.labels, index, masks=scene.masks)

@@ -7,7 +7,7 @@ import msgspec
 
 from mambarium.errors import InputError
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.core.hub import HubData, HubOptions
+from mambarium.platform.data.core.hub import HubData, HubOptions, class_names
 from mambarium.platform.data.core.splits import Splits, divided
 from mambarium.platform.data.images.dense.dense_images import ScaledOptions
 from mambarium.platform.data.images.detection.annotation_records import Area, Coordinate, Flag, Side, as_record
@@ -76,9 +76,19 @@ class HubDetection(HubData, StoredDetection):
         return {name: _objects_of(part.rows, part.where, column, self._keys) for name, part in self.parts.items()}
 
     def read_class_names(self) -> list[str]:
-        training = self.parts["train"]
-        column, label_key = self._objects_column, self._keys[1]
-        return _class_names(training.rows, training.where, column, label_key, self._objects["train"])
+        rows, where, _ = self.parts["train"]
+        label_key = self._keys[1]
+        labels = {item.category for of_image in self._objects["train"] for item in of_image}
+        feature = _label_feature(rows.features[self._objects_column], label_key)
+        if not labels and not getattr(feature, "names", None):
+            raise InputError(f"{where}: no object says what the classes are; set data.class_names")
+        names = class_names(feature, labels)
+        if names is None:
+            raise InputError(
+                f"{where}: the objects' {label_key!r} are neither all whole numbers from 0 nor all names: mend them, "
+                "or set data.label_key"
+            )
+        return names
 
     def read_splits(self) -> Splits[ImagesWithObjects]:
         num_rows = {part: len(objects) for part, objects in self._objects.items()}
@@ -106,16 +116,14 @@ class HubDetection(HubData, StoredDetection):
         )
 
     def _records(self, items: list["HubObject"], where: str) -> list[ObjectRecord]:
-        class_names = self.found_facts["class_names"]
+        names = self.found_facts["class_names"]
         records = []
         for position, item in enumerate(items):
             place, label = f"objects[{position}]", item.category
-            if isinstance(label, str) and label in class_names:
-                label = class_names.index(label)
-            if not isinstance(label, int) or not 0 <= label < len(class_names):
-                raise InputError(
-                    f"{where}: {place}.{self._keys[1]}: found {label!r}, none of the {len(class_names)} classes"
-                )
+            if isinstance(label, str) and label in names:
+                label = names.index(label)
+            if not isinstance(label, int) or not 0 <= label < len(names):
+                raise InputError(f"{where}: {place}.{self._keys[1]}: found {label!r}, none of the {len(names)} classes")
             x, y, third, fourth = item.bbox
             corners = (x, y, x + third, y + fourth) if self._box_format == "xywh" else item.bbox
             if self._masks and item.segmentation is None:
@@ -172,30 +180,12 @@ def _objects_of(rows: Any, where: str, column: str, keys: tuple[str, str]) -> li
     return found
 
 
-def _class_names(rows: Any, where: str, column: str, label_key: str, objects: list[list[HubObject]]) -> list[str]:
-    """Return the classes that a column declares, or else all that its objects have."""
-    import datasets
-
-    feature = rows.features[column]
+def _label_feature(feature: Any, label_key: str) -> Any:
+    """Return the type of the classes in a column of objects, which nest in either way."""
     inner = getattr(feature, "feature", feature)
     inner = inner[0] if isinstance(inner, list) else inner
     label = inner.get(label_key) if isinstance(inner, dict) else None
-    label = getattr(label, "feature", label)
-    if isinstance(label, datasets.ClassLabel) and label.names:
-        return list(label.names)
-    labels = [item.category for of_image in objects for item in of_image]
-    if not labels:
-        raise InputError(f"{where}: no object says what the classes are; set data.class_names")
-    names = [label for label in labels if isinstance(label, str)]
-    numbers = [label for label in labels if isinstance(label, int)]
-    if len(names) == len(labels):
-        return sorted(set(names))
-    if names:
-        raise InputError(
-            f"{where}: the objects' {label_key!r} are neither all whole numbers nor all names: mend them, or set "
-            "data.label_key"
-        )
-    return [str(number) for number in range(max(numbers) + 1)]
+    return getattr(label, "feature", label)
 
 
 def _stated_sizes(rows: Any, where: str) -> list[tuple[int, int]]:

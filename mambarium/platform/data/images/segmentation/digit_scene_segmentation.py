@@ -2,19 +2,9 @@
 
 import torch
 
-from mambarium.platform.data.core.order import SampleKey
-from mambarium.platform.data.images.dense.digit_scenes import DigitSceneImages, DigitScenes
+from mambarium.platform.data.images.dense.digit_scenes import DigitSceneImages, Scene
 from mambarium.platform.data.images.segmentation.segmentation_images import SegmentationImages
 from mambarium.platform.data.images.segmentation.segmentation_samples import SegmentationSample, segmentation_sample
-
-
-class SegmentationScenes(DigitScenes):
-    """Scenes with the class of each pixel: 0 for the background, digit + 1."""
-
-    def read(self, key: SampleKey) -> SegmentationSample:
-        scene = self.scene(key)
-        classes = (scene.labels + 1)[:, None, None] * scene.masks  # (digits, size, size)
-        return segmentation_sample(scene.image, classes.amax(dim=0).to(torch.uint8), image_id=key[1])
 
 
 class DigitSceneSegmentation(DigitSceneImages[SegmentationSample], SegmentationImages):
@@ -25,4 +15,8 @@ class DigitSceneSegmentation(DigitSceneImages[SegmentationSample], SegmentationI
     """
 
     names_of_classes = ["background", *(str(digit) for digit in range(10))]  # noqa: RUF012  # typed in the base class
-    scenes = SegmentationScenes
+
+    @staticmethod
+    def annotated(scene: Scene, index: int) -> SegmentationSample:
+        classes = (scene.labels + 1)[:, None, None] * scene.masks  # (digits, size, size)
+        return segmentation_sample(scene.image, classes.amax(dim=0).to(torch.uint8), image_id=index)
