@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.messages import note
@@ -161,23 +160,22 @@ def read_objects(content: CocoFile, file: Path, category_ids: list[int]) -> Obje
         InputError: If a category is none of the classes, a box isn't four numbers, or a segmentation is none.
     """
     annotations = content.annotations
-    count = len(annotations)
-    numbers = np.fromiter((item.category_id for item in annotations), np.int64, count)
-    labels, known = _places(numbers, category_ids)
-    if not known.all():
-        first = int(np.flatnonzero(~known)[0])
-        raise InputError(
-            f"{file}: annotations[{first}].category_id: found {numbers[first]}, which is none of the "
-            f"{len(category_ids)} categories of the training file"
-        )
-    numbers = np.fromiter((item.image_id for item in annotations), np.int64, count)
-    images, known = _places(numbers, [image.id for image in content.images])
-    if not known.all():
-        note(f"{file}: {int((~known).sum())} annotations of images that it does not list left out")
+    class_of = {number: label for label, number in enumerate(category_ids)}
+    place_of = {image.id: place for place, image in enumerate(content.images)}
+    for position, item in enumerate(annotations):
+        if item.category_id not in class_of:
+            raise InputError(
+                f"{file}: annotations[{position}].category_id: found {item.category_id}, which is none of the "
+                f"{len(category_ids)} categories of the training file"
+            )
+        if item.bbox and len(item.bbox) != 4:
+            raise InputError(
+                f"{file}: annotations[{position}].bbox: found {item.bbox}, expected left, top, width, height"
+            )
+    images = np.array([place_of.get(item.image_id, -1) for item in annotations], dtype=np.int64)
+    if (images < 0).any():
+        note(f"{file}: {int((images < 0).sum())} annotations of images that it does not list left out")
     stated = [item.bbox or (0.0,) * 4 for item in annotations]
-    for position, box in enumerate(stated):
-        if len(box) != 4:
-            raise InputError(f"{file}: annotations[{position}].bbox: found {box}, expected left, top, width, height")
     boxes = np.array(stated, dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     segmentations = None
@@ -189,23 +187,13 @@ def read_objects(content: CocoFile, file: Path, category_ids: list[int]) -> Obje
     objects = Objects(
         images,
         boxes,
-        labels,
-        np.fromiter((bool(item.iscrowd) for item in annotations), bool, count),
-        np.fromiter((math.nan if item.area is None else item.area for item in annotations), np.float64, count),
-        segmentations,
+        labels=np.array([class_of[item.category_id] for item in annotations], dtype=np.int64),
+        crowd=np.array([bool(item.iscrowd) for item in annotations], dtype=bool),
+        areas=np.array([math.nan if item.area is None else item.area for item in annotations], dtype=np.float64),
+        segmentations=segmentations,
     )
     order = np.argsort(images, kind="stable")
-    return objects.chosen(order[known[order]])
-
-
-def _places(ids: NDArray[np.int64], known: list[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where each id stands in a list of known ones, which lists none twice, and whether it does."""
-    if not known:
-        return np.zeros_like(ids), np.zeros(len(ids), dtype=bool)
-    order = np.argsort(known)
-    listed = np.array(known, dtype=np.int64)[order]
-    places = np.searchsorted(listed, ids).clip(max=len(known) - 1)
-    return order[places], listed[places] == ids
+    return objects.chosen(order[images[order] >= 0])
 
 
 def _checked_classes(

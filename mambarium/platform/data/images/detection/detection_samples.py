@@ -9,7 +9,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import Transform
 
 from mambarium.platform.data.core.samples import SampleError
-from mambarium.platform.data.images.dense.padded_images import CollatePadded, pad
+from mambarium.platform.data.images.dense.dense_images import CollatePadded, pad
 from mambarium.platform.data.images.image_samples import CombiningTransform
 from mambarium.tasks.batches import DetectionBatch, RunLengths
 

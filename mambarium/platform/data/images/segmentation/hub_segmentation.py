@@ -4,13 +4,12 @@ from mambarium.errors import InputError
 from mambarium.inherited_options import Inherited
 from mambarium.platform.data.core.hub import HubData, HubOptions
 from mambarium.platform.data.core.splits import Splits, divided
-from mambarium.platform.data.images.segmentation.mask_files import ImagesWithMasks, MaskDecoder
-from mambarium.platform.data.images.segmentation.mask_layouts import own_layout
-from mambarium.platform.data.images.segmentation.segmentation_images import CroppedOptions, StoredSegmentation
+from mambarium.platform.data.images.segmentation.mask_files import ImagesWithMasks
+from mambarium.platform.data.images.segmentation.segmentation_images import MaskOptions, StoredSegmentation
 from mambarium.platform.data.images.stored_images import ImageRows
 
 
-class HubSegmentationOptions(HubOptions, CroppedOptions, total=False):
+class HubSegmentationOptions(HubOptions, MaskOptions, total=False):
     """Options of `HubData` and of `StoredSegmentation`."""
 
 
@@ -25,12 +24,6 @@ class HubSegmentation(HubData, StoredSegmentation):
 
     Args:
         name: The data set's name, for instance `merve/scene_parse_150`, or a builder of the library, or a folder.
-        class_names: One name per class, for masks that number the classes from 0.
-        mask_values: The class of each value that a mask may hold, such as `{0: background, 255: object}`, in place of
-            class_names; several values may have one class, `null` is for pixels that don't count. Classes are numbered
-            in the order of their lowest values.
-        ignored_value: Number of pixels that don't count, unless mask_values has it.
-        zero_is_ignored: Whether 0 does not count either and class 0 of class_names has the number 1.
         image_column: Column of the images.
         mask_column: Column of the masks.
         options: Those of `HubData` and of `StoredSegmentation`.
@@ -42,19 +35,13 @@ class HubSegmentation(HubData, StoredSegmentation):
     def __init__(
         self,
         name: str,
-        class_names: list[str] | None = None,
-        mask_values: dict[int, str | None] | None = None,
-        ignored_value: int = 255,
-        zero_is_ignored: bool = False,
         *,
         image_column: str = "image",
         mask_column: str = "mask",
         **options: Inherited[HubSegmentationOptions],
     ) -> None:
-        layout = own_layout(class_names, mask_values, ignored_value, zero_is_ignored)
-        self._decoder = MaskDecoder(layout.classes, layout.ignored)
         columns = {"image_column": image_column, "mask_column": mask_column}
-        super().__init__(name=name, columns=columns, class_names=layout.class_names, **options)
+        super().__init__(name=name, columns=columns, published=None, **options)
         self._image_column, self._mask_column = image_column, mask_column
 
     def read_splits(self) -> Splits[ImagesWithMasks]:
@@ -70,6 +57,6 @@ class HubSegmentation(HubData, StoredSegmentation):
             ImageRows(opened, self._image_column, rows),
             ImageRows(opened, self._mask_column, rows, option="mask_column"),
             rows,
-            self._decoder,
+            self.decoder,
             self.reader,
         )

@@ -9,9 +9,9 @@ from mambarium.platform.data.core.messages import note
 from mambarium.platform.data.core.samples import with_files
 from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.image_files import contained, find_images, in_either_form, read_list
-from mambarium.platform.data.images.segmentation.mask_files import ImagesWithMasks, MaskDecoder
-from mambarium.platform.data.images.segmentation.mask_layouts import PRESETS, MaskLayout, own_layout
-from mambarium.platform.data.images.segmentation.segmentation_images import CroppedOptions, StoredSegmentation
+from mambarium.platform.data.images.segmentation.mask_files import ImagesWithMasks
+from mambarium.platform.data.images.segmentation.mask_layouts import PRESETS, MaskLayout
+from mambarium.platform.data.images.segmentation.segmentation_images import MaskOptions, StoredSegmentation
 from mambarium.platform.data.images.stored_images import ImageFiles
 
 Preset = Literal["ade20k", "camvid", "cityscapes", "pascal_voc"]
@@ -29,37 +29,17 @@ class MaskFolder(StoredSegmentation):
         path: The set's folder.
         preset: Which published set it is; None: folders `train`, `val` and, if there is one, `test`, with `images` and
             `masks` in each.
-        class_names: One name per class, for a set of one's own whose masks number the classes from 0.
-        mask_values: The class of each value that a mask may hold, such as `{0: background, 255: object}`, in place of
-            class_names; several values may have one class, `null` is for pixels that don't count. Classes are numbered
-            in the order of their lowest values.
-        ignored_value: Number of pixels that don't count, unless mask_values has it; for a set of one's own.
-        zero_is_ignored: Whether 0 does not count either and class 0 of class_names has the number 1.
-        options: Those of `StoredSegmentation`.
+        options: Those of `StoredSegmentation`; the names and numbers of classes are for a set of one's own.
 
     Raises:
         InputError: If a folder or file is missing, or the classes are not given once.
     """
 
-    def __init__(
-        self,
-        path: str,
-        preset: Preset | None = None,
-        class_names: list[str] | None = None,
-        mask_values: dict[int, str | None] | None = None,
-        ignored_value: int = 255,
-        zero_is_ignored: bool = False,
-        **options: Inherited[CroppedOptions],
-    ) -> None:
-        if sum(given is not None for given in (preset, class_names, mask_values)) != 1:
-            raise InputError(
-                "give one of data.preset (a published set), data.class_names and data.mask_values (a set of your own)"
-            )
+    ways_to_name_classes = "data.preset (a published set), data.class_names and data.mask_values (a set of your own)"
+
+    def __init__(self, path: str, preset: Preset | None = None, **options: Inherited[MaskOptions]) -> None:
+        super().__init__(published=None if preset is None else PRESETS[preset], **options)
         self._root = Path(path).expanduser()
-        self._layout = (
-            own_layout(class_names, mask_values, ignored_value, zero_is_ignored) if preset is None else PRESETS[preset]
-        )
-        super().__init__(class_names=self._layout.class_names, **options)
 
     @property
     def where(self) -> str:
@@ -68,12 +48,12 @@ class MaskFolder(StoredSegmentation):
     def read_splits(self) -> Splits[ImagesWithMasks]:
         if not self._root.is_dir():
             raise InputError(f"{self._root}: no such folder (data.path)")
-        folders = {split: pair for split in self._layout.folders if (pair := self._folders(split))}
+        folders = {split: pair for split in self.layout.folders if (pair := self._folders(split))}
         return Splits.of({split: self._source(split, *pair) for split, pair in folders.items()})
 
     def _folders(self, split: str) -> tuple[Path, Path] | None:
         """Return the folders of a split's images and masks; None if there is no test split."""
-        pairs = self._layout.folders[split]
+        pairs = self.layout.folders[split]
         for images, masks in pairs:
             if (self._root / images).is_dir() and (self._root / masks).is_dir():
                 return self._root / images, self._root / masks
@@ -82,7 +62,7 @@ class MaskFolder(StoredSegmentation):
         raise InputError(f"{self._root}: has no folders {pairs[0][0]} and {pairs[0][1]}; check data.path")
 
     def _source(self, split: str, image_folder: Path, mask_folder: Path) -> ImagesWithMasks:
-        layout = self._layout
+        layout = self.layout
         if layout.lists is None:
             suffix = layout.image_suffix
             found = find_images(image_folder, tell=True)
@@ -104,7 +84,7 @@ class MaskFolder(StoredSegmentation):
             ImageFiles([str(image) for image, _ in pairs]),
             ImageFiles([str(mask) for _, mask in pairs]),
             range(len(pairs)),
-            MaskDecoder(layout.classes, layout.ignored),
+            self.decoder,
             self.reader,
         )
 

@@ -10,14 +10,19 @@ from mambarium.errors import InputError
 CITYSCAPES_CLASSES = {found.name: found.id for found in Cityscapes.classes if not found.ignore_in_eval}
 """The 19 classes that count, with their numbers in the labelIds files."""
 
-PASCAL_VOC_CLASSES = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow dining_table dog horse motorbike person "
-    "potted_plant sheep sofa train tv_monitor"
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(listed.split(", "))
+
+
+PASCAL_VOC_CLASSES = _names(
+    "background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, dining table, dog, horse, "
+    "motorbike, person, potted plant, sheep, sofa, train, tv monitor"
 )
 
-CAMVID_CLASSES = "sky building pole road pavement tree sign fence car pedestrian bicyclist"
+CAMVID_CLASSES = _names("sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist")
 
-ADE20K_CLASSES = (
+ADE20K_CLASSES = _names(
     "wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door, "
     "table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, "
     "armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard, "
@@ -62,55 +67,39 @@ def numbered(class_names: tuple[str, ...], first: int = 0) -> dict[int, int]:
     return {first + index: index for index in range(len(class_names))}
 
 
-def _camvid() -> MaskLayout:
-    names = tuple(CAMVID_CLASSES.split())
-    return MaskLayout(
-        names,
-        numbered(names),
-        frozenset({11}),
-        {
-            split: ((f"{split}/images", f"{split}/masks"), (split, f"{split}annot"))
-            for split in ("train", "val", "test")
-        },
-    )
-
-
-def _pascal_voc() -> MaskLayout:
-    names = tuple(name.replace("_", " ") for name in PASCAL_VOC_CLASSES.split())
-    folders = (("JPEGImages", "SegmentationClass"),)
-    return MaskLayout(
-        names,
-        numbered(names),
-        frozenset({255}),
-        {"train": folders, "val": folders},
-        ".jpg",
-        lists="ImageSets/Segmentation",
-    )
-
-
-def _ade20k() -> MaskLayout:
-    names = tuple(ADE20K_CLASSES.split(", "))
-    folders = {"train": "training", "val": "validation"}
-    return MaskLayout(
-        names,
-        numbered(names, first=1),
+PRESETS = {
+    "ade20k": MaskLayout(
+        ADE20K_CLASSES,
+        numbered(ADE20K_CLASSES, first=1),
         frozenset({0}),
-        {split: ((f"images/{folder}", f"annotations/{folder}"),) for split, folder in folders.items()},
-    )
-
-
-def _cityscapes() -> MaskLayout:
-    return MaskLayout(
+        {
+            "train": (("images/training", "annotations/training"),),
+            "val": (("images/validation", "annotations/validation"),),
+        },
+    ),
+    "camvid": MaskLayout(
+        CAMVID_CLASSES,
+        numbered(CAMVID_CLASSES),
+        frozenset({11}),
+        {part: ((f"{part}/images", f"{part}/masks"), (part, f"{part}annot")) for part in ("train", "val", "test")},
+    ),
+    "cityscapes": MaskLayout(
         tuple(CITYSCAPES_CLASSES),
         {number: index for index, number in enumerate(CITYSCAPES_CLASSES.values())},
         frozenset(range(34)) - frozenset(CITYSCAPES_CLASSES.values()) | {255},
-        {split: ((f"leftImg8bit/{split}", f"gtFine/{split}"),) for split in ("train", "val")},
+        {part: ((f"leftImg8bit/{part}", f"gtFine/{part}"),) for part in ("train", "val")},
         "_leftImg8bit.png",
         "_gtFine_labelIds.png",
-    )
-
-
-PRESETS = {"ade20k": _ade20k(), "camvid": _camvid(), "cityscapes": _cityscapes(), "pascal_voc": _pascal_voc()}
+    ),
+    "pascal_voc": MaskLayout(
+        PASCAL_VOC_CLASSES,
+        numbered(PASCAL_VOC_CLASSES),
+        frozenset({255}),
+        {part: (("JPEGImages", "SegmentationClass"),) for part in ("train", "val")},
+        ".jpg",
+        lists="ImageSets/Segmentation",
+    ),
+}
 """The published sets by name."""
 
 
@@ -122,19 +111,12 @@ def own_layout(
 ) -> MaskLayout:
     """Make the layout of a set of one's own: folders `images` and `masks` in each of `train`, `val` and `test`.
 
-    Args:
-        class_names: One name per class, for masks that number them one after the other; None: `mask_values` has them.
-        mask_values: The class of each number, None for pixels that don't count, in place of `class_names`. Classes are
-            in the order of their lowest numbers.
-        ignored_value: Number of pixels that don't count, unless `mask_values` has it.
-        zero_is_ignored: Whether 0 does not count either and class 0 has the number 1; for `class_names` alone.
+    The arguments are those of `StoredSegmentation`.
 
     Raises:
-        InputError: If neither names the classes, or both do.
+        InputError: If `zero_is_ignored` is given with `mask_values`, where 0 has its own entry.
     """
     folders = {split: ((f"{split}/images", f"{split}/masks"),) for split in ("train", "val", "test")}
-    if (class_names is None) == (mask_values is None):
-        raise InputError("give data.class_names, or data.mask_values such as {0: background, 255: object}: one of them")
     if mask_values is None:
         names = tuple(class_names or ())
         ignored = {ignored_value, 0} if zero_is_ignored else {ignored_value}

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import Transform
 
+from mambarium.errors import InputError
 from mambarium.platform.data.core.samples import SampleSource
 from mambarium.platform.data.images.dense.dense_images import DenseImages, ScaledOptions
 from mambarium.platform.data.images.dense.dense_transforms import LargeScaleJitter, ResizeShortSide, WindowCrop
 from mambarium.platform.data.images.image_samples import AugmentedSamples
 from mambarium.platform.data.images.segmentation.mask_counts import MaskCounts, check_two_values, count_masks
-from mambarium.platform.data.images.segmentation.mask_files import ImagesWithMasks
+from mambarium.platform.data.images.segmentation.mask_files import ImagesWithMasks, MaskDecoder
+from mambarium.platform.data.images.segmentation.mask_layouts import MaskLayout, own_layout
 from mambarium.platform.data.images.segmentation.segmentation_samples import (
     CollateSegmentation,
     SegmentationSample,
@@ -63,9 +65,13 @@ class SegmentationImages(DenseImages[SegmentationSample]):
         return CollateSegmentation(self.normalization, self.size_multiple)
 
 
-class CroppedOptions(ScaledOptions, total=False):
+class MaskOptions(ScaledOptions, total=False):
     """Options of `StoredSegmentation`."""
 
+    class_names: list[str] | None
+    mask_values: dict[int, str | None] | None
+    ignored_value: int
+    zero_is_ignored: bool
     crop_size: int
 
 
@@ -73,6 +79,13 @@ class StoredSegmentation(SegmentationImages):
     """Images with stored masks, scaled and cropped as the published recipes do.
 
     Args:
+        published: What masks of a published set hold; None: the next arguments say it.
+        class_names: One name per class, for masks that number the classes from 0.
+        mask_values: The class of each value that a mask may hold, such as `{0: background, 255: object}`, in place of
+            class_names; several values may have one class, `null` is for pixels that don't count. Classes are numbered
+            in the order of their lowest values.
+        ignored_value: Number of pixels that don't count, unless mask_values has it.
+        zero_is_ignored: Whether 0 does not count either and class 0 of class_names has the number 1.
         short_side: Length that the shorter side of images is scaled to in evaluation; predictions are measured at the
             original size all the same.
         long_side: Limit of the longer side after scaling.
@@ -83,24 +96,36 @@ class StoredSegmentation(SegmentationImages):
         options: Those of `SegmentationImages`.
 
     Raises:
-        InputError: If a length is below 1.
+        InputError: If a length is below 1, or the classes are not given once.
     """
+
+    ways_to_name_classes: ClassVar[str] = "data.class_names and data.mask_values, such as {0: background, 255: object}"
 
     def __init__(
         self,
+        published: MaskLayout | None = None,
+        class_names: list[str] | None = None,
+        mask_values: dict[int, str | None] | None = None,
+        ignored_value: int = 255,
+        zero_is_ignored: bool = False,
         short_side: int = 512,
         long_side: int = 2048,
         crop_size: int = 512,
         train_transforms: list[Transform] | None = None,
         **options: Any,
     ) -> None:
-        published: list[Transform] = [
+        if sum(given is not None for given in (published, class_names, mask_values)) != 1:
+            raise InputError(f"give one of {self.ways_to_name_classes}")
+        self.layout = published or own_layout(class_names, mask_values, ignored_value, zero_is_ignored)
+        self.decoder = MaskDecoder(self.layout.classes, self.layout.ignored)
+        recipe: list[Transform] = [
             LargeScaleJitter(short_side, long_side, (0.5, 2.0)),
             WindowCrop(crop_size, crop_size, max_class_share=0.75),
             v2.RandomHorizontalFlip(),
         ]
         super().__init__(
-            train_transforms=published if train_transforms is None else train_transforms,
+            class_names=self.layout.class_names,
+            train_transforms=recipe if train_transforms is None else train_transforms,
             eval_transforms=[ResizeShortSide([short_side], long_side)],
             **options,
         )

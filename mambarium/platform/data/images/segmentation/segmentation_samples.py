@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from mambarium.platform.data.images.dense.padded_images import CollatePadded, pad
+from mambarium.platform.data.images.dense.dense_images import CollatePadded, pad
 from mambarium.tasks.batches import IGNORED_CLASS, SegmentationBatch
 
 

@@ -98,7 +98,7 @@ def test_mappings_that_cannot_be(tmp_path: Path, arguments: dict[str, Any], mess
 
 
 def test_hub_masks_need_classes() -> None:
-    with pytest.raises(InputError, match=r"give data\.class_names, or data\.mask_values such as"):
+    with pytest.raises(InputError, match=r"give one of data\.class_names and data\.mask_values, such as"):
         HubSegmentation("anywhere")
 
 
