@@ -176,10 +176,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
         return {**self._restored, **found, **self.settings()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take the facts over from a checkpoint; settings stay as they are configured.
-
-        Args:
-            state_dict: What `state_dict` returned, or less.
+        """Take the facts over from what `state_dict` returned, or less; settings stay as they are configured.
 
         Raises:
             InputError: If the data has been read, or its arguments say without reading, and the facts differ.

@@ -22,14 +22,9 @@ class StoredPart(NamedTuple):
 
 
 def class_names(feature: Any, values: Collection[Any]) -> list[str] | None:
-    """Return the names of a column's classes: those that it declares, or else its values if all are texts or numbers.
+    """Return the names of a column's classes: those that its type declares, or else its different values.
 
-    Args:
-        feature: The type of the column, as the library describes it.
-        values: The different values in it; from numbers, the classes run from 0 to the highest.
-
-    Returns:
-        One name per class; None if the values are no classes.
+    Texts name the classes themselves; from numbers, the classes run from 0 to the highest. None: they are neither.
     """
     import datasets
 

@@ -32,15 +32,8 @@ class GlobalBatches:
 
     The order of pass p is a permutation by (seed, p). A pass is floor(num_samples / batch_size) global
     batches; the samples that don't fill a batch sit out this pass (others in the next, by its own
-    permutation). Process r takes the r-th equal slice of each global batch, so any number of processes sees
+    permutation). Process `rank` takes the rank-th equal slice of each global batch, so any number of processes sees
     the same global batches.
-
-    Attributes:
-        num_samples: Samples in the training set.
-        batch_size: Samples in a global batch, over all processes.
-        seed: The run's seed.
-        rank: This process, from 0.
-        world_size: Number of processes.
 
     Raises:
         InputError: If the batch can't be shared equally or the training set doesn't fill one batch.
@@ -79,10 +72,7 @@ class GlobalBatches:
 class TrainingBatches(Sampler[list[SampleKey]]):
     """Batch sampler of a whole run, all passes in one, that starts wherever the run's position is.
 
-    Attributes:
-        batches: This process's share of each global batch.
-        total_batches: Global batches in the whole run, from its first start to its end.
-        position: The run's position, read when iteration begins: a checkpoint is restored by then.
+    The position is read when iteration begins: a checkpoint is restored by then.
     """
 
     batches: GlobalBatches
@@ -108,12 +98,6 @@ class EvaluationBatches(Sampler[list[SampleKey]]):
     Each global batch is shared as evenly as it goes, and every process gets the same number of batches:
     collective operations in evaluation (DistributedDataParallel copies buffers in each forward) hang
     otherwise. A rest of fewer samples than processes therefore joins the batch before it.
-
-    Attributes:
-        num_samples: Samples in the evaluation set.
-        batch_size: Samples in a global batch, over all processes.
-        rank: This process, from 0.
-        world_size: Number of processes.
 
     Raises:
         InputError: If the batch can't be shared equally or there are fewer samples than processes.

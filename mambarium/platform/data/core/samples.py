@@ -96,19 +96,10 @@ def _none_readable(source: SampleSource[object]) -> InputError:
 def with_files(
     records: Sequence[Record], files: Sequence[Path], broken: BrokenPolicy, where: str
 ) -> list[tuple[Record, Path]]:
-    """Check that files exist.
-
-    Args:
-        records: What belongs to each file.
-        files: The files.
-        broken: Whether a missing one is an error, or is left out and noted.
-        where: What lists them, for messages.
-
-    Returns:
-        The records whose files exist, with these.
+    """Return the records whose files exist, with these; `where` says in messages what lists them.
 
     Raises:
-        InputError: If a file is missing and `broken` is "raise", or all are.
+        InputError: If a file is missing and `broken` is "raise" rather than "skip", or all are.
     """
     found = [(record, file) for record, file in zip(records, files, strict=True) if file.is_file()]
     missing = len(files) - len(found)

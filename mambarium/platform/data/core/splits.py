@@ -38,7 +38,7 @@ def divided(
     labels: Sequence[int] | None = None,
     key: Callable[[int], str] = str,
 ) -> dict[str, SamplesOfPart]:
-    """Find samples to validate on where a data set has none of its own.
+    """Find samples to validate on where a data set has none of its own: those of "train", "val" and maybe "test".
 
     Args:
         sizes: How many samples each stored part has, "train" among them.
@@ -46,9 +46,6 @@ def divided(
             are validated on.
         labels: The class of each training sample, of each of which so much is held out; None: they have none.
         key: Returns what tells a training sample from others in every run, by its index.
-
-    Returns:
-        The samples of "train", "val", and of "test" if they are others.
 
     Raises:
         InputError: If there is nothing to validate on.
@@ -66,14 +63,9 @@ def divided(
 
 
 def hold_out(labels: Sequence[int], names: Sequence[str], fraction: float) -> tuple[list[int], list[int]]:
-    """Hold out a fraction of each class, chosen by a hash of the names, whatever the seed or the order.
+    """Hold out a fraction of each class, chosen by a hash of the samples' names, whatever the seed or the order.
 
     The number is rounded, but never a whole class and at least one sample of a class of two or more.
-
-    Args:
-        labels: The class of each sample.
-        names: The name of each sample.
-        fraction: Which part of each class to hold out, above 0 and below 1.
 
     Returns:
         Indices to keep and indices to hold out, both ascending.

@@ -29,14 +29,8 @@ def batches_per_pass(streams: Mapping[str, GlobalBatches], turns: Turns) -> int:
 class MultiTaskBatches(Sampler[list[TaskSampleKey]]):
     """Batch sampler of a whole run over several tasks, that starts wherever the run's position is.
 
-    Whose turn a step is follows from (seed, step) alone, the same on every process.
-
-    Attributes:
-        streams: The global batches of each task.
-        turns: How the tasks share the steps.
-        total_batches: Steps in the whole run, from its first start to its end.
-        seed: The run's seed.
-        position: The run's position, read when iteration begins: a checkpoint is restored by then.
+    Whose turn a step is follows from (seed, step) alone, the same on every process. The position is read when iteration
+    begins: a checkpoint is restored by then.
     """
 
     streams: Mapping[str, GlobalBatches]

@@ -81,8 +81,7 @@ def decode_image(stored: bytes | Path, name: str, intensity_range: IntensityRang
 def opened_image(stored: bytes | Path, name: str) -> Iterator[Image.Image]:
     """Open an image whose pixels are not decoded before they are asked for.
 
-    Raises:
-        SampleError: If it can't be opened, has too many pixels or several pages, or what is done with it fails.
+    Raises SampleError if it can't be opened, has too many pixels or several pages, or what is done with it fails.
     """
     try:
         with _file(stored, name) as file, warnings.catch_warnings():

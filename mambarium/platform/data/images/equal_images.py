@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
@@ -29,18 +30,19 @@ def equal_images(parts: Mapping[str, StoredImages]) -> list[str]:
     by_size: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for part, images in parts.items():
         for index in range(len(images)):
-            size = _size(images, index)
-            if size is not None:
-                by_size[size].append((part, index))
+            with suppress(SampleError, OSError):  # that is told when it is read
+                if (stored := images.stored(index)) is not None:
+                    by_size[os.stat(stored).st_size if isinstance(stored, Path) else len(stored)].append((part, index))
     candidates = {size: found for size, found in by_size.items() if len({part for part, _ in found}) > 1}
     if sum(size * len(found) for size, found in candidates.items()) > MOST_BYTES:
         return []
     by_content: dict[bytes, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for found in candidates.values():
         for part, index in found:
-            digest = _digest(parts[part], index)
-            if digest is not None:
-                by_content[digest][part].append(index)
+            with suppress(SampleError, OSError):
+                stored = parts[part].stored(index)
+                content = stored.read_bytes() if isinstance(stored, Path) else stored or b""
+                by_content[blake2b(content, digest_size=16).digest()][part].append(index)
     sentences = []
     for one, other in combinations(parts, 2):
         shared = [of_part for of_part in by_content.values() if one in of_part and other in of_part]
@@ -49,20 +51,3 @@ def equal_images(parts: Mapping[str, StoredImages]) -> list[str]:
             first, second = (readable(parts[part].name(shared[0][part][0])) for part in (one, other))
             sentences.append(f"{count:,} of the {other} images are also {one} images, such as {second} and {first}")
     return sentences
-
-
-def _size(images: StoredImages, index: int) -> int | None:
-    try:
-        stored = images.stored(index)
-        return os.stat(stored).st_size if isinstance(stored, Path) else None if stored is None else len(stored)
-    except (SampleError, OSError):
-        return None  # it is told when it is read
-
-
-def _digest(images: StoredImages, index: int) -> bytes | None:
-    try:
-        stored = images.stored(index)
-        content = stored.read_bytes() if isinstance(stored, Path) else stored or b""
-    except (SampleError, OSError):
-        return None  # it is told when it is read
-    return blake2b(content, digest_size=16).digest()

@@ -33,10 +33,8 @@ def image_suffixes() -> frozenset[str]:
 def find_images(path: Path, tell: bool = False) -> list[Path]:
     """List the image files below a folder, or one image file, in the order of their names.
 
-    Hidden files and folders are passed over; `tell` has a note say what else was.
-
-    Raises:
-        InputError: If there is no such folder or no image in it.
+    Hidden files and folders are passed over; `tell` has a note say what else was. Raises InputError if there is no such
+    folder or no image in it.
     """
     path = path.expanduser()
     if path.is_file():
@@ -53,13 +51,8 @@ def find_images(path: Path, tell: bool = False) -> list[Path]:
 def walk_images(path: Path, seen: set[str], passed_over: PassedOver) -> list[Path]:
     """List the image files below a folder in the order of their names, each folder once however many links lead to it.
 
-    Args:
-        path: The folder.
-        seen: The folders that were read, as they lie without links; added to.
-        passed_over: Counts what is no image; added to.
-
-    Raises:
-        InputError: If there is no image in it.
+    The folders that were read, as they lie without links, are added to `seen`, what is no image is counted in
+    `passed_over`. Raises InputError if there is no image.
     """
     found = []
     for folder, subfolders, names in os.walk(path, followlinks=True):
@@ -125,10 +118,8 @@ def contained(folder: Path, name: str, where: str) -> Path:
     """Return the file that a name in annotations means, which lies inside the data's folder.
 
     Names are taken with either kind of slash. Where a name repeats the end of the folder (`images/a.png` for the folder
-    `set/images`), as some tools write it, and there is no such file, the file without the repetition is meant.
-
-    Raises:
-        InputError: If the name leads out of the folder; `where` says which file and record give it.
+    `set/images`), as some tools write it, and there is no such file, the file without the repetition is meant. Raises
+    InputError if the name leads out of the folder; `where` says which file and record give it.
     """
     plain = name.replace("\\", "/")
     base = os.path.join(os.path.abspath(folder), "")

@@ -24,14 +24,11 @@ class CombiningTransform(Transform):
 
     @abstractmethod
     def combine(self, sample: Any, draw: Callable[[], Any]) -> Any:
-        """Combine samples.
+        """Combine a sample with others.
 
         Args:
             sample: The sample that the others are added to.
             draw: Returns another sample of the same data, drawn at random, as the transforms before this one leave it.
-
-        Returns:
-            The combined sample.
         """
 
     def forward(self, *inputs: Any) -> Any:
@@ -42,44 +39,32 @@ class CombiningTransform(Transform):
         )
 
 
+@dataclass(eq=False)
 class AugmentedSamples(Generic[Sample]):
-    """A source and a chain of transforms; sample (pass, index) is a pure function of (seed, pass, index).
+    """A source and a chain of transforms; sample (pass, index) is a pure function of (seed, pass, index)."""
 
-    Args:
-        source: The samples.
-        transforms: Applied in order.
-        seed: Seed of all random choices.
-        finish: Applied after the transforms.
-    """
-
-    def __init__(
-        self,
-        source: SampleSource[Sample],
-        transforms: Sequence[Callable[[Sample], Sample]],
-        seed: int,
-        finish: Callable[[Sample], Any] | None = None,
-    ) -> None:
-        self._source = source
-        self._transforms = list(transforms)
-        self._seed = seed
-        self._finish = finish
+    source: SampleSource[Sample]
+    transforms: Sequence[Callable[[Sample], Sample]]
+    seed: int
+    finish: Callable[[Sample], Any] | None = None
+    """Applied after the transforms, without random choices."""
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> Any:
-        with sample_randomness(self._seed, *key):
-            sample = self._augmented(key, len(self._transforms))
-        return sample if self._finish is None else self._finish(sample)
+        with sample_randomness(self.seed, *key):
+            sample = self._augmented(key, len(self.transforms))
+        return sample if self.finish is None else self.finish(sample)
 
     def _augmented(self, key: SampleKey, num_transforms: int) -> Sample:
         """Return a sample as the first so many transforms leave it."""
-        sample = self._source.read(key)
-        for position, transform in enumerate(self._transforms[:num_transforms]):
+        sample = self.source.read(key)
+        for position, transform in enumerate(self.transforms[:num_transforms]):
             if isinstance(transform, CombiningTransform):
 
                 def draw(position: int = position) -> Sample:
-                    other = int(torch.randint(len(self._source), ()))
+                    other = int(torch.randint(len(self.source), ()))
                     return self._augmented((key[0], other), position)
 
                 sample = transform.combine(sample, draw)
@@ -89,11 +74,7 @@ class AugmentedSamples(Generic[Sample]):
 
 
 def transformed(image: Tensor, transform: Callable[[Tensor], Tensor], name: str) -> Tensor:
-    """Apply a transform to an image (3, height, width).
-
-    Raises:
-        SampleError: If it can't be applied; `name` says to which image.
-    """
+    """Apply a transform to an image (3, height, width); raises SampleError with its name if it can't be applied."""
     height, width = image.shape[-2:]
     try:
         return transform(image)
@@ -123,22 +104,22 @@ class UnlabelledImage(NamedTuple):
     path: str
 
 
+@dataclass(eq=False)
 class UnlabelledImages(Dataset[UnlabelledImage]):
     """Image files in a fixed order, transformed as those of evaluation are."""
 
-    def __init__(self, files: Sequence[Path], transforms: Sequence[Transform], reader: ImageReader) -> None:
-        self._files = list(files)
-        self._transforms = list(transforms)
-        self._reader = reader
+    files: Sequence[Path]
+    transforms: Sequence[Transform]
+    reader: ImageReader
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> UnlabelledImage:
-        name = str(self._files[index])
-        image: Tensor = tv_tensors.Image(self._reader.read(self._files[index], name))
+        name = str(self.files[index])
+        image: Tensor = tv_tensors.Image(self.reader.read(self.files[index], name))
         height, width = image.shape[-2:]
-        for transform in self._transforms:
+        for transform in self.transforms:
             image = transformed(image, transform, name)
         return UnlabelledImage(image.as_subclass(Tensor), (height, width), index, name)
 

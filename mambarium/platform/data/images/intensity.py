@@ -1,6 +1,7 @@
 """Which intensities of images of more than 8 bits are black and white: one range for a whole data set."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -82,15 +83,12 @@ def measured_range(images: Iterable[tuple[bytes | Path, str]]) -> IntensityRange
     return float(low), float(low + 2**bits - 1)
 
 
+@dataclass
 class ImageReader:
-    """Reads the images of one data set.
+    """Reads the images of one data set."""
 
-    Args:
-        intensity_range: What is black and what is white in images of more than 8 bits; None: not known, or not yet.
-    """
-
-    def __init__(self, intensity_range: IntensityRange | None) -> None:
-        self.intensity_range = intensity_range
+    intensity_range: IntensityRange | None
+    """What is black and what is white in images of more than 8 bits; None: not known, or not yet."""
 
     def read(self, stored: bytes | Path, name: str) -> Tensor:
         """Decode an image; see `decode_image`."""

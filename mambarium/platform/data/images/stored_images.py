@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -13,25 +14,25 @@ from mambarium.platform.data.core.samples import SampleError
 from mambarium.platform.data.images.intensity import ImageReader
 
 
+@dataclass(eq=False)
 class ImageFiles:
     """Files by index, their paths relative to a folder if one is given."""
 
-    def __init__(self, files: Sequence[str], folder: Path | None = None) -> None:
-        self._files = list(files)
-        self._folder = folder or Path()
+    files: Sequence[str]
+    folder: Path = Path()
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def stored(self, index: int) -> Path:
-        return self._folder / self._files[index]
+        return self.folder / self.files[index]
 
     def name(self, index: int) -> str:
         return str(self.stored(index))
 
     def chosen(self, indices: Sequence[int]) -> "ImageFiles":
         """Return some of the files, in the given order."""
-        return ImageFiles([self._files[index] for index in indices], self._folder)
+        return ImageFiles([self.files[index] for index in indices], self.folder)
 
 
 class ImageRows:
@@ -94,24 +95,22 @@ class ImageRows:
         return chosen
 
 
+@dataclass(eq=False)
 class DecodedImages:
     """Stored images, decoded as all of a data set are: what a source of samples adds its annotations to."""
 
-    def __init__(self, images: ImageFiles | ImageRows, reader: ImageReader) -> None:
-        self._images = images
-        self._reader = reader
+    images: ImageFiles | ImageRows
+    reader: ImageReader
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
     def stored(self, index: int) -> bytes | Path:
-        """Return the file of an image, or its content."""
-        return self._images.stored(index)
+        return self.images.stored(index)
 
     def name(self, index: int) -> str:
-        """Return what an error message calls an image."""
-        return self._images.name(index)
+        return self.images.name(index)
 
     def image(self, index: int) -> Tensor:
         """Decode an image: uint8 (3, height, width)."""
-        return self._reader.read(self.stored(index), self.name(index))
+        return self.reader.read(self.stored(index), self.name(index))

@@ -25,17 +25,13 @@ class TextSpan(NamedTuple):
 
 
 def find_text(patterns: str | Sequence[str]) -> list[TextSpan]:
-    """Find text files.
-
-    Args:
-        patterns: Files, glob patterns (`**` goes through folders) or folders, which stand for all `.txt`
-            files in them.
+    """Find text files by names, glob patterns (`**` goes through folders) and folders: all `.txt` files in them.
 
     Returns:
         The whole files, in the given order, those of a pattern or folder in the order of their names.
 
     Raises:
-        InputError: If one of them gives no file, or a file cannot be read.
+        InputError: If one of them gives no file, or there is no text.
     """
     spans = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -91,11 +87,7 @@ def content_key(spans: Sequence[TextSpan]) -> str:
 def pieces(spans: Sequence[TextSpan]) -> Iterator[tuple[bytes, str]]:
     """Read a text in pieces that end with a line if they can, and never inside a UTF-8 character.
 
-    Yields:
-        A piece and the name of its file.
-
-    Raises:
-        InputError: If a file cannot be read.
+    Yields a piece and the name of its file; raises InputError if a file cannot be read.
     """
     for span in spans:
         rest = b""

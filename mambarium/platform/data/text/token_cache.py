@@ -25,14 +25,10 @@ Pieces = Callable[[], Iterator[tuple[bytes, str]]]
 def cached_stream(pieces: Pieces, content_key: str, tokenization: Tokenization, cache_dir: str | None) -> TokenStream:
     """Open the tokens of a text, mapped into memory, which it makes and keeps if they are not kept yet.
 
-    A text's folder is named by its content and its tokenizer, is written under another name first and then
-    renamed, so that a reader never sees half a text and two writers do not disturb each other.
-
-    Args:
-        pieces: Gives the text; called only if it has to be tokenised.
-        content_key: Changes whenever the text does.
-        tokenization: How text becomes tokens.
-        cache_dir: Where texts are kept; None: `mambarium/tokens` in the user's cache folder.
+    A text's folder is named by a key of its content and its tokenizer, is written under another name first and then
+    renamed, so that a reader never sees half a text and two writers do not disturb each other. `pieces` is called
+    only if the text has to be tokenised; without `cache_dir` texts are kept in `mambarium/tokens` in the user's cache
+    folder.
 
     Raises:
         InputError: If the cache cannot be written or is damaged, or the text cannot be tokenised.

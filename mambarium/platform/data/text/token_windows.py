@@ -1,5 +1,6 @@
 """Windows of a token stream as samples: shifted tiles to train on, exact coverage to evaluate on."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,7 @@ class TrainingWindows:
         return TokenWindow(window[:-1], window[1:], num_bytes)
 
 
+@dataclass(eq=False)
 class EvaluationWindows:
     """Windows that predict each token but the first exactly once.
 
@@ -63,24 +65,24 @@ class EvaluationWindows:
         InputError: If the stream has nothing to predict; `name` says which text it is.
     """
 
-    def __init__(self, stream: TokenStream, length: int, name: str) -> None:
-        if len(stream.tokens) < 2:
-            raise InputError(f"{name}: {len(stream.tokens)} tokens are too few to evaluate on; give at least 2")
-        self._stream = stream
-        self._length = length
+    stream: TokenStream
+    length: int
+    name: str
+
+    def __post_init__(self) -> None:
+        if (count := len(self.stream.tokens)) < 2:
+            raise InputError(f"{self.name}: {count} tokens are too few to evaluate on; give at least 2")
 
     def __len__(self) -> int:
-        return -(-(len(self._stream.tokens) - 1) // self._length)
+        return -(-(len(self.stream.tokens) - 1) // self.length)
 
     def __getitem__(self, key: tuple[int, int]) -> TokenWindow:
-        start = key[1] * self._length
-        window = self._stream.tokens[start : start + self._length + 1]  # the last one may be shorter
-        count = len(window) - 1
-        tokens = np.zeros(self._length, dtype=np.int64)
-        targets = np.full(self._length, IGNORED_TARGET, dtype=np.int64)
-        tokens[:count] = window[:-1]
-        targets[:count] = window[1:]
-        return TokenWindow(tokens, targets, self._stream.num_bytes(start + 1, start + 1 + count))
+        start = key[1] * self.length
+        window = self.stream.tokens[start : start + self.length + 1].astype(np.int64)  # the last one may be shorter
+        count, missing = len(window) - 1, self.length + 1 - len(window)
+        tokens = np.pad(window[:-1], (0, missing))
+        targets = np.pad(window[1:], (0, missing), constant_values=IGNORED_TARGET)
+        return TokenWindow(tokens, targets, self.stream.num_bytes(start + 1, start + 1 + count))
 
 
 def collate_windows(windows: list[TokenWindow]) -> TokenBatch:

@@ -136,11 +136,7 @@ Tokenization = ByteTokenization | JsonTokenization
 
 
 def read_tokenization(path: str | None) -> Tokenization:
-    """Read a `tokenizer.json` of the `tokenizers` library; None: bytes.
-
-    Raises:
-        InputError: If there is no such file or it does not parse.
-    """
+    """Read a `tokenizer.json` of the `tokenizers` library (None: bytes); InputError if it is missing or broken."""
     if path is None:
         return ByteTokenization()
     file = Path(path).expanduser()

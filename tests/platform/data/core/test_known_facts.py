@@ -58,7 +58,7 @@ def test_constructors_read_nothing_and_classes_are_read_when_asked_for(kind: str
 def test_constructors_of_what_needs_no_classes_read_nothing() -> None:
     for segmentation in (
         MaskFolder(NOWHERE, class_names=["a", "b"]),
-        HubSegmentation("parquet", ["a", "b"], data_files=f"{NOWHERE}.parquet"),
+        HubSegmentation("parquet", class_names=["a", "b"], data_files=f"{NOWHERE}.parquet"),
     ):
         assert segmentation.class_names == ["a", "b"]
         with pytest.raises(InputError, match=r"no such folder|cannot be loaded"):
@@ -257,7 +257,7 @@ def test_other_numbers_of_the_same_classes_are_refused(tmp_path: Path) -> None:
         (MaskFolder(NOWHERE, preset="camvid"), MaskFolder(NOWHERE, preset="pascal_voc")),
         (DigitSceneSegmentation(), MaskFolder(NOWHERE, class_names=["a"])),
         (DigitSceneDetection(), VocDetection(NOWHERE, class_names=["cat"])),
-        (Digits(), HubSegmentation("parquet", ["a"])),
+        (Digits(), HubSegmentation("parquet", class_names=["a"])),
         (AssociativeRecall(vocab_size=64), AssociativeRecall(vocab_size=32)),
         (MultiTaskData({"a": Digits()}), MultiTaskData({"a": DigitSceneSegmentation()})),
     ],

@@ -67,7 +67,7 @@ class HubImages(HubData, ClassificationImages):
         for name, part in self.parts.items():
             images = ImageRows(part, self._image_column, range(len(part.rows)))
             labels = _labels(part.rows, part.where, self._label_column, names)
-            sources[name] = LabelledImages(images, labels, self.reader)
+            sources[name] = LabelledImages(images, self.reader, labels)
         return labelled_splits(sources, self.val_fraction)
 
 

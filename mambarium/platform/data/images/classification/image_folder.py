@@ -66,7 +66,7 @@ class ImageFolder(ClassificationImages):
         names = self.found_facts["class_names"]
         stored = {split: _labelled_files(folder, names) for split, folder in self._folders.items()}
         sources = {
-            split: LabelledImages(ImageFiles(files, self._folders[split]), labels, self.reader)
+            split: LabelledImages(ImageFiles(files, self._folders[split]), self.reader, labels)
             for split, (files, labels) in stored.items()
         }
         return labelled_splits(sources, self._val_fraction, key=lambda index: composed(stored["train"][0][index]))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple, Protocol
 
@@ -11,8 +12,8 @@ from torch import Tensor
 from mambarium.platform.data.core.order import SampleKey
 from mambarium.platform.data.core.samples import SampleSource
 from mambarium.platform.data.core.splits import Splits, divided
-from mambarium.platform.data.images.intensity import ImageReader, StoredImages
-from mambarium.platform.data.images.stored_images import DecodedImages, ImageFiles, ImageRows
+from mambarium.platform.data.images.intensity import StoredImages
+from mambarium.platform.data.images.stored_images import DecodedImages
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded images up to which a split is kept in memory unless told otherwise."""
@@ -32,19 +33,18 @@ class LabelledSource(SampleSource[NamedImage], StoredImages, Protocol):
     labels: Sequence[int]
 
 
+@dataclass(eq=False)
 class LabelledImages(DecodedImages):
     """Stored images with the class number of each."""
 
-    def __init__(self, images: ImageFiles | ImageRows, labels: Sequence[int], reader: ImageReader) -> None:
-        super().__init__(images, reader)
-        self.labels = labels
+    labels: Sequence[int]
 
     def read(self, key: SampleKey) -> NamedImage:
         return NamedImage(self.image(key[1]), self.labels[key[1]], self.name(key[1]))
 
     def chosen(self, indices: Sequence[int]) -> "LabelledImages":
         """Return some of the images, in the given order."""
-        return LabelledImages(self._images.chosen(indices), [self.labels[index] for index in indices], self._reader)
+        return LabelledImages(self.images.chosen(indices), self.reader, [self.labels[index] for index in indices])
 
 
 class Cached:
@@ -84,10 +84,6 @@ def cached_if_small(source: LabelledSource, cache: bool | None) -> LabelledSourc
 def labelled_splits(
     stored: Mapping[str, LabelledImages], val_fraction: float, key: Callable[[int], str] = str
 ) -> Splits[LabelledImages]:
-    """Find what stands in for a part that a data set does not have; arguments as for `divided`.
-
-    Raises:
-        InputError: If nothing is left to validate on.
-    """
+    """Find what stands in for a part that a data set does not have; arguments and errors as for `divided`."""
     parts = divided({part: len(source) for part, source in stored.items()}, val_fraction, stored["train"].labels, key)
     return Splits.of({name: stored[part].chosen(indices) for name, (part, indices) in parts.items()})

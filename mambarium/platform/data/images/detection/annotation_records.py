@@ -38,11 +38,7 @@ Record = TypeVar("Record")
 
 
 def read_json(file: Path, kind: type[Record]) -> Record:
-    """Read a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
-
-    Args:
-        file: The file.
-        kind: What it holds: a struct, or a type made of structs.
+    """Read a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark, as a struct or made of them.
 
     Raises:
         InputError: If it can't be read or is no JSON.
@@ -70,16 +66,13 @@ def read_json(file: Path, kind: type[Record]) -> Record:
 
 
 def as_record(content: Any, kind: Any, where: str, place: str = "") -> Any:
-    """Check and convert what was read from a file.
+    """Check what was read from a file, and convert it to a struct or a type made of structs.
 
-    Args:
-        content: Mappings, lists, texts and numbers.
-        kind: What they should be: a struct, or a type made of structs.
-        where: The file, or the row of a data set, for messages.
-        place: Where the content lies in it, such as `annotations[3].segmentation`; "": it is the whole.
+    For messages, `where` is the file or the row, and `place` where the content lies in it, such as
+    `annotations[3].segmentation`; "": it is the whole.
 
     Raises:
-        SampleError: If they are something else.
+        SampleError: If it is something else.
     """
     try:
         return msgspec.convert(content, kind, strict=False)

@@ -81,20 +81,12 @@ class CocoFileWithMasks(CocoFile):
 
 
 def read_coco(file: Path, masks: bool) -> CocoFile:
-    """Read an annotation file.
-
-    Raises:
-        InputError: If it is missing, no JSON, or lacks images, annotations or categories.
-    """
+    """Read an annotation file; raises InputError if it is missing, or lacks images, annotations or categories."""
     return read_json(file, CocoFileWithMasks if masks else CocoFile)
 
 
 def class_names(content: CocoFile, file: Path) -> dict[int, str]:
-    """Return the name of each category id, in the order of the ids.
-
-    Raises:
-        InputError: If there are none, or an id occurs twice.
-    """
+    """Return the name of each category id in the order of the ids; raises InputError if there are none or equal ids."""
     categories = content.categories
     if not categories:
         raise InputError(f"{file}: lists no categories")
@@ -122,13 +114,7 @@ def check_names(content: CocoFile, file: Path, names: dict[int, str]) -> None:
 
 
 def read_images(content: CocoFile, file: Path, folder: Path, category_ids: list[int]) -> list[AnnotatedImage]:
-    """Return the images of an annotation file, in its order.
-
-    Args:
-        content: The file's content.
-        file: The file, for messages.
-        folder: Folder of the images.
-        category_ids: The category id of each class.
+    """Return the images of an annotation file in its order, given the category id of each class.
 
     Raises:
         InputError: If an id or a file name occurs twice, an image has no name or one outside the folder, or only some

@@ -46,18 +46,11 @@ _DECODER = msgspec.json.Decoder(Segmentation)
 
 
 def encode_segmentation(segmentation: Any, where: str, place: str) -> bytes:
-    """Bring a segmentation into one form, in little memory; `stored_segmentation` gives it back.
+    """Bring a parsed segmentation (None: there is none) into one form, in little memory, for `stored_segmentation`.
 
     Polygons come as lists of x, y, x, y, ... or of pairs, a single one also without the list around it. Those of less
-    than three corners are left out.
-
-    Args:
-        segmentation: As a file says it, parsed; None: there is none.
-        where: What an error message calls the file or row.
-        place: Where it lies in it.
-
-    Raises:
-        SampleError: If it is something else.
+    than three corners are left out. Raises SampleError, with the file or row and the place in it, if it is neither
+    polygons nor run lengths.
     """
     if isinstance(segmentation, dict):
         runs = as_record(segmentation, Runs, where, place)
@@ -112,11 +105,7 @@ def decode_segmentation(segmentation: Segmentation, height: int, width: int) -> 
 
 
 def shows_nothing(segmentation: Segmentation, height: int, width: int) -> bool:
-    """Say whether a mask is empty, as far as that is seen without turning it into pixels.
-
-    Returns:
-        Whether all polygons lie outside the image, or no run is inside the object.
-    """
+    """Say whether all polygons lie outside the image, or no run is inside the object, which is seen without pixels."""
     if isinstance(segmentation, Runs):
         return not any(islice(_lengths(segmentation.counts), 1, None, 2))
     return all(_is_outside(polygon, height, width) for polygon in segmentation)

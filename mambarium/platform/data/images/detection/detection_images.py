@@ -127,11 +127,7 @@ class StoredDetection(DetectionImages):
     def files_with_objects(
         self, images: Sequence[AnnotatedImage], objects: Objects, where: str, training: bool
     ) -> ImagesWithObjects:
-        """Make a source of image files; arguments as for `ImagesWithObjects`.
-
-        Raises:
-            InputError: If there are no images, files are missing and `broken` is "raise", or no image is left.
-        """
+        """Make a source of image files; arguments and errors as for `ImagesWithObjects`, and none may be missing."""
         if not images:
             raise InputError(f"{where}: lists no images")
         present = with_files(range(len(images)), [image.file for image in images], self._broken, where)

@@ -97,20 +97,17 @@ def boxes_of_masks(masks: Tensor) -> Tensor:
 def keep_objects(sample: DetectionSample, keep: Tensor) -> DetectionSample:
     """Return a new sample of the objects for which `keep`, boolean (objects,), is true."""
     kept = sample.copy()
-    kept["boxes"] = tv_tensors.wrap(sample["boxes"].as_subclass(Tensor)[keep], like=sample["boxes"])
-    kept["labels"] = sample["labels"][keep]
-    kept["crowd"] = sample["crowd"][keep]
-    kept["area"] = sample["area"][keep]
-    if "masks" in sample:
-        kept["masks"] = tv_tensors.Mask(sample["masks"].as_subclass(Tensor)[keep])
+    entries: dict[str, Any] = kept  # type: ignore[assignment]  # entries are set by name
+    for name in OBJECT_ENTRIES:
+        if name in entries:
+            entries[name] = tv_tensors.wrap(entries[name].as_subclass(Tensor)[keep], like=entries[name])
     return kept
 
 
 def visible_objects(sample: DetectionSample) -> DetectionSample:
     """Clip boxes to the image and leave out objects of which less than a pixel each way, or no mask, is left.
 
-    Raises:
-        SampleError: If a transform removed an object from some entries only.
+    Raises SampleError if a transform removed an object from some entries only.
     """
     _require_whole_objects(sample)
     height, width = sample["image"].shape[-2:]

@@ -46,14 +46,10 @@ class ImagesWithObjects(DecodedImages):
         sizes: Height and width of each as annotations say them, below 1 where they don't.
         objects: Their objects.
         where: What lists them, for messages.
-        training: Whether images without objects are left out.
-        broken: What becomes of images whose size is not known and that can't be read.
+        training: Whether images without objects are left out; one must be left, else there is an InputError.
+        broken: What becomes of images of no known size that can't be read: a SampleError, or a note.
         reader: Decodes the images.
         checked_classes: For each image as in `AnnotatedImage`.
-
-    Raises:
-        InputError: If no image is left to learn from.
-        SampleError: If an image of no known size can't be read and `broken` is "raise".
     """
 
     def __init__(
@@ -75,7 +71,7 @@ class ImagesWithObjects(DecodedImages):
             learnt = _with_objects(objects, len(kept), where)
             objects, known = objects.of_images(learnt, len(kept)), known[learnt]
             kept = [kept[index] for index in learnt]
-        self._images = images.chosen(kept)
+        self.images = images.chosen(kept)
         self._checked_classes = None if checked_classes is None else [checked_classes[index] for index in kept]
         self.objects = ObjectTable([image_ids[index] for index in kept], known, objects)
 

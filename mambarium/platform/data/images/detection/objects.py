@@ -33,15 +33,7 @@ MASK_BYTES = 2**33
 
 
 class ObjectRecord(NamedTuple):
-    """One object as an annotation file describes it.
-
-    Attributes:
-        box: Corners x1, y1, x2, y2 in pixels.
-        label: Class number from 0.
-        crowd: Whether it is a crowd, or too difficult to count.
-        area: In pixels; None: that of the box.
-        segmentation: Polygons or run lengths as `encode_segmentation` leaves them.
-    """
+    """One object as an annotation file describes it: an entry of each column of `Objects`; None: there is none."""
 
     box: tuple[float, float, float, float]
     label: int
@@ -100,17 +92,11 @@ class Objects(NamedTuple):
 def clean_objects(objects: Objects, sizes: NDArray[np.int64], where: str) -> Objects:
     """Leave out boxes of zero area or outside the image and objects without a polygon, and clip boxes; tell it.
 
-    Boxes that reach over the border by more than the tolerance are clipped to the image. Boxes of less than a pixel and
-    objects with an empty mask are counted and stay: evaluation has to find them, `visible_objects` leaves them out of
-    training unless they are enlarged.
+    Boxes that reach over the border by more than the tolerance are clipped to the image, whose sizes (images, 2) are
+    heights and widths. Boxes of less than a pixel and objects with an empty mask are counted and stay: evaluation has
+    to find them, `visible_objects` leaves them out of training unless they are enlarged.
 
-    Args:
-        objects: The objects.
-        sizes: (images, 2) height and width of each image.
-        where: The annotations, for messages.
-
-    Raises:
-        InputError: If all boxes are given as parts of their image.
+    Raises InputError if all boxes are given as parts of their image.
     """
     _require_pixels(objects.boxes, where)
     changes: Counter[str] = Counter()
@@ -183,9 +169,7 @@ class ObjectTable:
     def sample(self, index: int, image: Tensor, name: str) -> DetectionSample:
         """Put the image of an index, uint8 (3, height, width), and its objects together.
 
-        Raises:
-            SampleError: If the image has another size than the annotations say, or a mask can't be decoded; `name` says
-                which.
+        Raises SampleError with the name if annotations say another size than the image has, or a mask can't be decoded.
         """
         height, width = image.shape[-2:]
         said_height, said_width = self._sizes[index].tolist()

@@ -166,11 +166,7 @@ def read_annotation(file: Path, image_folder: Path, image_id: int) -> VocAnnotat
 
 
 def labelled_objects(annotation: VocAnnotation, class_names: Sequence[str]) -> list[ObjectRecord]:
-    """Return the number the classes of an image's objects.
-
-    Raises:
-        InputError: If an object's class is none of the classes.
-    """
+    """Return the objects of an image with the numbers of their classes; raises InputError if a class is unknown."""
     labels = {name: label for label, name in enumerate(class_names)}
     records = []
     for position, item in enumerate(annotation.objects):
@@ -193,10 +189,7 @@ def image_file(folder: Path, name: str, annotation: Path) -> Path:
     """Return the file that an annotation is of: the named one, or else the one named like the annotation.
 
     The name in the annotation may lack the suffix, begin with the path of another machine, or be that of the file that
-    the image was made from.
-
-    Raises:
-        InputError: If the name leads out of the folder.
+    the image was made from, but not lead out of the folder: an InputError.
     """
     if PureWindowsPath(name).root:
         name = PureWindowsPath(name).name

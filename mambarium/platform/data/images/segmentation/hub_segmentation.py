@@ -55,8 +55,8 @@ class HubSegmentation(HubData, StoredSegmentation):
             raise InputError(f"{opened.where}: has no rows")
         return ImagesWithMasks(
             ImageRows(opened, self._image_column, rows),
+            self.reader,
             ImageRows(opened, self._mask_column, rows, option="mask_column"),
             rows,
             self.decoder,
-            self.reader,
         )

@@ -42,10 +42,8 @@ class MaskCounts(NamedTuple):
 def count_masks(source: ImagesWithMasks, num_classes: int, broken: BrokenPolicy) -> MaskCounts:
     """Count pixels in evenly spread masks until every class has occurred, in `MOST_MASKS` at most.
 
-    A mask that can't be read is told when it is trained on, so it is passed over here if `broken` is "skip".
-
-    Raises:
-        SampleError: If a mask can't be read or holds a number that is no class, and `broken` is "raise".
+    A mask that can't be read is told when it is trained on, so it is passed over here if `broken` is "skip"; else it
+    raises SampleError.
     """
     total = np.zeros(IGNORED_CLASS + 1, dtype=np.int64)
     spread = np.linspace(0, len(source), min(len(source), MOST_MASKS), endpoint=False, dtype=np.int64).tolist()
@@ -64,10 +62,9 @@ def count_masks(source: ImagesWithMasks, num_classes: int, broken: BrokenPolicy)
 
 
 def check_two_values(counts: MaskCounts, class_names: list[str], decoder: MaskDecoder, where: str) -> None:
-    """Refuse two classes whose masks hold one of them and the ignored value alone: these are probably the two.
+    """Refuse two classes whose masks hold one of them and the ignored value alone, which are probably the two.
 
-    Raises:
-        InputError: With the mapping to give.
+    The InputError has the mapping to give.
     """
     present = [index for index, pixels in enumerate(counts.classes) if pixels]
     if len(class_names) != 2 or len(present) != 1 or not counts.ignored or len(decoder.ignored) != 1:

@@ -1,6 +1,7 @@
 """From stored masks to the class of each pixel, and images with such masks."""
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from mambarium.platform.data.images.decoding import (
     sideways_hint,
     turned,
 )
-from mambarium.platform.data.images.intensity import ImageReader
 from mambarium.platform.data.images.segmentation.segmentation_samples import SegmentationSample, segmentation_sample
 from mambarium.platform.data.images.stored_images import DecodedImages, ImageFiles, ImageRows
 from mambarium.tasks.batches import IGNORED_CLASS
@@ -65,13 +65,10 @@ class MaskDecoder:
         self._table[list(classes)] = list(classes.values())
 
     def decode(self, stored: bytes | Path, image: Tensor, name: str) -> Tensor:
-        """Decode the mask of an image (3, height, width).
+        """Decode the mask of an image (3, height, width): uint8 (height, width), `IGNORED_CLASS` where no class counts.
 
         Palette images give their index, not their colour; grey ones of up to 16 bits and black-and-white ones their
         number; colour ones only if the three channels agree.
-
-        Returns:
-            uint8 (height, width) class numbers, `IGNORED_CLASS` where none counts.
 
         Raises:
             SampleError: If it can't be read, has another size than the image, or holds a number that is no class.
@@ -86,11 +83,7 @@ class MaskDecoder:
         return turned(torch.from_numpy(classes), way_up)
 
     def count(self, stored: bytes | Path, name: str) -> np.ndarray:
-        """Count the pixels of each class number in a mask: (`IGNORED_CLASS` + 1,).
-
-        Raises:
-            SampleError: If it can't be read, or holds a number that is no class.
-        """
+        """Count the pixels of each class number in a mask: (`IGNORED_CLASS` + 1,); raises as `decode` does."""
         classes, _ = self._stored_classes(stored, name)
         return np.bincount(classes.ravel(), minlength=IGNORED_CLASS + 1)
 
@@ -111,26 +104,18 @@ class MaskDecoder:
         return classes.astype(np.uint8), way_up
 
 
+@dataclass(eq=False)
 class ImagesWithMasks(DecodedImages):
     """A source of images with masks, in which the decoder says what numbers mean."""
 
-    def __init__(
-        self,
-        images: ImageFiles | ImageRows,
-        masks: ImageFiles | ImageRows,
-        image_ids: Sequence[int],
-        decoder: MaskDecoder,
-        reader: ImageReader,
-    ) -> None:
-        super().__init__(images, reader)
-        self.masks = masks
-        self.decoder = decoder
-        self._image_ids = image_ids
+    masks: ImageFiles | ImageRows
+    image_ids: Sequence[int]
+    decoder: MaskDecoder
 
     def read(self, key: SampleKey) -> SegmentationSample:
         image = self.image(key[1])
         mask = self.decoder.decode(self.masks.stored(key[1]), image, self.masks.name(key[1]))
-        return segmentation_sample(image, mask, image_id=self._image_ids[key[1]])
+        return segmentation_sample(image, mask, image_id=self.image_ids[key[1]])
 
 
 def _stored_numbers(stored: bytes | Path, name: str) -> tuple[np.ndarray, int]:

@@ -82,10 +82,10 @@ class MaskFolder(StoredSegmentation):
         pairs = with_files(images, masks, self._broken, where)
         return ImagesWithMasks(
             ImageFiles([str(image) for image, _ in pairs]),
+            self.reader,
             ImageFiles([str(mask) for _, mask in pairs]),
             range(len(pairs)),
             self.decoder,
-            self.reader,
         )
 
 

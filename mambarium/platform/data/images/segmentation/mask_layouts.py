@@ -112,9 +112,6 @@ def own_layout(
     """Make the layout of a set of one's own: folders `images` and `masks` in each of `train`, `val` and `test`.
 
     The arguments are those of `StoredSegmentation`.
-
-    Raises:
-        InputError: If `zero_is_ignored` is given with `mask_values`, where 0 has its own entry.
     """
     folders = {split: ((f"{split}/images", f"{split}/masks"),) for split in ("train", "val", "test")}
     if mask_values is None:
