@@ -413,6 +413,8 @@ def test_masks_are_pasted_where_the_box_is() -> None:
         (lambda: ObjectDetection(small_backbone(), 3, detector=partial(FCOS, strides=(2, 4, 8))), r"none of \[2\]"),
         (lambda: ObjectDetection(small_backbone(), 3, detector=partial(FCOS, strides=(4,))), "would not be trained"),
         (lambda: ObjectDetection(small_backbone(), 3, detector=partial(RetinaNet, strides=(4, 8))), "5 anchor sizes"),
+        (lambda: CascadeMaskRCNN(small_backbone().feature_info, 3, positive_ious=(0.5,)), "has three stages"),
+        (lambda: CascadeMaskRCNN(small_backbone().feature_info, 3, stage_weights=(1.0,)), "has three stages"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(build: Callable[[], object], message: str) -> None:

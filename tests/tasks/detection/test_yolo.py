@@ -37,7 +37,7 @@ CELLS = (
     Cell((6, 6), 4, (0.25, 0.8), (ONE, MORE, HALF, HALF)),
     Cell((4, 4), 8, (0.35, 0.6), (HALF, HALF, HALF, HALF)),
 )
-BOXES: tuple[Box, Box] = ((0, 0, 8, 4), (1, 1, 7, 7))
+BOXES: tuple[Box, Box] = ((0, 0, 8, 4), (1.25, 1, 7, 7))
 LABELS = (0, 1)
 
 
@@ -95,6 +95,13 @@ def tensors() -> tuple[Tensor, Tensor]:
     return scores.logit()[None], torch.tensor([cell.shares for cell in CELLS]).log()[None]
 
 
+def test_cells_on_each_side_of_a_box_are_without() -> None:
+    centers = torch.tensor([[4.0, 4.0], [1.0, 4.0], [7.0, 4.0], [4.0, 1.0], [4.0, 7.0]])
+    box = torch.tensor([[2.0, 2.0, 6.0, 6.0]])
+    owners, _ = assign(centers, torch.full((5, 1), 0.5), box.expand(5, 4), box, torch.tensor([0]), 5)
+    assert owners.tolist() == [0, -1, -1, -1, -1]
+
+
 @pytest.mark.parametrize("cells_per_object", [1, 2, 10])
 def test_the_assignment_of_the_example(cells_per_object: int) -> None:
     centers = torch.tensor([cell.center for cell in CELLS], dtype=torch.float32)
@@ -112,13 +119,13 @@ def test_the_first_figures_of_the_example() -> None:
     # Cell 0: distances 1.88, 1.88, 6, 1.88 from (2, 2). Within box 0 it has 7.88 * 3.76 = 29.6288 of 32 pixels.
     assert predicted(CELLS[0]) == pytest.approx((0.12, 0.12, 8.0, 3.88))
     assert iou(BOXES[0], predicted(CELLS[0])) == pytest.approx(29.6288 / 32)
-    # Cell 4: 3.76 around (4, 4), a square of 7.52 * 7.52 = 56.5504 pixels around box 1's 36: 0.63660.
-    assert iou(BOXES[1], predicted(CELLS[4])) == pytest.approx(36 / 56.5504)
+    # Cell 4: 3.76 around (4, 4), a square of 7.52 * 7.52 = 56.5504 pixels around box 1's 34.5: 0.61007.
+    assert iou(BOXES[1], predicted(CELLS[4])) == pytest.approx(34.5 / 56.5504)
     owners, targets = by_hand(2)
     # Box 0 takes the upper two cells, which are mirror images: the one of less score aims at sqrt(0.4 / 0.7) as much.
     assert owners == [0, 0, -1, 1, 1]
     assert targets[:2] == pytest.approx([0.9259, 0.9259 * 0.755929])
-    assert targets[4] == pytest.approx(0.63660, abs=1e-5)
+    assert targets[4] == pytest.approx(0.61007, abs=1e-5)
 
 
 def example_detector(logits: Tensor, bins: Tensor, weights: tuple[float, float, float]) -> YOLO:

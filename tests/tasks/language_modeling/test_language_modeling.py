@@ -53,6 +53,18 @@ def test_metrics_equal_float64_arithmetic_over_ragged_batches() -> None:
     assert 0 < correct < tokens and values["accuracy"].item() == pytest.approx(correct / tokens)
 
 
+def test_metrics_of_two_processes_add_up() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits, targets = torch.randn(4, 6, 9, generator=generator), torch.randint(9, (4, 6), generator=generator)
+    lengths = torch.tensor([7, 8, 9, 20])
+    whole, first, second = (LanguageMetrics() for _ in range(3))
+    for metrics, rows in ((whole, slice(None)), (first, slice(1)), (second, slice(1, None))):
+        metrics.update(logits[rows], {"tokens": targets[rows], "targets": targets[rows], "num_bytes": lengths[rows]})
+    first.merge_state(second)
+    expected = {name: value.item() for name, value in whole.compute().items()}
+    assert {name: value.item() for name, value in first.compute().items()} == pytest.approx(expected)
+
+
 def test_extreme_bfloat16_logits_give_a_finite_exact_loss() -> None:
     logits = torch.tensor([[[200.0, 0.0], [0.0, 200.0]]], dtype=torch.bfloat16)
     targets = torch.tensor([[1, 1]])

@@ -133,6 +133,7 @@ def test_frequencies_of_the_data_reach_the_detector() -> None:
         ({"class_frequencies": {"boxes": ["r"]}}, "class_frequencies has 1 entries for 2 classes"),
         ({"weights": {"pixel": 1.0}}, "weights has a task 'pixel'"),
         ({"weights": {"pixels": 0.0}}, "weights.pixels is 0.0"),
+        ({"weights": {"pixels": -0.5}}, "weights.pixels is -0.5"),
         ({"gradient_norms_every": -1}, "gradient_norms_every is -1"),
         ({"class_names": {"box": ["a", "b"]}}, "class_names has 2 names for 'box', but the tasks are boxes"),
         ({"class_names": {"boxes": ["a"]}}, "class_names has 1 names for 'boxes', but the tasks are boxes"),
@@ -142,6 +143,11 @@ def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: 
     with pytest.raises(InputError, match=f"^{message}") as caught:
         model(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_weight_below_one_and_no_gradient_norms_are_settings_too() -> None:
+    task = model(weights={"pixels": 0.5}, gradient_norms_every=0)
+    assert task.objective.weights["pixels"] == 0.5
 
 
 def test_a_task_without_names_has_numbers() -> None:

@@ -27,7 +27,7 @@ from mambarium.backbones import (
     from_variant,
 )
 from mambarium.errors import InputError
-from mambarium.tasks import LightFPNHead, SegmentationLoss, SemanticSegmentation, UperNetHead
+from mambarium.tasks import LightFPNHead, SegmentationLoss, SegmentationObjective, SemanticSegmentation, UperNetHead
 from mambarium.tasks.batches import IGNORED_CLASS, SegmentationBatch
 from mambarium.tasks.segmentation.segmentation_heads import SegmentationHeadFactory
 from mambarium.tasks.segmentation.segmentation_losses import dice_loss
@@ -57,6 +57,14 @@ def test_confusion_matrix_made_by_hand() -> None:
     truth = torch.tensor([[0, 0, 1], [2, 1, IGNORED_CLASS]])
     predicted = torch.tensor([[0, 1, 1], [0, 1, 2]], dtype=torch.uint8)
     assert confusion_matrix(predicted, truth, 3).tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+
+
+def test_metrics_are_given_all_pixels_but_the_ignored() -> None:
+    masks = [torch.tensor([[0, 1, IGNORED_CLASS]]), torch.tensor([[IGNORED_CLASS], [1]])]
+    predictions = [torch.tensor([[1, 1, 0]]), torch.tensor([[0], [0]])]
+    objective = SegmentationObjective(MambaOut(depths=(1,), widths=(8,)), ["sky", "road"])
+    predicted, truth = objective.metric_inputs(predictions, {"original_mask": masks})
+    assert truth.tolist() == [0, 1, 1] and predicted.tolist() == [1, 1, 0]
 
 
 def test_metrics_equal_those_of_a_hand_made_matrix() -> None:

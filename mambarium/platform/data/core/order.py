@@ -118,7 +118,7 @@ class EvaluationBatches(Sampler[list[SampleKey]]):
 
     def __len__(self) -> int:
         full, rest = divmod(self.num_samples, self.batch_size)
-        return max(1, full + (rest >= self.world_size))
+        return full + (rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for batch_index in range(len(self)):

@@ -32,6 +32,17 @@ def test_each_pass_is_a_permutation_without_its_rest():
     assert batches[0] != [(0, index) for _, index in batches[2]], "passes must differ in order"
 
 
+def test_a_training_set_may_be_one_batch():
+    assert [index for batch in training(num_samples=4, total=1) for _, index in sorted(batch)] == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="batch_size is 4, but there are 3 training samples"):
+        training(num_samples=3)
+
+
+def test_fewer_samples_than_a_batch_are_evaluated():
+    assert list(EvaluationBatches(2, 4)) == [[(0, 0), (0, 1)]]
+    assert list(EvaluationBatches(2, 4, rank=1, world_size=2)) == [[(0, 1)]]
+
+
 def test_a_rest_of_one_pass_takes_part_in_others():
     sampler = training()
     left_out = [set(sampler.batches.order(pass_index)[8:].tolist()) for pass_index in range(30)]
