@@ -147,11 +147,7 @@ class ExactDataModule(ABC, lightning.LightningDataModule):
 
     @cached_property
     def found_facts(self) -> Facts:
-        """What `read_facts` found; whoever reads samples asks for it first.
-
-        Raises:
-            InputError: If the data can't be read, or is not what a restored checkpoint's model learnt from.
-        """
+        """What `read_facts` found; whoever reads samples asks for it first, and `require_agreement` has checked it."""
         found = self.read_facts()
         self.require_agreement(found)
         return found

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from mambarium.errors import InputError
 from mambarium.platform.data.core.data_module import ExactDataModule
+from mambarium.platform.data.core.splits import divided
 
 DataFiles = str | list[str] | dict[str, str | list[str]] | None
 
@@ -61,7 +62,8 @@ class HubData(ExactDataModule):
         train_split: The split to train on, which may be a slice, such as `train[:8000]`.
         val_split: The split to validate on; None: `val_fraction` of the training split is held out.
         test_split: The split to test on; None: the validation data.
-        val_fraction: Part to hold out where there is no validation split.
+        val_fraction: Part of the training split to hold out where there is no validation split, of images chosen by a
+            hash of the row number; 0, of images: the test split serves for validation.
         options: Those of the base class that follows.
     """
 
@@ -92,8 +94,7 @@ class HubData(ExactDataModule):
     def parts(self) -> dict[str, StoredPart]:
         """The parts "train", "val" and "test" that are stored.
 
-        Raises:
-            InputError: If there is no such data set, configuration, split, file or column.
+        Raises InputError if there is no such data set, configuration, split, file or column.
         """
         parts = {}
         for part, split in self._split_names.items():
@@ -108,6 +109,11 @@ class HubData(ExactDataModule):
                     )
             parts[part] = StoredPart(rows, where, self._folders())
         return parts
+
+    def divided_parts(self) -> dict[str, tuple[StoredPart, list[int]]]:
+        """Return the rows of "train", "val" and maybe "test", each with the part that they are stored in."""
+        found = divided({name: len(part.rows) for name, part in self.parts.items()}, self.val_fraction)
+        return {name: (self.parts[part], rows) for name, (part, rows) in found.items()}
 
     def _folders(self) -> tuple[Path, ...]:
         """Return the folders of the local files, and those in which the library keeps what it downloaded."""

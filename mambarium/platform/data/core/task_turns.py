@@ -71,7 +71,7 @@ class MultiTaskBatches(Sampler[list[TaskSampleKey]]):
 
 @dataclass(eq=False)
 class MultiTaskEvaluationBatches(Sampler[list[TaskSampleKey]]):
-    """Batch sampler that deals every sample of every task exactly once over all processes, one task after the other."""
+    """Batch sampler that deals every sample of every task exactly once over all processes, task after task."""
 
     streams: Mapping[str, EvaluationBatches]
 

@@ -22,8 +22,7 @@ MOST_BYTES = 2**31
 def equal_images(parts: Mapping[str, StoredImages]) -> list[str]:
     """Say which parts share images, byte by byte, for sets that are small enough to be read for it.
 
-    Returns:
-        For each two parts that share images a sentence, with the number and an example.
+    There is a sentence for each two parts that do, with the number and an example.
     """
     if sum(len(images) for images in parts.values()) > MOST_IMAGES:
         return []

@@ -121,11 +121,7 @@ class ImageData(ExactDataModule):
 
     @cached_property
     def splits(self) -> Splits[Any]:
-        """The images to train on, validate on and test on, as `train`, `val` and `test`.
-
-        Raises:
-            InputError: If the data can't be read, or its classes are not those of a restored checkpoint.
-        """
+        """The images to train on, validate on and test on, once `found_facts` are known."""
         _ = self.found_facts
         splits = self.read_splits()
         if not self._range_is_known:
@@ -153,12 +149,9 @@ class ImageData(ExactDataModule):
 
     @abstractmethod
     def augmented(self, source: Any, transforms: Sequence[Transform], training: bool) -> Samples:
-        """Return the data set of a source and its transforms.
+        """Return the data set of one of the `splits`, its broken samples taken out if need be, and of transforms.
 
-        Args:
-            source: One of the `splits`, without its broken samples if these are passed over.
-            transforms: Applied in order.
-            training: Whether it is trained on, rather than evaluated.
+        `training` says whether it is trained on, rather than evaluated.
         """
 
     @property
@@ -229,8 +222,7 @@ class ImageData(ExactDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return a loader over the images of `predict_path`; each process reads its share of the files.
 
-        Raises:
-            InputError: If `predict_path` is not set, does not exist or has no images.
+        Raises InputError if `predict_path` is not set, does not exist or has no images.
         """
         if self.predict_path is None:
             raise InputError("no images to predict on; name a folder of images")

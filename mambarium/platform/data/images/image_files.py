@@ -141,8 +141,7 @@ def contained(folder: Path, name: str, where: str) -> Path:
 def read_list(file: Path) -> list[str]:
     """Read a list of names, one a line; of a class's list, which gives -1, 0 or 1 after each name, the names alone.
 
-    Raises:
-        InputError: If there is no such list, or it is empty or not in UTF-8.
+    Raises InputError if there is no such list, or it is empty or not in UTF-8.
     """
     if not file.is_file():
         raise InputError(f"{file}: no such list of images; check data.path and the names of the lists")

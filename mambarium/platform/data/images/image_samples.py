@@ -89,14 +89,7 @@ def transformed(image: Tensor, transform: Callable[[Tensor], Tensor], name: str)
 
 
 class UnlabelledImage(NamedTuple):
-    """An image to predict on.
-
-    Attributes:
-        image: (3, height, width) as the transforms leave it.
-        original_size: Height and width as it was read.
-        number: Its index.
-        path: Its file.
-    """
+    """An image to predict on, (3, height, width) as the transforms leave it; its size before them, index and file."""
 
     image: Tensor
     original_size: tuple[int, int]
@@ -126,11 +119,9 @@ class UnlabelledImages(Dataset[UnlabelledImage]):
 
 @dataclass(frozen=True)
 class Normalization:
-    """Brings images to floating point and subtracts mean, divides by standard deviation, per channel.
+    """Brings images to floating point and subtracts mean, divides by standard deviation, on a scale of 0 to 1.
 
-    Attributes:
-        mean: Of red, green and blue, on a scale of 0 to 1.
-        std: The same.
+    Mean and standard deviation are those of red, green and blue.
     """
 
     mean: tuple[float, float, float]

@@ -50,10 +50,8 @@ def measured_range(images: Iterable[tuple[bytes | Path, str]]) -> IntensityRange
 
     So the same scene has the same brightness in 8, 12 and 16 bits. Where some lie below 0, or all so far above it that
     this would waste more than a bit, the range begins at the lowest one instead. A thousandth of each image's pixels
-    may lie outside at either end. None: all images have 8 bits or fewer.
-
-    Raises:
-        SampleError: If an image has pixels of floating point, which have no number of bits.
+    may lie outside at either end. None: all images have 8 bits or fewer. Pixels of floating point have no number of
+    bits and raise SampleError.
     """
     found: list[tuple[int, int]] = []
     for stored, name in images:

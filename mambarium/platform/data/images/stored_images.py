@@ -36,13 +36,7 @@ class ImageFiles:
 
 
 class ImageRows:
-    """The images of one column, some of its rows by index.
-
-    Args:
-        part: The part of a data set.
-        column: The column of the images.
-        rows: The rows.
-        option: The option that names the column.
+    """The images of one column, some of its rows by index; `option` is the one that names the column.
 
     Raises:
         InputError: If the column holds something else.
@@ -72,8 +66,7 @@ class ImageRows:
     def stored(self, index: int) -> bytes | Path:
         """Return the content of an image file, or its path.
 
-        Raises:
-            SampleError: If the row has none, or names one outside the data set's folders.
+        Raises SampleError if the row has none, or names one outside the data set's folders.
         """
         stored = self._column[self._rows[index]][self._name]
         if stored is None:

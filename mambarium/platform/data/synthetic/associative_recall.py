@@ -6,12 +6,7 @@ import numpy as np
 
 from mambarium.errors import InputError
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.synthetic.synthetic_data import (
-    SequenceOptions,
-    SyntheticSequences,
-    check_vocabulary,
-    no_answers,
-)
+from mambarium.platform.data.synthetic.synthetic_data import Rule, SequenceOptions, SyntheticSequences
 
 
 class AssociativeRecall(SyntheticSequences):
@@ -50,17 +45,16 @@ class AssociativeRecall(SyntheticSequences):
 
 
 @dataclass(frozen=True)
-class RecallRule:
+class RecallRule(Rule):
     """Keys are 1 to vocab_size / 2 - 1, values from vocab_size / 2 on."""
 
-    vocab_size: int
     num_pairs: int
     power: float
 
     def __post_init__(self) -> None:
         if self.num_pairs < 1:
             raise InputError(f"data.num_pairs is {self.num_pairs}; give 1 or more")
-        check_vocabulary(self.vocab_size, 2 * self.num_pairs + 2)
+        self.require_tokens(2 * self.num_pairs + 2)
         if self.vocab_size % 2:
             raise InputError(
                 f"data.vocab_size is {self.vocab_size}; give an even number, half for keys and half for values"
@@ -85,6 +79,6 @@ class RecallRule:
         queries = begin + 2 * random.choice(len(gaps), self.num_pairs, replace=False, p=gaps / gaps.sum())
         tokens = random.integers(self.vocab_size, size=length)
         tokens[0:begin:2], tokens[1:begin:2], tokens[queries] = keys, values, keys
-        targets = no_answers(length)
+        targets = self.no_answers(length)
         targets[queries] = values
         return tokens, targets

@@ -5,12 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.synthetic.synthetic_data import (
-    SequenceOptions,
-    SyntheticSequences,
-    check_vocabulary,
-    no_answers,
-)
+from mambarium.platform.data.synthetic.synthetic_data import Rule, SequenceOptions, SyntheticSequences
 
 
 class InductionHeads(SyntheticSequences):
@@ -44,13 +39,11 @@ class InductionHeads(SyntheticSequences):
 
 
 @dataclass(frozen=True)
-class InductionRule:
+class InductionRule(Rule):
     """The last token of the vocabulary is the special one."""
 
-    vocab_size: int
-
     def __post_init__(self) -> None:
-        check_vocabulary(self.vocab_size, 3)
+        self.require_tokens(3)
 
     @property
     def chance(self) -> float:
@@ -64,6 +57,6 @@ class InductionRule:
         tokens = random.integers(special, size=length)
         place = random.integers(length - 2)
         tokens[place] = tokens[-1] = special
-        targets = no_answers(length)
+        targets = self.no_answers(length)
         targets[-1] = tokens[place + 1]
         return tokens, targets

@@ -6,12 +6,7 @@ import numpy as np
 
 from mambarium.errors import InputError
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.synthetic.synthetic_data import (
-    SequenceOptions,
-    SyntheticSequences,
-    check_vocabulary,
-    no_answers,
-)
+from mambarium.platform.data.synthetic.synthetic_data import Rule, SequenceOptions, SyntheticSequences
 
 
 class SelectiveCopying(SyntheticSequences):
@@ -47,14 +42,13 @@ class SelectiveCopying(SyntheticSequences):
 
 
 @dataclass(frozen=True)
-class CopyingRule:
+class CopyingRule(Rule):
     """Token 0 is noise, the last one the marker."""
 
-    vocab_size: int
     num_copied: int
 
     def __post_init__(self) -> None:
-        check_vocabulary(self.vocab_size, 3)
+        self.require_tokens(3)
         if self.num_copied < 1:
             raise InputError(f"data.num_copied is {self.num_copied}; give 1 or more")
 
@@ -72,6 +66,6 @@ class CopyingRule:
         tokens = np.zeros(length, dtype=np.int64)
         tokens[np.sort(random.choice(begin, self.num_copied, replace=False))] = copied
         tokens[begin:] = self.vocab_size - 1
-        targets = no_answers(length)
+        targets = self.no_answers(length)
         targets[begin:] = copied
         return tokens, targets

@@ -1,9 +1,9 @@
 """Sequences made by a rule, to ask what mechanism a backbone can learn; the rules are left to subclasses."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,26 +15,34 @@ from mambarium.platform.randomness import mixed_seed
 from mambarium.tasks.batches import IGNORED_TARGET, TokenBatch
 
 
-class Rule(Protocol):
+@dataclass(frozen=True)
+class Rule(ABC):
     """How a sequence and its answers are drawn; must be picklable."""
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of different tokens."""
-        ...
+    vocab_size: int
+    """Number of different tokens."""
 
     @property
+    @abstractmethod
     def chance(self) -> float:
         """Accuracy of guessing one of the possible answers."""
-        ...
 
+    @abstractmethod
     def check(self, length: int) -> str | None:
         """Say what is wrong with sequences of so many tokens, None if nothing is."""
-        ...
 
+    @abstractmethod
     def draw(self, random: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw tokens (length,) int64, and targets (length,) int64, `IGNORED_TARGET` where there is no answer."""
-        ...
+
+    def require_tokens(self, least: int) -> None:
+        """Raise InputError unless there are enough different tokens."""
+        if self.vocab_size < least:
+            raise InputError(f"data.vocab_size is {self.vocab_size}; give {least} or more")
+
+    def no_answers(self, length: int) -> np.ndarray:
+        """Return targets (length,) int64 without an answer."""
+        return np.full(length, IGNORED_TARGET, dtype=np.int64)
 
 
 class SequenceOptions(RunOptions, total=False):
@@ -151,14 +159,3 @@ class DrawnSequences:
         if self.predict_all:
             targets[:-1] = np.where(targets[:-1] == IGNORED_TARGET, tokens[1:], targets[:-1])
         return TokenWindow(tokens, targets, int((targets != IGNORED_TARGET).sum()))
-
-
-def check_vocabulary(vocab_size: int, least: int) -> None:
-    """Raise InputError unless there are enough tokens."""
-    if vocab_size < least:
-        raise InputError(f"data.vocab_size is {vocab_size}; give {least} or more")
-
-
-def no_answers(length: int) -> np.ndarray:
-    """Return targets (length,) int64 without an answer."""
-    return np.full(length, IGNORED_TARGET, dtype=np.int64)

@@ -77,11 +77,7 @@ class Text(ExactDataModule):
 
     @property
     def found_tokenization(self) -> Tokenization:
-        """How text becomes tokens as it is configured.
-
-        Raises:
-            InputError: If it can't be read, or is not that of a restored checkpoint.
-        """
+        """How text becomes tokens as it is configured, which `found_facts` has read and checked."""
         _ = self.found_facts
         return self._configured_tokenization
 

@@ -7,12 +7,7 @@ import numpy as np
 
 
 class MappedArray:
-    """A file of numbers, mapped into memory at the first reading; a copy in another process maps it anew.
-
-    Args:
-        path: The file.
-        dtype: Type of its numbers.
-    """
+    """A file of numbers of one type, mapped into memory when first read; a copy in another process maps it anew."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self._path = path

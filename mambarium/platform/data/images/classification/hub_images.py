@@ -19,9 +19,8 @@ class HubImages(HubData, ClassificationImages):
     """Images of a data set by its name on the Hugging Face hub, or of local files likewise.
 
     Local files: `name: imagefolder` with `data_dir`, `name: parquet` with `data_files`. Without a validation split,
-    `val_fraction` of each class of the training split is held out (chosen by a hash of the row number), or the test
-    split serves if that is 0. Images of any mode and format that Pillow reads are brought to RGB, turned as their EXIF
-    data says; stacks of several pages are refused.
+    `val_fraction` is held out of each class. Images of any mode and format that Pillow reads are brought to RGB, turned
+    as their EXIF data says; stacks of several pages are refused.
 
     Args:
         name: The data set's name, for instance `uoft-cs/cifar10`, or a builder of the library, or a folder.

@@ -23,12 +23,7 @@ def pad(tensor: Tensor, size: tuple[int, int], value: float) -> Tensor:
 
 @dataclass(frozen=True)
 class CollatePadded:
-    """Normalises images and pads them, after that, with zeros to a common size; what dense tasks' batches begin with.
-
-    Attributes:
-        normalization: Applied to each image.
-        size_multiple: What height and width of a batch are padded to a multiple of.
-    """
+    """Normalises images and pads them, after that, with zeros: both sides to a common multiple of `size_multiple`."""
 
     normalization: Normalization
     size_multiple: int
@@ -49,8 +44,7 @@ class CollatePadded:
     def padded_samples(self, samples: Sequence[Any]) -> tuple[PaddedImages, tuple[int, int]]:
         """Pad and stack the images of samples that have an `image`, an `original_size` and an `image_id`.
 
-        Returns:
-            The images, and their padded height and width.
+        The padded height and width are returned beside them.
         """
         images = self.padded(
             [sample["image"].as_subclass(Tensor) for sample in samples],
@@ -61,11 +55,7 @@ class CollatePadded:
 
 
 class PaddedPredictionBatch(PaddedImages):
-    """Images to predict on.
-
-    Attributes:
-        path: The image files.
-    """
+    """Images to predict on, with their files."""
 
     path: list[str]
 

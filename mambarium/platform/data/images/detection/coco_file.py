@@ -142,8 +142,7 @@ def _image_file(image: Image, folder: Path, where: str) -> Path:
 def read_objects(content: CocoFile, file: Path, category_ids: list[int]) -> Objects:
     """Return the objects of an annotation file in the order of the images, those of images not listed left out.
 
-    Raises:
-        InputError: If a category is none of the classes, a box isn't four numbers, or a segmentation is none.
+    Raises InputError if a category is none of the classes, a box isn't four numbers, or a segmentation is none.
     """
     annotations = content.annotations
     class_of = {number: label for label, number in enumerate(category_ids)}

@@ -82,10 +82,9 @@ def detection_sample(
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:
-    """Return the least boxes around masks, boolean (objects, height, width), none of them empty.
+    """Return the least boxes, float32 (objects, 4), around masks, boolean (objects, height, width), none of them empty.
 
-    Returns:
-        float32 (objects, 4) corners x1, y1, x2, y2; the right and lower edges lie behind the last pixel.
+    The right and lower edges of x1, y1, x2, y2 lie behind the last pixel.
     """
     rows, columns = masks.any(dim=2).byte(), masks.any(dim=1).byte()  # (objects, height), (objects, width)
     x1, y1 = columns.argmax(dim=1), rows.argmax(dim=1)

@@ -7,8 +7,8 @@ import msgspec
 
 from mambarium.errors import InputError
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.core.hub import HubData, HubOptions, class_names
-from mambarium.platform.data.core.splits import Splits, divided
+from mambarium.platform.data.core.hub import HubData, HubOptions, StoredPart, class_names
+from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.dense.dense_images import ScaledOptions
 from mambarium.platform.data.images.detection.annotation_records import Area, Coordinate, Flag, Side, as_record
 from mambarium.platform.data.images.detection.coco_masks import encode_segmentation
@@ -31,8 +31,7 @@ class HubDetection(HubData, StoredDetection):
     has an image and a column of objects: lists of boxes and classes, and if there are any, of areas ("area"), crowd
     flags ("iscrowd") and segmentations of COCO's kind ("segmentation"). Boxes are cleaned as in `CocoDetection`;
     columns `width` and `height` spare reading the header of each image for it. Images are turned as their EXIF data
-    says, and boxes and masks belong to what is shown then. Without a validation split, `val_fraction` of the training
-    split is held out (chosen by a hash of the row number), or the test split serves if that is 0.
+    says, and boxes and masks belong to what is shown then.
 
     Args:
         name: The data set's name, for instance `rishitdagli/cppe-5`, or a builder of the library, or a folder.
@@ -71,14 +70,14 @@ class HubDetection(HubData, StoredDetection):
 
     @cached_property
     def _objects(self) -> dict[str, list[list["HubObject"]]]:
-        """The objects of each row of each part."""
+        """The objects of each row of each part, by what messages call the part."""
         column = self._objects_column
-        return {name: _objects_of(part.rows, part.where, column, self._keys) for name, part in self.parts.items()}
+        return {part.where: _objects_of(part.rows, part.where, column, self._keys) for part in self.parts.values()}
 
     def read_class_names(self) -> list[str]:
         rows, where, _ = self.parts["train"]
         label_key = self._keys[1]
-        labels = {item.category for of_image in self._objects["train"] for item in of_image}
+        labels = {item.category for of_image in self._objects[where] for item in of_image}
         feature = _label_feature(rows.features[self._objects_column], label_key)
         if not labels and not getattr(feature, "names", None):
             raise InputError(f"{where}: no object says what the classes are; set data.class_names")
@@ -91,21 +90,15 @@ class HubDetection(HubData, StoredDetection):
         return names
 
     def read_splits(self) -> Splits[ImagesWithObjects]:
-        num_rows = {part: len(objects) for part, objects in self._objects.items()}
-        return Splits.of(
-            {
-                name: self._source(part, rows, training=name == "train")
-                for name, (part, rows) in divided(num_rows, self.val_fraction).items()
-            }
-        )
+        parts = self.divided_parts().items()
+        return Splits.of({name: self._source(part, rows, training=name == "train") for name, (part, rows) in parts})
 
-    def _source(self, part: str, rows: list[int], training: bool) -> ImagesWithObjects:
-        opened = self.parts[part]
-        where = opened.where
-        stated = _stated_sizes(opened.rows, where)
-        records = [self._records(self._objects[part][row], f"{where}, row {row}") for row in rows]
+    def _source(self, part: StoredPart, rows: list[int], training: bool) -> ImagesWithObjects:
+        where = part.where
+        stated = _stated_sizes(part.rows, where)
+        records = [self._records(self._objects[where][row], f"{where}, row {row}") for row in rows]
         return ImagesWithObjects(
-            ImageRows(opened, self._image_column, rows),
+            ImageRows(part, self._image_column, rows),
             rows,
             [stated[row] for row in rows],
             Objects.of_records(records, self._masks),

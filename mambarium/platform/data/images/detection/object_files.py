@@ -19,15 +19,10 @@ from mambarium.platform.data.images.stored_images import DecodedImages, ImageFil
 
 
 class AnnotatedImage(NamedTuple):
-    """An image file as an annotation file describes it.
+    """An image file and its number as an annotation file gives them, its size in pixels, 0 where that isn't said.
 
-    Attributes:
-        file: The image file.
-        image_id: Its number in the data set.
-        height: Height in pixels; 0: it isn't said.
-        width: Width in pixels; 0: it isn't said.
-        checked_classes: In data of the LVIS kind, classes known not to be in the image, and classes of which not every
-            object is marked; else None.
+    In data of the LVIS kind, `checked_classes` are the classes known not to be in the image, and those of which not
+    every object is marked; else None.
     """
 
     file: Path

@@ -145,9 +145,7 @@ class VocAnnotation(NamedTuple):
 def read_annotation(file: Path, image_folder: Path, image_id: int) -> VocAnnotation:
     """Read an XML file, of the image of a number in its list.
 
-    Raises:
-        SampleError: If it can't be parsed or lacks what is needed.
-        InputError: If it names a file outside the folder.
+    Raises SampleError if it can't be parsed or lacks what is needed, InputError if it names a file outside the folder.
     """
     try:
         root = ElementTree.parse(file).getroot()

@@ -2,8 +2,8 @@
 
 from mambarium.errors import InputError
 from mambarium.inherited_options import Inherited
-from mambarium.platform.data.core.hub import HubData, HubOptions
-from mambarium.platform.data.core.splits import Splits, divided
+from mambarium.platform.data.core.hub import HubData, HubOptions, StoredPart
+from mambarium.platform.data.core.splits import Splits
 from mambarium.platform.data.images.segmentation.mask_files import ImagesWithMasks
 from mambarium.platform.data.images.segmentation.segmentation_images import MaskOptions, StoredSegmentation
 from mambarium.platform.data.images.stored_images import ImageRows
@@ -18,9 +18,7 @@ class HubSegmentation(HubData, StoredSegmentation):
 
     Local files: `name: imagefolder` with `data_dir` and a `metadata.jsonl` that has `image_file_name` and
     `mask_file_name`, `name: parquet` with `data_files`. A mask is an image that holds the number of each pixel's class.
-    Images are turned as their EXIF data says, and masks only if their own says so. Without a validation split,
-    `val_fraction` of the training split is held out (chosen by a hash of the row number), or the test split serves if
-    that is 0.
+    Images are turned as their EXIF data says, and masks only if their own says so.
 
     Args:
         name: The data set's name, for instance `merve/scene_parse_150`, or a builder of the library, or a folder.
@@ -45,18 +43,15 @@ class HubSegmentation(HubData, StoredSegmentation):
         self._image_column, self._mask_column = image_column, mask_column
 
     def read_splits(self) -> Splits[ImagesWithMasks]:
-        num_rows = {name: len(part.rows) for name, part in self.parts.items()}
-        parts = divided(num_rows, self.val_fraction)
-        return Splits.of({name: self._source(part, rows) for name, (part, rows) in parts.items()})
+        return Splits.of({name: self._source(part, rows) for name, (part, rows) in self.divided_parts().items()})
 
-    def _source(self, part: str, rows: list[int]) -> ImagesWithMasks:
-        opened = self.parts[part]
+    def _source(self, part: StoredPart, rows: list[int]) -> ImagesWithMasks:
         if not rows:
-            raise InputError(f"{opened.where}: has no rows")
+            raise InputError(f"{part.where}: has no rows")
         return ImagesWithMasks(
-            ImageRows(opened, self._image_column, rows),
+            ImageRows(part, self._image_column, rows),
             self.reader,
-            ImageRows(opened, self._mask_column, rows, option="mask_column"),
+            ImageRows(part, self._mask_column, rows, option="mask_column"),
             rows,
             self.decoder,
         )

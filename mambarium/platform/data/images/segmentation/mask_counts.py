@@ -17,14 +17,7 @@ STRIDE = 32
 
 
 class MaskCounts(NamedTuple):
-    """Pixels in masks.
-
-    Attributes:
-        classes: Those of each class.
-        ignored: Those that don't count.
-        read: Masks that were read.
-        masks: Masks that there are.
-    """
+    """Pixels of each class, pixels that don't count, and how many of the masks that there are were read for it."""
 
     classes: list[int]
     ignored: int
@@ -62,10 +55,7 @@ def count_masks(source: ImagesWithMasks, num_classes: int, broken: BrokenPolicy)
 
 
 def check_two_values(counts: MaskCounts, class_names: list[str], decoder: MaskDecoder, where: str) -> None:
-    """Refuse two classes whose masks hold one of them and the ignored value alone, which are probably the two.
-
-    The InputError has the mapping to give.
-    """
+    """Refuse, with the mapping to give, two classes whose masks hold one of them and the ignored value alone."""
     present = [index for index, pixels in enumerate(counts.classes) if pixels]
     if len(class_names) != 2 or len(present) != 1 or not counts.ignored or len(decoder.ignored) != 1:
         return
