@@ -320,6 +320,7 @@ def test_activations_are_recomputed(backbone: SequenceBackbone, x: Tensor) -> No
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["mamba", "moe_mamba", "s4d", "transformer", "block_state_transformer"])
 def test_one_compiled_graph(name: str, x: Tensor) -> None:
     torch.manual_seed(0)

@@ -507,6 +507,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 @pytest.mark.parametrize("graph_of", [*COMPILED, "mamba_on_images"])
 def test_one_compiled_graph(graph_of: str) -> None:

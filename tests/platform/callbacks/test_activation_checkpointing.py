@@ -24,6 +24,7 @@ trainer:
 CALLBACK = "    - class_path: mambarium.platform.callbacks.ActivationCheckpointing\n"
 
 
+@pytest.mark.thorough
 def test_a_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("plain.yaml").write_text(RUN)

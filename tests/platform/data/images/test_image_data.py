@@ -125,6 +125,7 @@ def test_an_image_too_small_for_a_transform_is_named(folder: Path) -> None:
     assert samples[(0, 1)].image.shape == (3, 12, 12)
 
 
+@pytest.mark.thorough
 def test_what_is_no_image_is_named(folder: Path) -> None:
     (folder / "test" / "cat" / "000.png").write_text("hello")
     with pytest.raises(InputError) as caught:
