@@ -41,7 +41,7 @@ class Composition(NamedTuple):
 
     @property
     def arguments(self) -> list[str]:
-        """All of it for the parser, which takes a configuration that options may complete as text alone."""
+        """All of it for the parser, as text: an object it would check before the options complete it."""
         return (
             ["--config", yaml.safe_dump(self.config, sort_keys=False), *self.options] if self.config else self.options
         )
