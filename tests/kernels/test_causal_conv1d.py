@@ -69,6 +69,7 @@ def assert_close(found, expected, outputs, gradients, parameters=None):
         assert error <= tolerance, f"{name}: relative error {error:.1e}"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("reverse", [False, True])
 def test_reference_gradients_are_those_of_finite_differences(reverse):
     case = make_case(2, 6, 3, 4)
@@ -284,6 +285,7 @@ def test_no_uninitialised_memory_is_used(monkeypatch):
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.thorough
 @pytest.mark.cpu_only
 def test_opcheck():
     from mambarium.kernels.conv.registration import causal_conv1d_forward
@@ -304,6 +306,7 @@ def test_opcheck():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_without_graph_breaks(compiler):
     case = to_dtype(make_case(2, 9, 6, 4))

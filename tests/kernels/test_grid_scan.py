@@ -109,6 +109,7 @@ def test_reference_is_the_sum_of_flipped_and_transposed_scans(shared):
     torch.testing.assert_close(grid_scan(**case, backend="reference"), total)
 
 
+@pytest.mark.thorough
 def test_reference_gradients_are_those_of_finite_differences():
     case = to_double(make_case(1, 2, 2, 3, 2, routes=(Route(2), Route(0, True, True))))
 
@@ -253,6 +254,7 @@ def test_the_default_device_and_dtype_have_no_say():
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
+@pytest.mark.thorough
 @pytest.mark.cpu_only
 @pytest.mark.parametrize("save", [False, True])
 @pytest.mark.parametrize("shared", [True, False])
@@ -267,6 +269,7 @@ def test_opcheck(save, shared):
     torch.library.opcheck(grid_scan_forward, (*rows, encode_routes(BIDIRECTIONAL), True, save, "cpu"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_without_graph_breaks(compiler):
     case = make_case(2, 6, 3, 4, 2)

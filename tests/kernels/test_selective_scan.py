@@ -15,6 +15,7 @@ LENGTHS = (1, 2, 3, 63, 64, 65, 197, 1023)  # the longest is scanned on a GPU in
 DIMS = (1, 5, 16, 17, 48)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("softplus", "reverse"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_reference_gradients_are_those_of_finite_differences(softplus, reverse, groups):
@@ -125,6 +126,7 @@ def test_parts_of_batch_and_channels_add_up(sizes):
     assert_close(results(single), results(to_double(single), "reference"), 1e-6, 5e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gate", [True, False])
 def test_channels_that_fill_a_large_gpu(gate):
     """So many that a lane takes two on a GPU of 132 processors, see `scan_configuration`."""

@@ -108,6 +108,7 @@ def test_second_derivatives_are_refused():
         grad.sum().backward()
 
 
+@pytest.mark.thorough
 @pytest.mark.cpu_only
 @pytest.mark.parametrize("save", [False, True])
 def test_opcheck(save):
@@ -122,6 +123,7 @@ def test_opcheck(save):
     torch.library.opcheck(selective_scan_forward, (*rows, True, True, save, "cpu"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_without_graph_breaks(compiler):
     case = to_dtype(make_case(2, 20, 6, 2))

@@ -156,6 +156,7 @@ def test_nan_stays_in_its_channel_and_batch_element(backend):
     assert torch.equal(case["state"].isnan().any(-1), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_without_graph_breaks(compiler):
     case = make_case(2, 5, 3, heads=2)

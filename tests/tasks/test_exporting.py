@@ -17,6 +17,8 @@ from mambarium.tasks import (
     load_pretrained,
 )
 
+pytestmark = pytest.mark.thorough
+
 
 def test_transformers_reads_our_mamba_and_gives_the_same_logits(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")

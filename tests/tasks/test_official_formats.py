@@ -23,6 +23,8 @@ from mambarium.tasks import (
 )
 from mambarium.tasks.task import Task
 
+pytestmark = pytest.mark.thorough
+
 Shapes = dict[str, tuple[int, ...]]
 
 

@@ -17,6 +17,8 @@ from mambarium.backbones import load_pretrained as load_backbone
 from mambarium.errors import InputError
 from mambarium.tasks import ImageClassification, export_official, load_pretrained
 
+pytestmark = pytest.mark.thorough
+
 
 def vit(image_size: int = 16) -> ViT:
     return ViT(image_size, patch_size=4, width=16, depth=2, num_heads=2)
