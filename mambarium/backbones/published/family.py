@@ -83,6 +83,20 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """How large a variant is here, as `list` shows it and a test counts it.
+
+    Attributes:
+        parameters: With a head for 1,000 classes or 50,280 tokens.
+        gmacs: Compute of one input of the published size in 10^9 multiply-accumulates: of products, convolutions,
+            attention and scans.
+    """
+
+    parameters: int
+    gmacs: float
+
+
+@dataclass(frozen=True)
 class Format:
     """How one project writes the weights of one family.
 
@@ -118,6 +132,7 @@ class Family:
             both.
         exported: Tensors of ours under their official keys, brought to the shapes of the official code.
         untraced: A backbone's arguments that leave no trace in its tensors, but which its weights depend on.
+        counted: Sizes of the published variants.
     """
 
     backbone: type[Backbone]
@@ -129,6 +144,7 @@ class Family:
     evaluates_average: bool = False
     exported: Callable[[Mapping[str, Tensor]], Weights] = dict
     untraced: Callable[[Any], Mapping[str, Expected]] = lambda backbone: {}
+    counted: Mapping[str, Counted] = field(default_factory=dict)
 
 
 def having(*keys: str) -> Callable[[Collection[str]], bool]:

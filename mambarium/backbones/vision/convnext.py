@@ -18,6 +18,7 @@ from mambarium.backbones.layers.torchvision_backbone import TorchvisionPyramid, 
 from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,
+    Counted,
     Family,
     Format,
     Published,
@@ -207,4 +208,9 @@ FAMILY = Family(
     ),
     official_key,
     exported=exported,
+    counted={
+        "convnext_tiny": Counted(28_589_128, 4.46),
+        "convnext_small": Counted(50_223_688, 8.68),
+        "convnext_base": Counted(88_591_464, 15.35),
+    },
 )

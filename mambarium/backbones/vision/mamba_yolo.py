@@ -18,7 +18,7 @@ from mambarium.backbones.layers.arguments import check_at_least, check_images
 from mambarium.backbones.layers.convolutions import STRIDES, ConvNormAct, batch_norm
 from mambarium.backbones.layers.drop_path import DropPath
 from mambarium.backbones.layers.heads import ChannelNorm, PooledClassifier
-from mambarium.backbones.published.family import Family, Published
+from mambarium.backbones.published.family import Counted, Family, Published
 from mambarium.backbones.vision.vmamba.vmamba_backbone import SS2D, GridScan
 from mambarium.backbones.vision.vmamba.vss_stages import VSSStages
 from mambarium.kernels.grid.routes import CROSS
@@ -236,5 +236,10 @@ FAMILY = Family(
         "mamba_yolo_tiny": _published(44.5),
         "mamba_yolo_base": _published(49.1),
         "mamba_yolo_large": _published(52.1),
+    },
+    counted={
+        "mamba_yolo_tiny": Counted(3_107_384, 4.94),
+        "mamba_yolo_base": Counted(11_207_648, 16.22),
+        "mamba_yolo_large": Counted(34_163_416, 60.29),
     },
 )

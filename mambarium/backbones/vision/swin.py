@@ -17,7 +17,7 @@ from mambarium.backbones.layers.arguments import check_at_least, check_images, c
 from mambarium.backbones.layers.heads import ChannelNorm, PooledClassifier
 from mambarium.backbones.layers.torchvision_backbone import TorchvisionPyramid, torchvision_models
 from mambarium.backbones.published.configuration import Expected, fixed
-from mambarium.backbones.published.family import IMAGENET, Family, Format, Published, PublishedWeights, Weights
+from mambarium.backbones.published.family import IMAGENET, Counted, Family, Format, Published, PublishedWeights, Weights
 from mambarium.backbones.published.timm import timm_config, training_options
 from mambarium.backbones.published.yacs import yacs_config
 from mambarium.errors import InputError
@@ -241,4 +241,9 @@ FAMILY = Family(
     ),
     official_key,
     exported=exported,
+    counted={
+        "swin_tiny": Counted(28_288_354, 4.49),
+        "swin_small": Counted(49_606_258, 8.74),
+        "swin_base": Counted(87_768_224, 15.43),
+    },
 )

@@ -21,6 +21,7 @@ from mambarium.backbones.layers.torchvision_backbone import TorchvisionBackbone,
 from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,
+    Counted,
     Family,
     Format,
     Published,
@@ -213,4 +214,9 @@ FAMILY = Family(
     ),
     lambda name: renamed(name.removeprefix("network."), _FROM_TORCHVISION),
     untraced=untraced,
+    counted={
+        "deit_tiny": Counted(5_717_416, 1.25),
+        "deit_small": Counted(22_050_664, 4.60),
+        "deit_base": Counted(86_567_656, 17.56),
+    },
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mambarium.backbones.language.mamba.mamba_backbone import VARIANTS, Mamba
 from mambarium.backbones.published.configuration import CONFIG_FILE, ConfigurationFormat, Expected, fixed
-from mambarium.backbones.published.family import Family, Format, Published, PublishedWeights, Weights, having
+from mambarium.backbones.published.family import Counted, Family, Format, Published, PublishedWeights, Weights, having
 from mambarium.backbones.published.transformers import COMMON_FIELDS
 
 EMBEDDING_KEY = "backbone.embedding.weight"
@@ -200,4 +200,11 @@ FAMILY = Family(
     ),
     backbone_key,
     head_key,
+    counted={
+        "mamba_130m": Counted(129_135_360, 268.51),
+        "mamba_370m": Counted(371_516_416, 771.63),
+        "mamba_790m": Counted(793_204_224, 1640.64),
+        "mamba_1.4b": Counted(1_372_178_432, 2831.76),
+        "mamba_2.8b": Counted(2_768_345_600, 5705.47),
+    },
 )

@@ -18,7 +18,7 @@ from mambarium.backbones.language.moe_mamba.switch import Overflow, SwitchFeedFo
 from mambarium.backbones.layers.arguments import check_at_least, check_rate, mamba_sizes
 from mambarium.backbones.layers.residual_stack import Block, BlockOutput, ResidualStack
 from mambarium.backbones.layers.sequences import Boundaries
-from mambarium.backbones.published.family import Family, Published
+from mambarium.backbones.published.family import Counted, Family, Published
 
 
 class MoEMamba(ResidualStack):
@@ -127,5 +127,9 @@ FAMILY = Family(
     {
         "moe_mamba_25m": Published(3.19, "C4 training log-perplexity", 1024, None, "Pioro et al. 2024, table 2"),
         "moe_mamba_100m": Published(2.81, "C4 training log-perplexity", 1024, None, "Pioro et al. 2024, table 2"),
+    },
+    counted={
+        "moe_mamba_25m": Counted(567_964_160, 53.56),
+        "moe_mamba_100m": Counted(2_477_660_928, 160.29),
     },
 )

@@ -27,7 +27,7 @@ from mambarium.backbones.language.transformer.key_value_cache import (
 from mambarium.backbones.layers.arguments import check_at_least, check_rate
 from mambarium.backbones.layers.initialization import draw_output_projection
 from mambarium.backbones.layers.sequences import check_sequences, check_state, document_boundaries
-from mambarium.backbones.published.family import Family
+from mambarium.backbones.published.family import Counted, Family
 from mambarium.errors import InputError
 
 MLP_MULTIPLE = 128
@@ -248,4 +248,13 @@ VARIANTS: dict[str, Callable[[], Transformer]] = {
     "transformer_1.3b": partial(Transformer, width=2048, depth=24, num_heads=32),
 }
 
-FAMILY = Family(Transformer, VARIANTS)
+FAMILY = Family(
+    Transformer,
+    VARIANTS,
+    counted={
+        "transformer_125m": Counted(123_568_896, 330.34),
+        "transformer_350m": Counted(359_818_240, 942.96),
+        "transformer_760m": Counted(756_782_592, 1858.97),
+        "transformer_1.3b": Counted(1_317_324_800, 3109.99),
+    },
+)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mambarium.backbones.published.configuration import Expected
 from mambarium.backbones.published.family import (
     IMAGENET,
+    Counted,
     Family,
     Format,
     Published,
@@ -64,4 +65,9 @@ FAMILY = Family(
     ),
     backbone_key,
     untraced=untraced,
+    counted={
+        "local_vim_tiny": Counted(7_994_152, 1.70),
+        "local_vim_tiny_class_token": Counted(7_994_536, 1.71),
+        "local_vim_small": Counted(27_783_784, 5.43),
+    },
 )

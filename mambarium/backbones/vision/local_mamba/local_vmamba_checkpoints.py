@@ -1,7 +1,7 @@
 """LocalVMamba's checkpoints of `hunto/LocalMamba` (the entry `state_dict` of the file)."""
 
 from mambarium.backbones.published.configuration import Expected
-from mambarium.backbones.published.family import IMAGENET, Family, Format, Published, PublishedWeights
+from mambarium.backbones.published.family import IMAGENET, Counted, Family, Format, Published, PublishedWeights
 from mambarium.backbones.vision.local_mamba.local_vmamba import VARIANTS, LocalScan, LocalVMamba
 from mambarium.backbones.vision.vmamba import vmamba_checkpoints as vmamba
 
@@ -30,4 +30,8 @@ FAMILY = Family(
     backbone_key,
     vmamba.head_key,
     untraced=untraced,
+    counted={
+        "local_vmamba_tiny": Counted(25_527_160, 4.65),
+        "local_vmamba_small": Counted(49_748_536, 9.46),
+    },
 )

@@ -3,6 +3,7 @@
 from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,
+    Counted,
     Evaluation,
     Family,
     Format,
@@ -84,4 +85,11 @@ FAMILY = Family(
         ),
     ),
     backbone_key,
+    counted={
+        "mambaout_femto": Counted(7_304_536, 1.15),
+        "mambaout_kobe": Counted(9_141_208, 1.51),
+        "mambaout_tiny": Counted(26_545_096, 4.47),
+        "mambaout_small": Counted(48_488_072, 8.94),
+        "mambaout_base": Counted(84_813_092, 15.79),
+    },
 )

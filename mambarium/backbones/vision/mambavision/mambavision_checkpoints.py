@@ -10,6 +10,7 @@ from torch import nn
 from mambarium.backbones.published.configuration import CONFIG_FILE, ConfigurationFormat, Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,
+    Counted,
     Evaluation,
     Family,
     Format,
@@ -149,4 +150,18 @@ FAMILY = Family(
     ),
     backbone_key,
     untraced=untraced,
+    counted={
+        "mambavision_t": Counted(31_794_248, 4.57),
+        "mambavision_t2": Counted(35_104_008, 5.24),
+        "mambavision_s": Counted(50_140_584, 7.59),
+        "mambavision_b": Counted(97_685_288, 15.17),
+        "mambavision_b_21k": Counted(97_685_288, 15.17),
+        "mambavision_l": Counted(227_961_048, 35.18),
+        "mambavision_l_21k": Counted(227_961_048, 35.18),
+        "mambavision_l2": Counted(241_554_824, 37.90),
+        "mambavision_l2_512_21k": Counted(241_554_824, 206.31),
+        "mambavision_l3": Counted(739_570_472, 115.81),
+        "mambavision_l3_256_21k": Counted(739_570_472, 123.61),
+        "mambavision_l3_512_21k": Counted(739_570_472, 511.53),
+    },
 )

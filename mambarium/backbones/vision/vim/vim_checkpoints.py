@@ -3,7 +3,7 @@
 import re
 
 from mambarium.backbones.published.configuration import Expected, fixed
-from mambarium.backbones.published.family import IMAGENET, Family, Format, Published, PublishedWeights, having
+from mambarium.backbones.published.family import IMAGENET, Counted, Family, Format, Published, PublishedWeights, having
 from mambarium.backbones.published.timm import training_options
 from mambarium.backbones.vision.vim.vim_backbone import VARIANTS, Vim
 
@@ -61,4 +61,10 @@ FAMILY = Family(
         ),
     ),
     backbone_key,
+    counted={
+        "vim_tiny": Counted(7_148_008, 1.56),
+        "vim_tiny_stride8": Counted(7_250_344, 5.77),
+        "vim_small": Counted(25_796_584, 5.38),
+        "vim_base": Counted(97_598_440, 19.83),
+    },
 )

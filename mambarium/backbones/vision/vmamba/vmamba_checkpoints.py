@@ -14,6 +14,7 @@ from torch import Tensor
 from mambarium.backbones.published.configuration import Expected, fixed
 from mambarium.backbones.published.family import (
     IMAGENET,
+    Counted,
     Family,
     Format,
     Published,
@@ -143,4 +144,15 @@ FAMILY = Family(
     backbone_key,
     head_key,
     evaluates_average=True,
+    counted={
+        "vmamba_tiny_v0": Counted(22_893_448, 4.64),
+        "vmamba_small_v0": Counted(44_417_416, 9.44),
+        "vmamba_base_v0": Counted(76_254_056, 15.63),
+        "vmamba_tiny_s2l5": Counted(30_705_832, 4.77),
+        "vmamba_small_s2l15": Counted(50_147_752, 8.58),
+        "vmamba_base_s2l15": Counted(88_557_800, 15.18),
+        "vmamba_tiny_s1l8": Counted(30_249_064, 4.84),
+        "vmamba_small_s1l20": Counted(49_012_840, 8.52),
+        "vmamba_base_s1l20": Counted(86_614_504, 15.10),
+    },
 )
