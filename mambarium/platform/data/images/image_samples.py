@@ -132,4 +132,5 @@ class Normalization:
         scale = 1.0 if images.is_floating_point() else 255.0
         mean = torch.tensor(self.mean, dtype=torch.float32).mul_(scale).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32).mul_(scale).view(3, 1, 1)
-        return images.float().sub_(mean).div_(std)  # uint8 is copied by float(), a float stack is ours
+        # A float stack is ours to change. The layout of transformed images must not decide how a model rounds.
+        return images.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
