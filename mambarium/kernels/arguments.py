@@ -18,7 +18,7 @@ def check_shape(name: str, tensor: torch.Tensor, expected: Sequence[int], meanin
         expected: the expected shape.
         meaning: the names of the axes, such as "(batch, dim, length)".
     """
-    if tensor.dim() != len(expected) or any(a != b for a, b in zip(tensor.shape, expected, strict=True)):
+    if tensor.shape != tuple(expected):
         raise ValueError(f"{name}: expected shape {meaning} = {tuple(expected)}; found {tuple(tensor.shape)}")
 
 

@@ -31,15 +31,10 @@ _KINDS = {"triton": _Kind("triton", "cuda"), "cpu": _Kind("numba", "cpu")}
 _KERNELS: dict[Operation, dict[str, str]] = {
     "scan": {"triton": "mambarium.kernels.scan.triton_backend", "cpu": "mambarium.kernels.scan.cpu"},
     "conv": {"triton": "mambarium.kernels.conv.triton_backend", "cpu": "mambarium.kernels.conv.cpu"},
-    "step": {"triton": "mambarium.kernels.step.triton_backend"},
+    "step": {"triton": "mambarium.kernels.step.triton_backend", "cpu": "mambarium.kernels.step.cpu"},
 }
 # Backends whose modules import without the package.
 _SHAPES_WITHOUT_PACKAGE = {"cpu"}
-
-
-def has_kernel(operation: Operation, backend: Backend) -> bool:
-    """Return whether an operation has a kernel under a backend; where it has none it is plain PyTorch."""
-    return backend in _KERNELS[operation]
 
 
 def choose_backend(requested: Backend | None, tensor: torch.Tensor) -> Backend:

@@ -346,6 +346,12 @@ def bounded_exp2(typing: Any, x: Any) -> Any:
 
 
 @intrinsic
+def times_log2_e(typing: Any, x: Any) -> Any:
+    """X * log2(e): exp(x) is 2 ** of it."""
+    return x(x), lambda context, builder, signature, args: builder.fmul(args[0], _constant(args[0], _LOG2_E))
+
+
+@intrinsic
 def largest(typing: Any, x: Any, y: Any) -> Any:
     """Return the larger of x and |y|, and x where y is NaN."""
 

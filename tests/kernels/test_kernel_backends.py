@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mambarium.kernels import causal_conv1d, selective_scan, selective_state_update, warm_up
-from mambarium.kernels.backend import choose_backend, has_kernel, load_backend
+from mambarium.kernels.backend import choose_backend, load_backend
 
 pytestmark = pytest.mark.thorough
 
@@ -216,11 +216,6 @@ def test_backends_fit_what_operations_ask_of_them(backend, package):
             if not name.startswith("_"):
                 expected = [p for p in inspect.signature(function).parameters if p != "self"]
                 assert list(inspect.signature(getattr(module, name)).parameters) == expected
-
-
-def test_the_registry_knows_where_a_step_is_plain_pytorch():
-    assert has_kernel("step", "triton") and not has_kernel("step", "cpu") and not has_kernel("step", "reference")
-    assert all(has_kernel(operation, backend) for operation in ("scan", "conv") for backend in ("cpu", "triton"))
 
 
 def test_the_ops_serve_a_causal_block_end_to_end():

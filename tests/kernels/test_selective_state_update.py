@@ -62,6 +62,15 @@ def test_a_step_is_a_scan_over_one_position(heads, groups, optional):
     torch.testing.assert_close(case["state"].double().flatten(), state.flatten(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("batch", "dim", "d_state"), [(1, 1, 1), (2, 16, 16), (3, 17, 15), (2, 33, 17), (1, 5, 129)])
+def test_odd_sizes(batch, dim, d_state):
+    case = make_case(batch, dim, d_state)
+    out, state = as_one_position(case)
+    found = selective_state_update(**case, dt_softplus=True)
+    torch.testing.assert_close(found.double(), out[..., 0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(case["state"].double(), state, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("backend", [None, "reference"])
 def test_full_pass_chunks_and_steps_are_one(backend):
     length = 40

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from mambarium.backbones.contract import KernelUser
 from mambarium.backbones.layers.sequences import Boundaries
 from mambarium.kernels import causal_conv1d, selective_scan, selective_state_update
-from mambarium.kernels.backend import choose_backend, has_kernel
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -122,7 +121,6 @@ class SelectiveSSM(KernelUser, nn.Module):
         self, x: Tensor, z: Tensor, state: dict[str, Tensor], boundaries: Boundaries | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """`forward` of one position x, z (batch, d_inner) without gradients, which needs no kernel for sequences."""
-        backend = choose_backend(None, x)
         history, scan_state = state["convolution"], state["scan"]
         if boundaries is not None:
             begins = boundaries.reset[:, :1, None]
@@ -135,29 +133,11 @@ class SelectiveSSM(KernelUser, nn.Module):
         selected = self.x_proj(convolved)  # (batch, dt_rank + 2 * d_state)
         delta_low, B, C = selected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta, A = F.linear(delta_low, self.dt_proj.weight), -torch.exp(self.A_log.float())
-        if x.device.type == "cpu" and not has_kernel("step", backend):
-            y, scan_state = self._recur(convolved, z, delta, A, B, C, scan_state)
-        else:
-            scan_state = scan_state.clone()
-            y = selective_state_update(
-                scan_state, convolved, delta, A, B, C, self.D, z, self.dt_proj.bias, dt_softplus=True
-            )
+        scan_state = scan_state.clone()
+        y = selective_state_update(
+            scan_state, convolved, delta, A, B, C, self.D, z, self.dt_proj.bias, dt_softplus=True
+        )
         return y.unsqueeze(1), {"convolution": window[..., 1:].to(state["convolution"].dtype), "scan": scan_state}
-
-    def _recur(
-        self, x: Tensor, z: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """`selective_state_update` for a CPU, plain PyTorch as it is there under "cpu" and "reference" alike.
-
-        Its checks and dispatch would cost more than the arithmetic.
-        """
-        exact = torch.promote_types(x.dtype, torch.float32)
-        u, delta, B, C, z = (tensor.to(exact) for tensor in (x, delta, B, C, z))
-        step = F.softplus(delta + self.dt_proj.bias.to(exact))  # (batch, d_inner)
-        after = torch.exp(step.unsqueeze(-1) * A).mul_(state)  # (batch, d_inner, d_state)
-        after.addcmul_((step * u).unsqueeze(-1), B.unsqueeze(1))
-        y = (after * C.unsqueeze(1)).sum(dim=-1) + self.D * u  # no matrix product: autocast would round it
-        return (y * F.silu(z)).to(x.dtype), after.to(state.dtype)
 
 
 def scan_tokens(x: Tensor, delta: Tensor, A_log: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:

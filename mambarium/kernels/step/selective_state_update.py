@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mambarium.kernels.arguments import HALF_OR_FLOAT, REAL, check_device, check_dtype, check_shape
-from mambarium.kernels.backend import Backend, choose_backend, has_kernel, load_backend
+from mambarium.kernels.backend import Backend, choose_backend, load_backend
 from mambarium.kernels.step.reference import selective_state_update_reference
-from mambarium.kernels.transforms import under_transforms
+from mambarium.kernels.transforms import is_eager, under_transforms
 
 _INDICES = (torch.int32, torch.int64)
 
@@ -36,7 +36,7 @@ def selective_state_update(
     records nothing, lest decoding keep every step's graph; `selective_scan` with initial_state is differentiable, for
     one position too. Under torch.func's transforms and in forward mode the step is plain PyTorch and differentiable;
     there torch asks for a state that the transformed function was given or made, and for state_batch_indices that are
-    the same for all elements of a vmap. On a CPU this is plain PyTorch too. Under `torch.utils.flop_counter` it counts
+    the same for all elements of a vmap. Under `torch.utils.flop_counter` it counts
     as one position of the scan.
 
     Args:
@@ -83,7 +83,7 @@ def selective_state_update(
         out = selective_state_update_reference(*arguments)
     else:
         with torch.no_grad():
-            out = selective_state_update_step(*arguments, name)
+            out = (_step if is_eager(arguments) else selective_state_update_step)(*arguments, name)
     return out if with_heads else out.squeeze(1)
 
 
@@ -134,10 +134,10 @@ def _check_arguments(
 
 
 def _step(*arguments: Any) -> Tensor:
-    """Make a step; arguments as `selective_state_update_reference`, which serves where there is no kernel."""
+    """Make a step; arguments as `selective_state_update_reference`, then the backend."""
     *inputs, backend = arguments
     function: Any = selective_state_update_reference
-    if has_kernel("step", backend):
+    if backend != "reference":
         function = load_backend("step", backend).selective_state_update
     out: Tensor = function(*inputs)
     return out
