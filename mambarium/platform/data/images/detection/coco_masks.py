@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mambarium.platform.data.core.samples import SampleError
@@ -98,10 +97,10 @@ def decode_segmentation(segmentation: Segmentation, height: int, width: int) -> 
         if segmentation.size != (height, width):
             said_height, said_width = segmentation.size
             raise ValueError(f"a mask of {said_width} x {said_height} pixels on an image of {width} x {height}")
-        mask = _run_pixels(segmentation.counts, height * width).reshape(width, height).T  # down the columns
+        counts = segmentation.counts
     else:
-        mask = _polygon_pixels(segmentation, height, width)
-    return torch.from_numpy(mask.copy())
+        counts = _polygon_runs(segmentation, height, width)
+    return _run_pixels(list(_lengths(counts)), height, width)
 
 
 def shows_nothing(segmentation: Segmentation, height: int, width: int) -> bool:
@@ -126,13 +125,23 @@ def _is_outside(polygon: list[float], height: int, width: int) -> bool:
     return max(x) <= 0 or max(y) <= 0 or min(x) >= width or min(y) >= height
 
 
-def _run_pixels(counts: list[int] | str, num_pixels: int) -> NDArray[np.bool_]:
-    lengths = list(_lengths(counts))
+def _run_pixels(lengths: list[int], height: int, width: int) -> Tensor:
+    num_pixels = height * width
     if not all(0 <= length <= num_pixels for length in lengths):
         raise ValueError(f"a run length below 0 or above the {num_pixels} pixels of the image")
     if sum(lengths) != num_pixels:
         raise ValueError(f"run lengths of {sum(lengths)} pixels for an image of {num_pixels}")
-    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    edges = list(accumulate(lengths))
+    runs = list(zip(edges[0::2], edges[1::2], strict=False))  # first pixel inside, first pixel behind
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    if runs:
+        # Only the object's columns are turned into rows: a copy across memory takes longer than all else.
+        first, last = runs[0][0] // height, -(-runs[-1][1] // height)
+        columns = np.zeros((last - first) * height, dtype=bool)
+        for start, end in runs:
+            columns[start - first * height : end - first * height] = True
+        mask[:, first:last] = torch.from_numpy(columns).view(-1, height).T
+    return mask
 
 
 def _lengths(counts: list[int] | str) -> Iterator[int]:
@@ -154,7 +163,7 @@ def _lengths(counts: list[int] | str) -> Iterator[int]:
             value, shift = 0, 0
 
 
-def _polygon_pixels(polygons: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:
+def _polygon_runs(polygons: list[list[float]], height: int, width: int) -> list[int] | str:
     from faster_coco_eval.core import mask as coco_mask
 
     for polygon in polygons:
@@ -167,5 +176,6 @@ def _polygon_pixels(polygons: list[list[float]], height: int, width: int) -> NDA
         if UPSAMPLING * sides.sum() > LONGEST:
             raise ValueError(f"a polygon with an outline of more than {LONGEST // UPSAMPLING} pixels")
     if not polygons:
-        return np.zeros((height, width), dtype=bool)
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
+        return [height * width]
+    counts: bytes = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))["counts"]
+    return counts.decode()
