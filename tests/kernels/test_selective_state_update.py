@@ -97,6 +97,24 @@ def test_full_pass_chunks_and_steps_are_one(backend):
 
 
 @pytest.mark.cpu_only
+def test_places_far_below_zero_are_padding():
+    case = make_case(2, 5, 3)
+    before = case["state"].clone()
+    out = selective_state_update(**case, state_batch_indices=torch.tensor([-(2**32), 1]))
+    assert not out[0].any() and torch.equal(case["state"][0], before[0])
+
+
+@pytest.mark.cpu_only
+def test_double_precision_inputs_on_a_float32_state(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    case = {k: v if k == "state" else v.double() for k, v in make_case(2, 5, 3).items()}
+    expected, state = as_one_position(case)
+    found = selective_state_update(**case, dt_softplus=True)
+    torch.testing.assert_close(found.flatten(), expected.flatten(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(case["state"], state.float())
+
+
+@pytest.mark.cpu_only
 def test_the_environment_decides_for_those_who_do_not_ask(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     case = make_case(2, 5, 3)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from mambarium.backbones.contract import KernelUser
 from mambarium.backbones.layers.sequences import Boundaries
 from mambarium.kernels import causal_conv1d, selective_scan, selective_state_update
+from mambarium.kernels.transforms import under_transforms
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -70,7 +71,8 @@ class SelectiveSSM(KernelUser, nn.Module):
         With `reverse` the sequence is read from its end to its start, without state and boundaries. Returns the same
         shape, and the new state, None if there was none.
         """
-        if state is not None and x.shape[1] == 1 and not torch.is_grad_enabled():
+        # Under vmap and the like a step would have to change a state that it was not made for.
+        if state is not None and x.shape[1] == 1 and not torch.is_grad_enabled() and not under_transforms():
             return self._step(x[:, 0], z[:, 0], state, boundaries)
         history, scan_state = (None, None) if state is None else (state["convolution"], state["scan"])
         segment, reset = (None, None) if boundaries is None else (boundaries.segment, boundaries.reset)

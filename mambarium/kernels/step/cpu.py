@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mambarium.kernels.layout import float_memory, float_rows
 from mambarium.kernels.numba_runtime import import_kernels, run_kernel
+from mambarium.kernels.step.reference import check_places
 
 _KERNELS = "mambarium.kernels.step.cpu_kernels"
 
@@ -27,13 +28,9 @@ def selective_state_update(
 ) -> Tensor:
     """Update and read the states; shapes and errors are those of `selective_state_update_reference`."""
     batch, heads, dim = x.shape
-    places = None
-    if state_batch_indices is not None:
-        if bool((state_batch_indices >= state.shape[0]).any()):
-            raise ValueError(
-                f"state_batch_indices: expected places below {state.shape[0]}; found {int(state_batch_indices.max())}"
-            )
-        places = state_batch_indices.to(torch.int32).contiguous()
+    check_places(state_batch_indices, state.shape[0])
+    # Cut to 32 bits, a place far below zero would be another one.
+    places = None if state_batch_indices is None else state_batch_indices.clamp(min=-1).to(torch.int32).contiguous()
     kernels = import_kernels(_KERNELS)
     states = float_rows(state)
     inputs, steps, A, B, C = (float_rows(tensor) for tensor in (x, dt, A, B, C))

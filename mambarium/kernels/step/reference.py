@@ -39,10 +39,7 @@ def selective_state_update_reference(
     Raises:
         ValueError: a place is beyond the entries.
     """
-    if state_batch_indices is not None and bool((state_batch_indices >= state.shape[0]).any()):
-        raise ValueError(
-            f"state_batch_indices: expected places below {state.shape[0]}; found {int(state_batch_indices.max())}"
-        )
+    check_places(state_batch_indices, state.shape[0])
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     inputs, step = x.to(dtype), dt.to(dtype)
     if dt_bias is not None:
@@ -69,3 +66,9 @@ def selective_state_update_reference(
         state[state_batch_indices[active]] = after[active].to(state.dtype)
         y = torch.where(active[:, None, None], y, torch.zeros_like(y))
     return y.to(x.dtype)
+
+
+def check_places(places: Tensor | None, entries: int) -> None:
+    """Raise ValueError if a place, such as those of state_batch_indices, is beyond the entries of the states."""
+    if places is not None and bool((places >= entries).any()):
+        raise ValueError(f"state_batch_indices: expected places below {entries}; found {int(places.max())}")

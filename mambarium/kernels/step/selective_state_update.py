@@ -55,7 +55,8 @@ def selective_state_update(
         state_batch_indices: (batch,) of int32 or int64, the place of each batch element's state in `state`, each
             place at most once. Negative: a padding element, whose output is zero and which changes no state. A place
             beyond the states is an error on a CPU; on a GPU, where to look would mean to wait, it counts as padding.
-        backend: "triton", "cpu" or "reference"; None chooses by MAMBARIUM_BACKEND, else by the state.
+        backend: "triton", "cpu" or "reference"; None chooses by MAMBARIUM_BACKEND, else by the state;
+            float64 in it or in x is the reference's.
 
     Returns:
         (batch, dim) or (batch, heads, dim), as the state has heads, of x's dtype.
@@ -64,7 +65,7 @@ def selective_state_update(
         ValueError: an argument's shape, dtype or device does not fit, or the backend does not serve it.
         RuntimeError: the backend's package is not installed.
     """
-    name = choose_backend(backend, state)
+    name = choose_backend(backend, x if x.dtype == torch.float64 else state)
     if state.dim() not in (3, 4):
         raise ValueError(
             f"state: expected shape (batch, dim, d_state) or (batch, heads, dim, d_state); found {tuple(state.shape)}"

@@ -85,3 +85,13 @@ def test_decoding_minds_the_backend_that_the_environment_names(monkeypatch: pyte
         monkeypatch.setenv("MAMBARIUM_BACKEND", backend)
         with pytest.raises(ValueError, match=message):
             model(x, state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_is_mapped_over_inputs_and_serves_double_precision(dtype: torch.dtype) -> None:
+    model = Mamba(width=16, depth=2, d_state=4).to(dtype).eval()
+    state = model.initial_state(1)
+    x = torch.randn(3, 1, 1, 16, dtype=dtype)
+    one_by_one = torch.stack([model(element, state).features for element in x])
+    torch.testing.assert_close(torch.vmap(lambda element: model(element, state).features)(x), one_by_one)
