@@ -167,12 +167,11 @@ def _gradients(
         raise ValueError("causal_conv1d_cuda: has the backends cpu and triton, for float32, float16 and bfloat16")
     check_conv_arguments(x, weight, bias, seq_idx, initial_states, _activation(silu), backend)
     check_shape("dout", dout, x.shape, "(batch, dim, length)")
-    rows = (dout.transpose(1, 2), x.transpose(1, 2))
     parameters = (weight.float(), None if bias is None else bias.float())
-    states = None if initial_states is None else initial_states.to(x.dtype).transpose(1, 2)
+    states = None if initial_states is None else initial_states.to(x.dtype)
     documents = None if seq_idx is None else seq_idx.int()
-    found = conv_backward(*rows, *parameters, documents, states, silu, False, backend)
-    grad_x, grad_states = found[0].transpose(1, 2), None if states is None else found[3].transpose(1, 2)
+    found = conv_backward(dout, x, *parameters, documents, states, silu, False, backend)
+    grad_x, grad_states = found[0], None if states is None else found[3]
     if dfinal_states is not None:
         past = weight.shape[1] - 1
         of_x = min(past, x.shape[2])  # so many final states are inputs, those before them initial states

@@ -3,7 +3,6 @@
 `x`, which the forward returns for the backward, holds our checkpoints.
 """
 
-import torch
 from torch import Tensor
 
 from mambarium.kernels.arguments import check_shape
@@ -54,9 +53,9 @@ def fwd(
     """
     u = u.float() if out_float else u
     out, _, checkpoints = selective_scan_forward(
-        *_channel_last(u, delta, A, B, C, D, delta_bias), delta_softplus, False, True, _backend(u)
+        *_operation_inputs(u, delta, A, B, C, D, delta_bias), delta_softplus, False, True, _backend(u)
     )
-    return out.transpose(1, 2), checkpoints
+    return out, checkpoints
 
 
 def bwd(
@@ -78,31 +77,26 @@ def bwd(
         ValueError: an argument's shape, dtype or device does not fit.
     """
     check_shape("dout", dout, u.shape, "(batch, dim, length)")
-    inputs = _channel_last(u, delta, A, B, C, D, delta_bias)
-    grad_last_state = torch.zeros(u.shape[0], *A.shape, dtype=torch.float32, device=u.device)
-    grads = selective_scan_backward(
-        dout.transpose(1, 2), grad_last_state, *inputs, delta_softplus, False, x, _backend(u)
-    )
+    inputs = _operation_inputs(u, delta, A, B, C, D, delta_bias)
+    grads = selective_scan_backward(dout, None, *inputs, delta_softplus, False, x, _backend(u))
     grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, _, grad_bias, _ = grads
     return (
-        grad_u.transpose(1, 2),
-        grad_delta.transpose(1, 2),
+        grad_u,
+        grad_delta,
         grad_A,
-        grad_B.permute(0, 2, 3, 1),
-        grad_C.permute(0, 2, 3, 1),
+        grad_B,
+        grad_C,
         None if D is None else grad_D,
         None if delta_bias is None else grad_bias,
     )
 
 
-def _channel_last(
+def _operation_inputs(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Return the operation's first ten arguments."""
     check_scan_arguments(u, delta, A, B, C, D, None, delta_bias, None, None, _backend(u))
     check_shape("B", B, (u.shape[0], B.shape[1], A.shape[1], u.shape[2]), "(batch, groups, d_state, length)")
     check_shape("C", C, B.shape, "(batch, groups, d_state, length)")
-    rows = u.transpose(1, 2), delta.transpose(1, 2)
-    matrices = B.permute(0, 3, 1, 2), C.permute(0, 3, 1, 2)
     skip, bias = (None if vector is None else vector.float() for vector in (D, delta_bias))
-    return *rows, A.float(), *matrices, skip, None, bias, None, None
+    return u, delta, A.float(), B, C, skip, None, bias, None, None

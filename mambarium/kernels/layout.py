@@ -1,12 +1,14 @@
-"""Memory layouts that the CPU backends hand to their kernels and back."""
+"""Memory that the CPU backends hand to their kernels."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 LANES = 16
 # Steps of a scan between two checkpoints; its kernels work tile by tile too.
 TILE = 32
+
+# Address and strides of a tensor that is absent, as `address_and_strides` gives those of others.
+ABSENT = (0, 0, 0, 0, 0)
 
 
 def float_memory(*shape: int) -> Tensor:
@@ -25,83 +27,24 @@ def float_rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def rows_of(x: Tensor, reverse: bool = False, group_channels: int = 0) -> tuple[int, int, int, int]:
-    """Return where kernels find the rows of x, which they visit from the first to the last or the other way round.
+def address_and_strides(
+    x: Tensor, time: int, channel: int, batch: int | None = None, group: int = 0, reverse: bool = False
+) -> tuple[int, int, int, int, int]:
+    """Return the values of `cpu_rows.Rows` for a float32 tensor.
 
     Args:
-        x: (batch, time, channels) or (batch, time, groups, channels); one group there stands for all of them.
-        reverse: whether the last row is visited first.
-        group_channels: channels from one group to the next where the groups have no axis of their own.
-
-    Returns:
-        The address of the first visit's row of batch element 0, and the bytes from one batch element, from one visit
-        and from one group to the next.
+        x: the tensor.
+        time: the axis of steps.
+        channel: the axis of channels.
+        batch: the axis of the batch, if there is one.
+        group: elements from one group of channels to the next.
+        reverse: whether the last step is visited first.
     """
-    size = x.element_size()
-    strides = x.stride()
-    batch, time, group = size * strides[0], size * strides[1], size * group_channels
-    if x.dim() == 4:
-        group = size * strides[2] if x.shape[2] > 1 else 0
+    shape, strides = x.shape, x.stride()
+    step, address = 4 * strides[time], x.data_ptr()
     if reverse:
-        return x.data_ptr() + (x.shape[1] - 1) * time, batch, -time, group
-    return x.data_ptr(), batch, time, group
-
-
-def pack_channels(x: Tensor, groups: int = 1) -> Tensor:
-    """Cut the channels of each group into blocks of 16, padded with zeros.
-
-    Args:
-        x: (..., dim, n).
-        groups: number of groups that dim consists of.
-
-    Returns:
-        (..., blocks, n, 16) contiguous, always a copy.
-    """
-    dim, n = x.shape[-2:]
-    if dim // groups % LANES == 0:  # what most calls are, in fewer operations
-        x = x.reshape(*x.shape[:-2], dim // LANES, LANES, n)
-        return x.transpose(-1, -2).clone(memory_format=torch.contiguous_format)
-    x = x.unflatten(-2, (groups, -1))  # (..., groups, group_dim, n)
-    x = F.pad(x, (0, 0, 0, -x.shape[-2] % LANES))
-    x = x.unflatten(-2, (-1, LANES)).flatten(-4, -3)  # (..., blocks, 16, n)
-    return x.transpose(-1, -2).clone(memory_format=torch.contiguous_format)
-
-
-def unpack_channels(x: Tensor, dim: int, groups: int = 1) -> Tensor:
-    """Undo `pack_channels`: (..., blocks, n, 16) to (..., dim, n), contiguous, memory of its own, no view."""
-    if x.shape[-3] * LANES == dim:
-        unpacked = x.new_empty(*x.shape[:-3], dim, x.shape[-2])
-        unpacked.view(*x.shape[:-2], LANES, x.shape[-2]).copy_(x.transpose(-1, -2))
-        return unpacked
-    x = x.transpose(-1, -2).unflatten(-3, (groups, -1)).flatten(-3, -2)  # (..., groups, padded, n)
-    return x[..., : dim // groups, :].flatten(-3, -2).clone(memory_format=torch.contiguous_format)
-
-
-def sum_parts(parts: Tensor) -> Tensor:
-    """Return the sum over the first axis, whose order the number of threads doesn't change; uses up the parts."""
-    count = parts.shape[0]
-    while count > 1:
-        half = count // 2
-        parts[:half] += parts[count - half : count]
-        count -= half
-    return parts[0] if parts.shape[0] == 1 else parts[0].clone()
-
-
-def laid_out_as(x: Tensor, like: Tensor) -> Tensor:
-    """Return x, which is used up, with the shape and dtype of `like` and the strides of `torch.empty_like(like)`.
-
-    No view of x: torch forbids to change in place what an operation returns as a view.
-
-    Args:
-        x: dense memory of its own; axes of `like` may be one axis in it, and the other way round.
-        like: as many elements.
-    """
-    if x.dtype == like.dtype:
-        if x.stride() == like.stride():
-            return x
-        layout = torch.empty_like(like, device="meta")
-        if x.stride() == layout.stride():
-            return x
-        if x.is_contiguous() and layout.is_contiguous():
-            return x.as_strided_(layout.shape, layout.stride())  # axes of size 1 may have other strides
-    return torch.empty_like(like).copy_(x.view(like.shape))
+        address += (shape[time] - 1) * step
+        step = -step
+    # The stride of an axis of size 1 says nothing, and adjacent channels are what is read fastest.
+    between = 4 * strides[channel] if shape[channel] > 1 else 4
+    return address, 0 if batch is None else 4 * strides[batch], step, 4 * group, between

@@ -19,6 +19,8 @@ _calls = threading.Lock()
 _first_process: int | None = None
 _threads = 1
 _scratch = torch.empty(0, dtype=torch.uint8, device="cpu")
+# What a long sequence's backward takes beyond this is a small part of what its tensors take.
+_MOST_KEPT_BYTES = 64 * 2**20
 _announced = False
 _folders: dict[str, Path] = {}
 
@@ -54,14 +56,15 @@ def import_kernels(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: int) -> None:
+def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: int, shared_bytes: int = 0) -> None:
     """Run a kernel on as many threads as torch uses, one kernel at a time.
 
     Args:
         module: a module from `import_kernels`.
-        kernel: the name of an entry point, whose last argument is the address of the threads' scratch memory.
+        kernel: the name of an entry point, whose last argument is the address of scratch memory.
         arguments: its other arguments.
         scratch_bytes: scratch memory per thread.
+        shared_bytes: scratch memory that the threads share, which comes first.
 
     Raises:
         RuntimeError: this process was forked from one that ran a kernel on OpenMP, whose threads it lacks.
@@ -80,7 +83,8 @@ def run_kernel(module: ModuleType, kernel: str, *arguments: Any, scratch_bytes: 
         if threads != before:
             numba.set_num_threads(threads)
         try:
-            function(*plain, _scratch_memory(threads * scratch_bytes))
+            memory = _scratch_memory(shared_bytes + threads * scratch_bytes)
+            function(*plain, memory.data_ptr())
         finally:
             if threads != before:
                 numba.set_num_threads(before)
@@ -103,12 +107,15 @@ def _start_threads() -> None:
     _first_process, _threads = os.getpid(), config.NUMBA_NUM_THREADS
 
 
-def _scratch_memory(size: int) -> int:
-    """Return the address of memory that is kept from one kernel to the next: fresh pages cost many times as much."""
+def _scratch_memory(size: int) -> torch.Tensor:
+    """Return memory that is kept from one kernel to the next, as fresh pages cost many times as much, up to a size."""
     global _scratch
-    if _scratch.numel() < size:
-        _scratch = torch.empty(size, dtype=torch.uint8, device="cpu")
-    return _scratch.data_ptr()
+    if _scratch.numel() >= size:
+        return _scratch
+    memory = torch.empty(size, dtype=torch.uint8, device="cpu")
+    if size <= _MOST_KEPT_BYTES:
+        _scratch = memory
+    return memory
 
 
 def _announce(module: ModuleType, kernel: str) -> None:
@@ -118,7 +125,7 @@ def _announce(module: ModuleType, kernel: str) -> None:
     if _announced or any(_folders[module.__name__].rglob(f"{file}.{kernel}-*.nbc")):
         return
     _announced = True
-    _log.warning("compiling the CPU kernels, once per machine (about 15 s) ...")
+    _log.warning("compiling the CPU kernels, once per machine (about 25 s) ...")
 
 
 @contextlib.contextmanager
@@ -141,7 +148,8 @@ def _cache_folder(name: str) -> Path:
     root = Path(__file__).parent
     operation = root / name.split(".")[2]
     digest = hashlib.sha256()
-    for source in (root / "simd.py", root / "layout.py", root / "cpu_states.py", *sorted(operation.glob("cpu*.py"))):
+    shared = (root / "simd.py", root / "layout.py", *sorted(root.glob("cpu_*.py")))
+    for source in (*shared, *sorted(operation.glob("cpu*.py"))):
         digest.update(source.read_bytes())
     digest.update(f"{numba.__version__} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}".encode())
     key = digest.hexdigest()[:16]

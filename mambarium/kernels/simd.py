@@ -133,6 +133,22 @@ def _log1p(builder: Any, x: ir.Value) -> ir.Value:
 
 
 @intrinsic
+def keep_small(typing: Any) -> Any:
+    """Have the function that calls this compiled to little code, whose loops aren't unrolled, and not inlined.
+
+    Numba compiles all that a kernel calls several times over: for what is called in many places and isn't the innermost
+    loop this halves the time it takes.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        for attribute in ("noinline", "optsize"):
+            builder.function.attributes.add(attribute)
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
 def zero_row(typing: Any) -> Any:
     """16 zeros."""
     return ROW(), lambda context, builder, signature, args: ir.Constant(context.get_value_type(ROW), None)
@@ -313,6 +329,54 @@ def store_sums(typing: Any, source: Any, target: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def transpose_rows(typing: Any, source: Any, source_bytes: Any, target: Any, target_bytes: Any) -> Any:
+    """Copy 16 rows, so many bytes apart, as the 16 columns of rows that are so many bytes apart in the target."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_bytes, target, target_bytes = args
+
+        def place(address: ir.Value, row_bytes: ir.Value, row: int, column: int, lanes: int) -> ir.Value:
+            offset = builder.mul(row_bytes, ir.Constant(row_bytes.type, row))
+            offset = builder.add(offset, ir.Constant(offset.type, FLOAT_BYTES * column))
+            return _at(builder, builder.add(address, offset), ir.VectorType(_FLOAT, lanes))
+
+        def gathered(first: int, column: int) -> ir.Value:
+            """Four columns of every fourth row from the first on: processors load quads into any part of a vector."""
+            rows = range(first, first + PARTIAL_LANES, 4)
+            parts = [builder.load(place(source, source_bytes, row, column, 4), align=FLOAT_BYTES) for row in rows]
+            while len(parts) > 1:
+                lanes = list(range(2 * parts[0].type.count))
+                parts = [_shuffle(builder, x, y, lanes) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+            return parts[0]
+
+        for first in range(0, LANES, PARTIAL_LANES):
+            for column in range(0, LANES, 4):
+                quads = [gathered(first + row, column) for row in range(4)]
+                for lane, value in enumerate(_transposed_quads(builder, quads)):
+                    builder.store(
+                        value, place(target, target_bytes, column + lane, first, PARTIAL_LANES), align=FLOAT_BYTES
+                    )
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), generate
+
+
+def _transposed_quads(builder: Any, rows: list[ir.Value]) -> list[ir.Value]:
+    """Return four columns of four vectors, within each four lanes for itself, which processors do fastest."""
+    count = rows[0].type.count
+    quads = range(0, count, 4)
+    low = [lane for q in quads for lane in (q, count + q, q + 1, count + q + 1)]
+    high = [lane for q in quads for lane in (q + 2, count + q + 2, q + 3, count + q + 3)]
+    first = [lane for q in quads for lane in (q, q + 1, count + q, count + q + 1)]
+    second = [lane for q in quads for lane in (q + 2, q + 3, count + q + 2, count + q + 3)]
+    return [
+        _shuffle(builder, _shuffle(builder, rows[0], rows[1], pair), _shuffle(builder, rows[2], rows[3], pair), half)
+        for pair in (low, high)
+        for half in (first, second)
+    ]
 
 
 @intrinsic

@@ -294,11 +294,11 @@ def test_opcheck():
     torch.library.opcheck(
         causal_conv1d_forward,
         (
-            case["x"].transpose(1, 2),
+            case["x"],
             case["weight"],
             case["bias"],
             case["seq_idx"],
-            case["initial_states"].transpose(1, 2),
+            case["initial_states"],
             True,
             True,
             "cpu",

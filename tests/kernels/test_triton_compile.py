@@ -162,12 +162,14 @@ def forward_launch(scan):
 
 
 def backward_launch(scan):
+    from mambarium.kernels.scan.description import Gradients
     from mambarium.kernels.scan.triton_launches import checkpoint_shape, plan_backward
 
     batch, _, dim, _, d_state = scan.sizes
     grad_u = empty(*scan.delta.shape, dtype=torch.bfloat16 if scan.order is None else torch.float32)
+    gradients = Gradients(*(getattr(scan, field) for field in Gradients._fields))._replace(u=grad_u)
     state, checkpoints = empty(batch, dim, d_state), empty(*checkpoint_shape(*scan.sizes))
-    return plan_backward(scan, torch.empty_like(scan.u), state, checkpoints, grad_u, *layout(scan))
+    return plan_backward(scan, torch.empty_like(scan.u), state, checkpoints, gradients, *layout(scan))
 
 
 def report(compiled, what, per_state_step, record_property):
@@ -293,7 +295,8 @@ def test_conv(direction, tmp_path):
 
     x = empty(8, 2048, 2048, dtype=torch.bfloat16)
     conv = Conv(x, empty(2048, 4), empty(2048), None, None, True, False)
-    launch = triton_backend.plan_forward(conv) if direction == "forward" else triton_backend.plan_backward(conv, x)
+    plan = triton_backend.plan_forward if direction == "forward" else triton_backend.plan_backward
+    launch = plan(conv, x) if direction == "forward" else plan(conv, x, conv)
     Compiled(launch, tmp_path).assert_sound()
 
 

@@ -138,10 +138,8 @@ def test_opcheck(save):
     from mambarium.kernels.grid.registration import encode_routes, grid_scan_forward
 
     case = make_case(1, 2, 1, 3, 1, CROSS[:2])
-    case["u"] = case["u"].unsqueeze(1)
-    rows = [case[name].permute(0, 3, 4, 1, 2) if case[name].dim() == 5 else case[name] for name in NAMES]
-    rows = [x.detach().requires_grad_(save) for x in rows]
-    arguments = (*rows, encode_routes(case["routes"]), True, save, "triton")
+    tensors = [case[name].detach().requires_grad_(save) for name in NAMES]
+    arguments = (*tensors, encode_routes(case["routes"]), True, save, "triton")
     torch.library.opcheck(
         grid_scan_forward, arguments, test_utils=("test_schema", "test_faketensor", "test_autograd_registration")
     )

@@ -276,11 +276,9 @@ def test_opcheck(save):
     from mambarium.kernels.scan.registration import selective_scan_forward
 
     case = make_case(1, 3, 2, 1)
-    rows = [case[name].transpose(1, 2) for name in ("u", "delta")] + [case["A"]]
-    rows += [case[name].permute(0, 3, 1, 2) for name in ("B", "C")]
-    rows += [case["D"], case["z"].transpose(1, 2), case["delta_bias"], case["initial_state"]]
-    rows = [x.detach().requires_grad_(save) for x in rows]
-    arguments = (*rows, case["reset"], True, True, save, "triton")
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+    tensors = [case[name].detach().requires_grad_(save) for name in names]
+    arguments = (*tensors, case["reset"], True, True, save, "triton")
     torch.library.opcheck(
         selective_scan_forward, arguments, test_utils=("test_schema", "test_faketensor", "test_autograd_registration")
     )

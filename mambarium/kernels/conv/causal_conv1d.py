@@ -74,9 +74,9 @@ def causal_conv1d(
     """Causal depthwise convolution along the last axis, with optional silu.
 
     out[t] = activation(bias + sum over k of weight[k] * x[t - (width - 1) + k]). The arguments are those of
-    the causal-conv1d package's `causal_conv1d_fn`. Strides are free; channel-last memory (stride 1 along
-    dim) is read without copies. Computed in float32 (float64 by the reference), deterministic run to run.
-    Under `torch.utils.flop_counter` the forward counts 2 * batch * length * dim * width, the backward twice
+    the causal-conv1d package's `causal_conv1d_fn`. Strides are free: memory is read and written in
+    place, but that of half precision on a CPU. Computed in float32 (float64 by the reference), deterministic run to
+    run. Under `torch.utils.flop_counter` the forward counts 2 * batch * length * dim * width, the backward twice
     that. The backends are described in `conv/interface.py`.
 
     Args:
@@ -114,15 +114,15 @@ def causal_conv1d(
         out = causal_conv1d_reference(x, weight, bias, seq_idx, initial_states, silu, reverse)
     else:
         out = conv_forward(
-            x.transpose(1, 2),
+            x,
             weight.float(),
             None if bias is None else bias.float(),
             None if seq_idx is None else seq_idx.to(torch.int32),
-            None if initial_states is None else initial_states.transpose(1, 2),
+            initial_states,
             silu,
             reverse,
             name,
-        ).transpose(1, 2)
+        )
     if return_final_states:
         count = weight.shape[1] - 1
         if reverse:

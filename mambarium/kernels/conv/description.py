@@ -34,12 +34,11 @@ class ConvBackend(Protocol):
     to do with them.
     """
 
-    def conv_forward(self, conv: Conv) -> Tensor:
-        """Return out: (batch, length, dim), x's dtype, strides of `torch.empty_like(x)`."""
+    def conv_forward(self, conv: Conv, out: Tensor) -> None:
+        """Fill out: (batch, length, dim) of x's dtype and any strides."""
 
-    def conv_backward(self, conv: Conv, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Return the gradients of x, weight, bias and initial_states, None for absent inputs.
+    def conv_backward(self, conv: Conv, grad_out: Tensor, gradients: Conv) -> None:
+        """Fill the gradients of x, weight, bias and initial_states: memory in the inputs' place, of any strides.
 
-        Each has its input's dtype and shape, and the strides of `torch.empty_like(input)`. grad_out may be expanded
-        (strides of zero).
+        grad_out may be expanded (strides of zero).
         """

@@ -1,5 +1,6 @@
 """The causal convolution as operations of torch.library: fake, autograd and FLOP formula."""
 
+import math
 from typing import Any, cast
 
 import torch
@@ -20,30 +21,45 @@ def _backend(name: str) -> ConvBackend:
     return cast(ConvBackend, load_backend("conv", name))
 
 
-def _forward(*arguments: Any) -> Tensor:
-    *inputs, backend = arguments
-    return _backend(backend).conv_forward(Conv(*inputs))
-
-
-def _backward(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """Return the gradients, with an empty tensor in place of each None."""
-    *inputs, backend = arguments
-    conv = Conv(*inputs)
-    grads = _backend(backend).conv_backward(conv, grad_out)
-    return tuple(conv.weight.new_empty(0) if grad is None else grad for grad in grads)
-
-
-def _fake_backward(
-    grad_out: Tensor,
+def _describe(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     seq_idx: Tensor | None,
     initial_states: Tensor | None,
-    *options: Any,
-) -> tuple[Tensor, ...]:
-    inputs = (x, weight, bias, initial_states)
-    return tuple(weight.new_empty(0) if value is None else torch.empty_like(value) for value in inputs)
+    silu: bool,
+    reverse: bool,
+) -> Conv:
+    """Return the convolution of x (batch, dim, length) and initial_states (batch, dim, width - 1)."""
+    states = None if initial_states is None else initial_states.transpose(1, 2)
+    return Conv(x.transpose(1, 2), weight, bias, seq_idx, states, silu, reverse)
+
+
+def _forward(*arguments: Any) -> Tensor:
+    *inputs, backend = arguments
+    out = torch.empty_like(inputs[0])
+    _backend(backend).conv_forward(_describe(*inputs), out.transpose(1, 2))
+    return out
+
+
+def _memory(
+    x: Tensor, weight: Tensor, bias: Tensor | None, seq_idx: Tensor | None, initial_states: Tensor | None, *options: Any
+) -> list[Tensor | None]:
+    return [None if value is None else torch.empty_like(value) for value in (x, weight, bias, initial_states)]
+
+
+def _backward(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    """Return the gradients, with an empty tensor in place of each None."""
+    *inputs, backend = arguments
+    memory = _memory(*inputs)
+    tensors: Any = (*memory[:3], None, memory[3])
+    gradients = _describe(*tensors, *inputs[-2:])
+    _backend(backend).conv_backward(_describe(*inputs), grad_out.transpose(1, 2), gradients)
+    return tuple(grad_out.new_empty(0) if grad is None else grad for grad in memory)
+
+
+def _fake_backward(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(grad_out.new_empty(0) if grad is None else grad for grad in _memory(*arguments))
 
 
 causal_conv1d_forward = torch.library.custom_op(
@@ -79,11 +95,9 @@ conv_forward = differentiable(causal_conv1d_forward, _forward, _backward_of_call
 
 @register_flop_formula(torch.ops.mambarium.causal_conv1d_forward)
 def _(x: Any, weight: Any, *args: Any, **kwargs: Any) -> int:
-    batch, length, dim = x
-    return 2 * batch * length * dim * weight[1]
+    return 2 * math.prod(x) * weight[1]
 
 
 @register_flop_formula(torch.ops.mambarium.causal_conv1d_backward)
 def _(grad_out: Any, x: Any, weight: Any, *args: Any, **kwargs: Any) -> int:
-    batch, length, dim = x
-    return 2 * 2 * batch * length * dim * weight[1]
+    return 2 * 2 * math.prod(x) * weight[1]

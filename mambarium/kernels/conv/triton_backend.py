@@ -13,30 +13,23 @@ from mambarium.kernels.triton_launch import Launch, contiguous, strides
 OPTIONS = {"num_warps": CONV_WARPS, "num_stages": 1}
 
 
-def conv_forward(conv: Conv) -> Tensor:
+def conv_forward(conv: Conv, out: Tensor) -> None:
     """Convolve, see `ConvBackend`."""
-    launch = plan_forward(conv)
-    launch.run(conv.x.device)
-    out: Tensor = launch.arguments["out"]
-    return out
+    plan_forward(conv, out).run(conv.x.device)
 
 
-def conv_backward(conv: Conv, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Compute the gradients of all inputs, see `ConvBackend`."""
-    launch = plan_backward(conv, grad_out)
+def conv_backward(conv: Conv, grad_out: Tensor, gradients: Conv) -> None:
+    """Write the gradients of all inputs, see `ConvBackend`."""
+    launch = plan_backward(conv, grad_out, gradients)
     launch.run(conv.x.device)
     parts = launch.arguments["weight_parts"].sum(dim=0)  # (width + 1, dim)
-    return (
-        launch.arguments["grad_x"],
-        torch.empty_like(conv.weight).copy_(parts[:-1].t()),
-        None if conv.bias is None else torch.empty_like(conv.bias).copy_(parts[-1]),
-        launch.arguments["grad_initial_states"],
-    )
+    gradients.weight.copy_(parts[:-1].t())
+    if gradients.bias is not None:
+        gradients.bias.copy_(parts[-1])
 
 
-def plan_forward(conv: Conv) -> Launch:
-    """Return the forward's launch, with the output that it fills among its arguments."""
-    out = torch.empty_like(conv.x)
+def plan_forward(conv: Conv, out: Tensor) -> Launch:
+    """Return the forward's launch, which fills out."""
     batch, length, dim = conv.x.shape
     arguments = {**_common_arguments(conv), "out": out, "out_strides": out.stride()}
     programs = batch * -(-length // CONV_BLOCK_TIME) * -(-dim // CONV_BLOCK_DIM)
@@ -44,23 +37,21 @@ def plan_forward(conv: Conv) -> Launch:
     return Launch(conv_forward_kernel, programs, arguments, OPTIONS, backwards)
 
 
-def plan_backward(conv: Conv, grad_out: Tensor) -> Launch:
-    """Return the backward's launch, with the tensors that it fills among its arguments."""
+def plan_backward(conv: Conv, grad_out: Tensor, gradients: Conv) -> Launch:
+    """Return the backward's launch, which fills the gradients of the sequences, and of the weights parts of sums."""
     batch, length, dim = conv.x.shape
     width = conv.weight.shape[1]
     positions = length if conv.initial_states is None else length + width - 1
     rows = batch * -(-positions // CONV_BLOCK_TIME)
-    grad_x = torch.empty_like(conv.x)
-    grad_initial_states = None if conv.initial_states is None else torch.empty_like(conv.initial_states)
     arguments = {
         **_common_arguments(conv),
         "grad_out": grad_out,
-        "grad_x": grad_x,
-        "grad_initial_states": grad_initial_states,
+        "grad_x": gradients.x,
+        "grad_initial_states": gradients.initial_states,
         "weight_parts": torch.empty(rows, width + 1, dim, dtype=torch.float32, device=conv.x.device),
         "grad_out_strides": grad_out.stride(),
-        "grad_x_strides": grad_x.stride(),
-        "grad_initial_strides": strides(grad_initial_states),
+        "grad_x_strides": gradients.x.stride(),
+        "grad_initial_strides": strides(gradients.initial_states),
     }
     backwards = ("grad_out", "x", "seq_idx", "grad_x") if conv.reverse else ()
     return Launch(conv_backward_kernel, rows * -(-dim // CONV_BLOCK_DIM), arguments, OPTIONS, backwards)

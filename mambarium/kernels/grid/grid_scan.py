@@ -1,6 +1,7 @@
 """The public grid scan: checks, choice of the backend, canonical layout."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -35,9 +36,9 @@ def grid_scan(
     the grid's order).
 
     Index maps say where each step reads and writes, so no copies of u, delta, the output or their gradients are made
-    in a route's order. Strides are free; memory that is channel-last (stride 1 along dim and d_state) is read in
-    place. The triton backend keeps each route's output in float32 until they are added up, and its backward copies B
-    and C.
+    in a route's order. Strides are free: memory is read and written in place wherever height and width can be one
+    axis, but that of half precision on a CPU. The triton backend keeps each route's output in float32 until they are
+    added up, and its backward copies B and C.
 
     Computed in float32 whatever the inputs' dtypes (under autocast too), deterministic for any number of threads.
     float64 is served by the reference. Under `torch.utils.flop_counter` the forward counts 9 * batch * height *
@@ -76,11 +77,11 @@ def grid_scan(
         torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     )
     out, _ = grid_forward(
-        _channel_last(u.unsqueeze(1) if u.dim() == 4 else u),
-        _channel_last(delta),
+        u,
+        delta,
         A.float(),
-        _channel_last(B),
-        _channel_last(C),
+        B,
+        C,
         None if D is None else D.float(),
         None if delta_bias is None else delta_bias.float(),
         encode_routes(routes),
@@ -88,12 +89,7 @@ def grid_scan(
         needs_gradient,
         name,
     )
-    return out.permute(0, 3, 1, 2)
-
-
-def _channel_last(x: Tensor) -> Tensor:
-    """Return views (batch, routes, channels, height, width) as (batch, height, width, routes, channels)."""
-    return x.permute(0, 3, 4, 1, 2)
+    return cast(Tensor, out)
 
 
 def _check_arguments(

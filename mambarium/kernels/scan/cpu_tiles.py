@@ -1,8 +1,8 @@
 """Selective scan for the CPU: what forward and backward do with a tile's inputs, numba code on 16 channels at a time.
 
 A block is 16 channels of one group (fewer at a group's end: the missing lanes are zero). Time is cut into tiles of
-TILE steps; a tile's inputs and steps are put into scratch rows that stay in the first-level cache, then all states run
-over the tile, see `mambarium/kernels/cpu_states.py`.
+TILE steps; a tile's inputs and steps are put into scratch rows that stay in the first-level cache, whatever their
+strides (`mambarium/kernels/cpu_rows.py`), then all states run over the tile (`mambarium/kernels/cpu_states.py`).
 
 The groups of a scan with an order visit the positions in orders of their own: rows are gathered and results scattered
 by index maps. They add to the same output, so that one thread does all groups of its channels, one after another, in
@@ -11,28 +11,25 @@ that goes with the other of them falls away.
 
 Work is divided in a way that depends on the shapes alone, and every sum has one order: results do not depend on the
 number of threads.
-
-Per-block arrays: coefficients and states (blocks, d_state, 16), per-channel values (blocks, 16).
 """
 
 from typing import Any, NamedTuple
 
 from numba import njit
 
+from mambarium.kernels.cpu_rows import Buffer, Channels, Rows, Steps, load_rows, read_rows, rows_at
 from mambarium.kernels.cpu_states import Tile
 from mambarium.kernels.layout import LANES, TILE
 from mambarium.kernels.simd import (
     FLOAT_BYTES,
     ROW_BYTES,
     add,
-    copy_floats,
     load,
-    load_channels,
-    load_int,
     mul,
     prefetch,
     softplus_rows,
     store,
+    times_log2_e,
 )
 
 # The padding keeps rows of different arrays that are used together from sharing the low 12 bits of their
@@ -43,64 +40,53 @@ TILE_BYTES = (TILE + 5) * ROW_BYTES
 class Inputs(NamedTuple):
     """Sizes, addresses and strides that forward and backward share; absent tensors have address 0.
 
-    Tensors have the address of the first visit's row and the bytes from one batch element, from one visit (with an
-    order: position) and from one group to the next, see `layout.rows_of`. A scan that visits positions from the last
-    to the first has negative strides of time. `direction` is 1, or -1 there. `order` is (groups, length) int32; `reset`
-    (batch, length) contiguous. Groups are done in `rounds`: all at once, or with an order one after another.
+    Steps of u, delta, z, B and C are visits, with an order positions; those of A, whose "time" is its states, and of D
+    and bias are one each. A scan that visits positions from the last to the first has negative strides of time.
+    `direction` is 1, or -1 there. `order` is (groups, length) int32; `reset` (batch, length) contiguous; checkpoints
+    (batch, tiles, blocks, d_state, 16). Groups are done in `rounds`: all at once, or with an order one after another.
+    A tile's matrices have rows of `matrix_row` bytes. `scratch_bytes` is each thread's scratch memory, which begins
+    `shared_bytes` after the threads' common one.
     """
 
     batch: int
     length: int
     d_state: int
+    matrix_row: int
     group_dim: int
     blocks: int
     blocks_per_group: int
     rounds: int
     delta_softplus: int
     direction: int
+    scratch_bytes: int
+    shared_bytes: int
     order: int
-    u: int
-    u_batch: int
-    u_time: int
-    u_group: int
-    delta: int
-    delta_batch: int
-    delta_time: int
-    delta_group: int
-    z: int
-    z_batch: int
-    z_time: int
-    z_group: int
-    B: int
-    B_batch: int
-    B_time: int
-    B_group: int
-    C: int
-    C_batch: int
-    C_time: int
-    C_group: int
-    coefficients: int
-    skip: int
-    bias: int
     reset: int
     checkpoints: int
-    scratch_bytes: int
+    u: Rows
+    delta: Rows
+    z: Rows
+    B: Rows
+    C: Rows
+    A: Rows
+    D: Rows
+    bias: Rows
 
 
 @njit
-def visited(order: int | None, step: int) -> int:
-    """Return the position of a step, the step itself without an order; `order` is the group's."""
-    if order is None:
-        return step
-    return load_int(order + 4 * step)
-
-
-@njit
-def upcoming(order: int | None, step: int, length: int) -> int:
-    """Return the position of a step that may lie outside the sequence, with an order the nearest step's."""
-    if order is None:
-        return step
-    return load_int(order + 4 * max(0, min(step, length - 1)))
+def named_inputs(values: Any) -> Inputs:
+    """Return the values of `Inputs` by their names."""
+    tensors = (
+        Rows(*values[15:20]),
+        Rows(*values[20:25]),
+        Rows(*values[25:30]),
+        Rows(*values[30:35]),
+        Rows(*values[35:40]),
+        Rows(*values[40:45]),
+        Rows(*values[45:50]),
+        Rows(*values[50:55]),
+    )
+    return Inputs(*(values[:15] + tensors))
 
 
 @njit
@@ -112,26 +98,49 @@ def group_order(order: int | None, group: int, length: int) -> int | None:
 
 
 @njit
-def block_channels(inputs: Inputs, block: int) -> tuple[int, int, int]:
-    """Return a block's group, its first channel within that, and the number of its channels."""
+def block_channels(inputs: Inputs, batch: int, block: int) -> Channels:
+    """Return the channels of a batch element's block."""
     group = block // inputs.blocks_per_group
-    channel = (block - group * inputs.blocks_per_group) * LANES
-    return group, channel, min(LANES, inputs.group_dim - channel)
+    first = (block - group * inputs.blocks_per_group) * LANES
+    return Channels(batch, group, first, min(LANES, inputs.group_dim - first))
 
 
 @njit
-def load_matrices(inputs: Inputs, order: Any, batch: int, group: int, start: int, matrices: int) -> None:
-    """Gather a tile's rows of B, then of C, d_state adjacent values each; without an order they are read in place."""
-    if order is not None:
-        own = group_order(order, group, inputs.length)
-        B = inputs.B + batch * inputs.B_batch + group * inputs.B_group
-        C = inputs.C + batch * inputs.C_batch + group * inputs.C_group
-        row_bytes = FLOAT_BYTES * inputs.d_state
-        for t in range(min(TILE, inputs.length - start)):
-            position = visited(own, start + t)
-            row = matrices + t * row_bytes
-            copy_floats(B + position * inputs.B_time, row, inputs.d_state, False)
-            copy_floats(C + position * inputs.C_time, row + TILE * row_bytes, inputs.d_state, False)
+def load_parameters(inputs: Inputs, block: int, rows: int, pad: int) -> None:
+    """Fill a block's rows of D, delta_bias and A * log2(e), one for each state; zeros for what is absent."""
+    channels, single, states = block_channels(inputs, 0, block), Steps(0, 1, 1, 0), all_states(inputs)
+    coefficients = rows + 2 * ROW_BYTES
+    load_rows(inputs.D, channels, None, single, Buffer(rows, ROW_BYTES, pad, 0))
+    load_rows(inputs.bias, channels, None, single, Buffer(rows + ROW_BYTES, ROW_BYTES, pad, 0))
+    load_rows(inputs.A, channels, None, states, Buffer(coefficients, ROW_BYTES, pad, 0))
+    for n in range(inputs.d_state):
+        place = coefficients + n * ROW_BYTES
+        store(place, times_log2_e(load(place)))
+
+
+@njit
+def all_states(inputs: Inputs) -> Steps:
+    """Return what makes states the steps, as of A and of the scan's own states."""
+    return Steps(0, inputs.d_state, inputs.d_state, 0)
+
+
+@njit
+def _load_matrix(inputs: Inputs, order: Any, x: Rows, batch: int, group: int, start: int, rows: int, pad: int) -> None:
+    own = group_order(order, group, inputs.length)
+    steps = Steps(start, min(TILE, inputs.length - start), inputs.length, 0)
+    for first in range(0, inputs.d_state, LANES):
+        channels = Channels(batch, group, first, min(LANES, inputs.d_state - first))
+        load_rows(x, channels, own, steps, Buffer(rows + first * FLOAT_BYTES, inputs.matrix_row, pad, 0))
+
+
+@njit
+def load_matrices(inputs: Inputs, order: Any, batch: int, group: int, start: int, matrices: int, pad: int) -> None:
+    """Gather a tile's rows of B, then of C; without an order they are read in place if their states are adjacent."""
+    if order is not None or inputs.B.channel != FLOAT_BYTES:
+        _load_matrix(inputs, order, inputs.B, batch, group, start, matrices, pad)
+    if order is not None or inputs.C.channel != FLOAT_BYTES:
+        rows = matrices + TILE * inputs.matrix_row
+        _load_matrix(inputs, order, inputs.C, batch, group, start, rows, pad)
 
 
 @njit
@@ -142,18 +151,23 @@ def states_tile(
     block: int,
     start: int,
     steps: int,
+    coefficients: int,
     step_rows: int,
     product_rows: int,
     y_rows: int,
     matrices: int,
 ) -> Tile:
-    """Return the tile of a block from step `start` on, as the states see it."""
+    """Return what `cpu_states` needs to know of a tile, after `load_tile` and `load_matrices`."""
     group = block // inputs.blocks_per_group
-    coefficients = inputs.coefficients + block * inputs.d_state * ROW_BYTES
-    if order is not None:
-        row = FLOAT_BYTES * inputs.d_state
-        rows = (steps, inputs.d_state, coefficients, step_rows, product_rows, y_rows)
-        return Tile(*rows, matrices, row, matrices + TILE * row, row, 0, 0)
+    B_row = C_row = inputs.matrix_row
+    B, C = matrices, matrices + TILE * B_row
+    if order is None and inputs.B.channel == FLOAT_BYTES:
+        B, B_row = rows_at(inputs.B, batch, group, 0) + start * inputs.B.time, inputs.B.time
+    if order is None and inputs.C.channel == FLOAT_BYTES:
+        C, C_row = rows_at(inputs.C, batch, group, 0) + start * inputs.C.time, inputs.C.time
+    reset = 0
+    if order is None and inputs.reset != 0:
+        reset = inputs.reset + batch * inputs.length + start * inputs.direction
     return Tile(
         steps,
         inputs.d_state,
@@ -161,54 +175,53 @@ def states_tile(
         step_rows,
         product_rows,
         y_rows,
-        inputs.B + batch * inputs.B_batch + start * inputs.B_time + group * inputs.B_group,
-        inputs.B_time,
-        inputs.C + batch * inputs.C_batch + start * inputs.C_time + group * inputs.C_group,
-        inputs.C_time,
-        inputs.reset + batch * inputs.length + start * inputs.direction if inputs.reset != 0 else 0,
+        B,
+        B_row,
+        C,
+        C_row,
+        reset,
         inputs.direction,
     )
 
 
-@njit
+@njit(inline="always")
 def load_tile(
     inputs: Inputs,
     order: Any,
     batch: int,
     block: int,
-    start: int,
-    steps: int,
+    which: Steps,
+    own: int,
     x_rows: int,
     step_rows: int,
     product_rows: int,
     y_rows: int,
     slope_rows: int,
-    ahead: int,
-) -> None:
-    """Fill a tile's steps and the products of steps and inputs.
+    pad: int,
+) -> tuple[int, int]:
+    """Fill a tile's steps and the products of steps and inputs, given the block's own rows (`load_parameters`).
 
-    Unless their address is 0, also the inputs, the skip terms and the steps' slopes (d softplus).
-    The rows of the tile that comes next, `ahead` steps away, are asked for: rows lie apart and orders jump, which
-    processors don't foresee.
+    Unless their address is 0, also the skip terms and the steps' slopes (d softplus). The rows of the tile that comes
+    next are asked for.
+
+    Returns:
+        The address of the inputs, x_rows if they can't be read in place, and the bytes between them.
     """
-    group, channel, count = block_channels(inputs, block)
-    own = group_order(order, group, inputs.length)
-    u = inputs.u + batch * inputs.u_batch + group * inputs.u_group + FLOAT_BYTES * channel
-    delta = inputs.delta + batch * inputs.delta_batch + group * inputs.delta_group + FLOAT_BYTES * channel
-    bias = load(inputs.bias + block * ROW_BYTES)
-    skip = load(inputs.skip + block * ROW_BYTES)
-    for t in range(steps):
-        prefetch(delta + upcoming(own, start + t + ahead, inputs.length) * inputs.delta_time)
-        step = add(load_channels(delta + visited(own, start + t) * inputs.delta_time, count), bias)
-        store(step_rows + t * ROW_BYTES, step)
+    channels = block_channels(inputs, batch, block)
+    visits = group_order(order, channels.group, inputs.length)
+    skip, bias = load(own), load(own + ROW_BYTES)
+    deltas, delta_bytes = read_rows(inputs.delta, channels, visits, which, Buffer(step_rows, ROW_BYTES, pad, 0))
+    for t in range(which.number):
+        prefetch(deltas + (t + which.ahead) * delta_bytes)
+        store(step_rows + t * ROW_BYTES, add(load(deltas + t * delta_bytes), bias))
     if inputs.delta_softplus:
-        softplus_rows(step_rows, steps, slope_rows, product_rows)
-    for t in range(steps):
+        softplus_rows(step_rows, which.number, slope_rows, product_rows)
+    xs, x_bytes = read_rows(inputs.u, channels, visits, which, Buffer(x_rows, ROW_BYTES, pad, 0))
+    for t in range(which.number):
         row = t * ROW_BYTES
-        prefetch(u + upcoming(own, start + t + ahead, inputs.length) * inputs.u_time)
-        x = load_channels(u + visited(own, start + t) * inputs.u_time, count)
+        prefetch(xs + (t + which.ahead) * x_bytes)
+        x = load(xs + t * x_bytes)
         store(product_rows + row, mul(load(step_rows + row), x))
-        if x_rows != 0:
-            store(x_rows + row, x)
         if y_rows != 0:
             store(y_rows + row, mul(skip, x))
+    return xs, x_bytes

@@ -75,7 +75,7 @@ class Scan(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of a scan's inputs: their elements in their order; None where there is no input.
+    """Memory for the gradients of a scan's inputs: of their shapes and dtypes, any strides; None where there is none.
 
     Of a grouped u that all groups share the sum, else of each group its own.
     """
@@ -92,23 +92,28 @@ class Gradients(NamedTuple):
 
 
 class ScanBackend(Protocol):
-    """What the module of a fast backend offers; what these functions return is memory of its own, no view."""
+    """What the module of a fast backend offers."""
 
     def checkpoint_shape(self, batch: int, length: int, dim: int, groups: int, d_state: int) -> tuple[int, ...]:
         """Return the shape of the checkpoints (sizes may be symbolic)."""
 
-    def scan_forward(self, scan: Scan, save_for_backward: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return out, last_state and checkpoints.
+    def scan_forward(self, scan: Scan, out: Tensor, save_for_backward: bool) -> tuple[Tensor, Tensor]:
+        """Fill out, and return last_state and checkpoints, memory of their own.
 
-        out: (batch, length, dim), with an order (batch, length, dim // groups), of any float dtype. last_state: (batch,
-        dim, d_state) float32, contiguous. checkpoints: float32, contiguous, of `checkpoint_shape`, or of shape (0,)
-        without save_for_backward.
+        out: (batch, length, dim), with an order (batch, length, dim // groups), of u's dtype and any strides.
+        last_state: (batch, dim, d_state) float32, contiguous. checkpoints: float32, contiguous, of `checkpoint_shape`,
+        or of shape (0,) without save_for_backward.
         """
 
     def scan_backward(
-        self, scan: Scan, grad_out: Tensor, grad_last_state: Tensor | None, checkpoints: Tensor
-    ) -> Gradients:
-        """Return the gradients.
+        self,
+        scan: Scan,
+        grad_out: Tensor,
+        grad_last_state: Tensor | None,
+        checkpoints: Tensor,
+        gradients: Gradients,
+    ) -> None:
+        """Fill the gradients.
 
         grad_out, of out's shape, may be expanded (strides of zero) and of any float dtype; grad_last_state is float32,
         None for zeros.

@@ -104,8 +104,8 @@ def selective_scan(
         h[t] = exp(s[t] * A) * h[t - 1] + s[t] * B[t] * u[t]
         y[t] = sum over states of h[t] * C[t] + D * u[t],        out = y * silu(z)
 
-    The arguments are those of mamba_ssm's `selective_scan_fn`, and more. Strides are free; memory that is
-    channel-last (stride 1 along dim) is read without copies, but B and C in the backward on a GPU. Computed in
+    The arguments are those of mamba_ssm's `selective_scan_fn`, and more. Strides are free: memory is read and
+    written in place, but that of B and C in the backward on a GPU and of half precision on a CPU. Computed in
     float32 whatever the inputs' dtypes (under autocast too), deterministic run to run. float64 is served by the
     reference, as is complex A. Under `torch.utils.flop_counter` the forward counts 9 * batch * length * dim *
     d_state, plus batch * length * dim each for D and z, and the backward twice that.
@@ -154,13 +154,13 @@ def selective_scan(
         torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     )
     out, last_state, _ = scan_forward(
-        u.transpose(1, 2),
-        delta.transpose(1, 2),
+        u,
+        delta,
         A.float(),
-        _channel_last_groups(B, groups, u),
-        _channel_last_groups(C, groups, u),
+        _with_groups(B, groups, u),
+        _with_groups(C, groups, u),
         None if D is None else D.float(),
-        None if z is None else z.transpose(1, 2),
+        z,
         None if delta_bias is None else delta_bias.float(),
         None if initial_state is None else initial_state.float(),
         reset,
@@ -169,7 +169,6 @@ def selective_scan(
         needs_gradient,
         name,
     )
-    out = out.transpose(1, 2)
     return (out, last_state) if return_last_state else out
 
 
@@ -177,14 +176,17 @@ def _groups(B: Tensor) -> int:
     return {2: B.shape[0], 3: 1, 4: B.shape[1]}[B.dim()]
 
 
-def _channel_last_groups(B: Tensor, groups: int, u: Tensor) -> Tensor:
-    """B as (batch, length, groups, d_state), a view unless several groups are to be several times as many."""
+def _with_groups(B: Tensor, groups: int, u: Tensor) -> Tensor:
+    """B as (batch, [groups,] d_state, length), a view unless several groups are to be several times as many."""
     if B.dim() == 2:
-        return B.expand(u.shape[0], u.shape[2], -1, -1)
-    B = B.transpose(1, 2).unsqueeze(2) if B.dim() == 3 else B.permute(0, 3, 1, 2)
-    if B.shape[2] == groups:
+        return B[..., None].expand(u.shape[0], -1, -1, u.shape[2])
+    if B.dim() == 3:
+        if groups == 1:
+            return B
+        B = B.unsqueeze(1)
+    if B.shape[1] == groups:
         return B
-    return B.unsqueeze(3).expand(-1, -1, -1, groups // B.shape[2], -1).flatten(2, 3)
+    return B.unsqueeze(2).expand(-1, -1, groups // B.shape[1], -1, -1).flatten(1, 2)
 
 
 def check_scan_arguments(

@@ -71,26 +71,19 @@ def run_forward(scan: Scan, out: Tensor, save_for_backward: bool) -> tuple[Tenso
 
 
 def run_backward(
-    scan: Scan, grad_out: Tensor, grad_last_state: Tensor | None, checkpoints: Tensor, grad_u: Tensor
-) -> Gradients:
-    """Return the gradients of all inputs; of B and C by position, (batch, length, groups, d_state) float32.
-
-    Args:
-        scan: the inputs.
-        grad_out: as u.
-        grad_last_state: (batch, dim, d_state) float32, or None for zeros.
-        checkpoints: of the forward.
-        grad_u: memory for the gradient of u, of delta's shape: every group's own.
-    """
+    scan: Scan, grad_out: Tensor, grad_last_state: Tensor | None, checkpoints: Tensor, gradients: Gradients
+) -> None:
+    """Write the gradients of all inputs; that of u is of delta's shape: every group's own."""
     batch, length, dim, groups, d_state = scan.sizes
-    processors = count_processors(grad_u.device)
+    device = grad_out.device
+    processors = count_processors(device)
     segments = plan_segments(batch, length, dim, groups, processors)
     configuration = scan_configuration(batch * segments.number, length, dim, groups, d_state, processors)
-    launch = plan_backward(scan, grad_out, grad_last_state, checkpoints, grad_u, segments, configuration)
+    launch = plan_backward(scan, grad_out, grad_last_state, checkpoints, gradients, segments, configuration)
     if segments.number > 1:
         for entries in adjoint_entries(launch, grad_last_state):
-            entries.run(grad_u.device)
-    launch.run(grad_u.device)
+            entries.run(device)
+    launch.run(device)
     parts = launch.arguments
 
     # (batch, groups, tiles, d_state, 2, tile), then steps first.
@@ -100,26 +93,16 @@ def run_backward(
         by_step = by_step.flip(1)
     if scan.order is not None:
         by_step = torch.take_along_dim(by_step, scan.order.scatter[..., None], dim=1)
-    grad_initial = None
-    if scan.initial_state is not None:
+    gradients.A.copy_(parts["A_parts"].sum(dim=0).t())
+    gradients.B.copy_(by_step[..., 0])
+    gradients.C.copy_(by_step[..., 1])
+    if gradients.D is not None:
+        gradients.D.copy_(parts["D_parts"].sum(dim=0))
+    if gradients.delta_bias is not None:
+        gradients.delta_bias.copy_(parts["bias_parts"].sum(dim=0))
+    if gradients.initial_state is not None:
         # Of every batch element, the gradient of what its first segment starts from.
-        grad_initial = parts["adjoint"][:: segments.number].transpose(1, 2)
-    return Gradients(
-        parts["grad_u"],
-        parts["grad_delta"],
-        parts["A_parts"].sum(dim=0).t(),
-        by_step[..., 0],
-        by_step[..., 1],
-        None if scan.D is None else parts["D_parts"].sum(dim=0),
-        parts["grad_z"],
-        None if scan.delta_bias is None else parts["bias_parts"].sum(dim=0),
-        grad_initial,
-    )
-
-
-def copied_as(x: Tensor | None, grad: Tensor | None) -> Tensor | None:
-    """Return the gradient of an input, with the input's shape, dtype and layout."""
-    return None if x is None or grad is None else torch.empty_like(x).copy_(grad.view_as(x))
+        gradients.initial_state.copy_(parts["adjoint"][:: segments.number].transpose(1, 2))
 
 
 def plan_forward(
@@ -197,13 +180,14 @@ def plan_backward(
     grad_out: Tensor,
     grad_last_state: Tensor | None,
     checkpoints: Tensor,
-    grad_u: Tensor,
+    gradients: Gradients,
     segments: Segments,
     configuration: ScanConfiguration,
 ) -> Launch:
     """Return the backward's launch, with the tensors that it fills among its arguments.
 
-    With several segments, the launch's adjoint is left for `adjoint_entries` to fill.
+    It fills the gradients of u, of delta's shape, delta and z itself, of the others sums of parts. With several
+    segments, the launch's adjoint is left for `adjoint_entries` to fill.
     """
     batch, length, dim, groups, d_state = scan.sizes
     # With gate and resets, the code for two channels is so long that compiling it takes minutes.
@@ -212,11 +196,9 @@ def plan_backward(
     tiles = -(-length // BACKWARD_TILE)
 
     def new(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=grad_u.device)
+        return torch.empty(shape, dtype=torch.float32, device=grad_out.device)
 
     B, C = _in_visiting_order(scan.B, scan), _in_visiting_order(scan.C, scan)
-    grad_delta = torch.empty_like(scan.delta)
-    grad_z = None if scan.z is None else torch.empty_like(scan.z)
     rows = batch * segments.number
     adjoint = new(rows, d_state, dim)
     if segments.number == 1:
@@ -234,9 +216,9 @@ def plan_backward(
         "order": None if scan.order is None else scan.order.positions,
         "checkpoints": checkpoints,
         "adjoint": adjoint,
-        "grad_u": grad_u,
-        "grad_delta": grad_delta,
-        "grad_z": grad_z,
+        "grad_u": gradients.u,
+        "grad_delta": gradients.delta,
+        "grad_z": gradients.z,
         "A_parts": new(rows, d_state, dim).zero_(),
         "BC_parts": new(batch, groups, blocks, tiles, d_state, 2 * BACKWARD_TILE),
         "D_parts": None if scan.D is None else new(rows, dim),
@@ -246,9 +228,9 @@ def plan_backward(
         "delta_strides": _row_strides(scan.delta),
         "z_strides": _row_strides(scan.z),
         "reset_strides": None if scan.reset is None else _within_32_bits(scan.reset.stride()),
-        "grad_u_strides": _row_strides(grad_u),
-        "grad_delta_strides": _row_strides(grad_delta),
-        "grad_z_strides": _row_strides(grad_z),
+        "grad_u_strides": _row_strides(gradients.u),
+        "grad_delta_strides": _row_strides(gradients.delta),
+        "grad_z_strides": _row_strides(gradients.z),
         "length": length,
         "dim": dim,
         "groups": groups,

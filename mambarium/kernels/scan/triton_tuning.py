@@ -3,10 +3,11 @@
 import itertools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from mambarium.kernels.scan.description import Scan
+from mambarium.kernels.scan.description import Gradients, Scan
 from mambarium.kernels.scan.triton_launches import run_backward, run_forward
 from mambarium.kernels.triton_configuration import (
     BACKWARD_TILE,
@@ -66,7 +67,10 @@ def tune_selective_scan(
         normal(batch, length, groups, d_state),
         delta_softplus=True,
     )
-    out, grad_u = torch.empty_like(scan.u), torch.empty_like(scan.u)
+    out = torch.empty_like(scan.u)
+    inputs = (getattr(scan, name) for name in Gradients._fields)
+    memory: Any = (None if x is None else torch.empty_like(x) for x in inputs)
+    gradients = Gradients(*memory)
     last_state, checkpoints = run_forward(scan, out, True)
     processors = count_processors(device)
     key_batch = batch * plan_segments(batch, length, dim, groups, processors).number
@@ -87,7 +91,7 @@ def tune_selective_scan(
     try:
         best = fastest(forwards, lambda: run_forward(scan, out, True))
         backwards = [best._replace(backward_channels=channels) for channels in (1, 2)]
-        best = fastest(backwards, lambda: run_backward(scan, out, last_state, checkpoints, grad_u))
+        best = fastest(backwards, lambda: run_backward(scan, out, last_state, checkpoints, gradients))
     except BaseException:
         TUNED.pop(key, None)
         raise
