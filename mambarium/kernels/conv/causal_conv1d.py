@@ -77,7 +77,7 @@ def causal_conv1d(
     the causal-conv1d package's `causal_conv1d_fn`. Strides are free: memory is read and written in
     place, but that of half precision on a CPU. Computed in float32 (float64 by the reference), deterministic run to
     run. Under `torch.utils.flop_counter` the forward counts 2 * batch * length * dim * width, the backward twice
-    that. The backends are described in `conv/interface.py`.
+    that.
 
     Args:
         x: (batch, dim, length).
