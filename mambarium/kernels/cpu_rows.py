@@ -4,6 +4,9 @@ Kernels work on rows in scratch memory, (steps, 16). `load_rows` fills them and 
 channels are adjacent in memory a row is one vector; where steps are, 16 rows are transposed in registers; all else goes
 number by number. What a step is follows from the strides: a position, a state of a matrix, a tap of a convolution.
 
+Arguments come as named tuples also because numba compiles a function anew for each literal that it is given, but not
+for those in a tuple; for the same reason kernels make the index of a `prange`, unsigned within it, an int64.
+
 Steps visit positions one after another, or in an order: the address of int32 positions, or None. Which of the two a
 kernel does is known when it is compiled. Addresses are integers and strides count bytes.
 """

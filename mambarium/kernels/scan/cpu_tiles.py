@@ -9,6 +9,8 @@ by index maps. They add to the same output, so that one thread does all groups o
 as many rounds. Which of the two a kernel does is known when it is compiled: `order` is an address or None, and all
 that goes with the other of them falls away.
 
+Named tuples are passed by value, and those here are long: what runs once per tile is inlined.
+
 Work is divided in a way that depends on the shapes alone, and every sum has one order: results do not depend on the
 number of threads.
 """
